@@ -1,0 +1,47 @@
+# Every target installs first what it needs; an install with nothing changed does nothing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+GOOGLE_APIS = $(shell $(BIN)/python -c "import google.rpc, pathlib; print(pathlib.Path(next(iter(google.rpc.__path__))).parent.parent)")
+
+.PHONY: install serve test test-all lint format protos bench clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt protos/generate.py $(wildcard protos/tokenwire/v1/*.proto)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	touch $@
+
+serve: install
+	$(BIN)/tokenwire serve $(ARGS)
+
+test: install
+	$(BIN)/python -m pytest $(ARGS)
+
+test-all: install
+	$(BIN)/python -m pytest -m "" $(ARGS)
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	mkdir -p build
+	$(BIN)/python -m grpc_tools.protoc -Iprotos -I$(GOOGLE_APIS) --include_imports --include_source_info \
+		--descriptor_set_out=build/protos.binpb protos/tokenwire/v1/*.proto
+	$(BIN)/buf lint build/protos.binpb --config protos/buf.yaml
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+protos: install
+	$(BIN)/python protos/generate.py
+
+bench: install
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist clients/python/tokenwire/v1

@@ -1,0 +1,1 @@
+"""Tokenwire's Python client, and the generated stubs at `tokenwire.v1`."""

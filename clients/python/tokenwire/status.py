@@ -1,0 +1,123 @@
+"""Errors as they cross the wire: a gRPC status code with google.rpc details.
+
+Every process raises `StatusError` where it finds that a request cannot be served, and `abort` turns it into
+the call's status. The same details come back out of a failed call with `StatusError.from_call`, so that an
+error survives any number of hops unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NoReturn
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+from google.rpc import error_details_pb2, status_pb2
+
+DETAILS_KEY = "grpc-status-details-bin"
+"""Trailing metadata key under which gRPC carries a serialized google.rpc.Status."""
+
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+class StatusError(Exception):
+    """A request that cannot be served, and why.
+
+    Attributes:
+        code: gRPC status code.
+        message: what was wrong, what was expected, what to do; for people.
+        details: google.rpc detail messages; for programs.
+    """
+
+    def __init__(self, code: grpc.StatusCode, message: str, details: Sequence[Message] = ()) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.details = tuple(details)
+
+    @property
+    def field(self) -> str | None:
+        """Path of the request field that is at fault, such as "sampling.top_p"."""
+        for detail in self.details:
+            if isinstance(detail, error_details_pb2.BadRequest) and detail.field_violations:
+                return detail.field_violations[0].field
+        return None
+
+    @property
+    def retry_after_s(self) -> float | None:
+        """Seconds after which a retry may succeed, where the server said so."""
+        for detail in self.details:
+            if isinstance(detail, error_details_pb2.RetryInfo):
+                return detail.retry_delay.ToTimedelta().total_seconds()
+        return None
+
+    def to_proto(self) -> status_pb2.Status:
+        """The error as a google.rpc.Status."""
+        status = status_pb2.Status(code=self.code.value[0], message=self.message)
+        for detail in self.details:
+            status.details.add().Pack(detail)
+        return status
+
+    @classmethod
+    def from_proto(cls, status: status_pb2.Status) -> StatusError:
+        """The error that a google.rpc.Status stands for; details of unknown type are dropped."""
+        details: list[Message] = []
+        for packed in status.details:
+            for kind in (
+                error_details_pb2.BadRequest,
+                error_details_pb2.RetryInfo,
+                error_details_pb2.ResourceInfo,
+            ):
+                detail = kind()
+                if packed.Unpack(detail):
+                    details.append(detail)
+        return cls(_CODES.get(status.code, grpc.StatusCode.UNKNOWN), status.message, details)
+
+    @classmethod
+    def from_call(cls, error: grpc.RpcError) -> StatusError:
+        """The error behind a failed call, its details included."""
+        for key, value in error.trailing_metadata() or ():
+            if key == DETAILS_KEY:
+                try:
+                    return cls.from_proto(status_pb2.Status.FromString(value))
+                except DecodeError:
+                    break
+        return cls(error.code() or grpc.StatusCode.UNKNOWN, error.details() or "")
+
+
+def invalid_argument(field: str, reason: str) -> StatusError:
+    """A request field whose value is not allowed; `field` is its path in the message."""
+    violation = error_details_pb2.BadRequest.FieldViolation(field=field, description=reason)
+    bad_request = error_details_pb2.BadRequest(field_violations=[violation])
+    return StatusError(grpc.StatusCode.INVALID_ARGUMENT, f"{field}: {reason}", [bad_request])
+
+
+def unimplemented(field: str) -> StatusError:
+    """A request field that this version does not act on."""
+    reason = "not supported by this version; leave it unset"
+    violation = error_details_pb2.BadRequest.FieldViolation(field=field, description=reason)
+    bad_request = error_details_pb2.BadRequest(field_violations=[violation])
+    return StatusError(grpc.StatusCode.UNIMPLEMENTED, f"{field}: {reason}", [bad_request])
+
+
+def not_found(kind: str, name: str, message: str) -> StatusError:
+    """A named thing, such as a model, that is not here."""
+    resource = error_details_pb2.ResourceInfo(resource_type=kind, resource_name=name, description=message)
+    return StatusError(grpc.StatusCode.NOT_FOUND, message, [resource])
+
+
+def unavailable(message: str, retry_after_s: float | None = None) -> StatusError:
+    """A server that cannot answer now, and when to try again."""
+    details = []
+    if retry_after_s is not None:
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromMilliseconds(round(retry_after_s * 1000))
+        details.append(retry)
+    return StatusError(grpc.StatusCode.UNAVAILABLE, message, details)
+
+
+async def abort(context: grpc.aio.ServicerContext[object, object], error: StatusError) -> NoReturn:
+    """End a call with an error and its details."""
+    trailing = ((DETAILS_KEY, error.to_proto().SerializeToString()),) if error.details else ()
+    await context.abort(error.code, error.message, trailing)
+    raise AssertionError("abort returned")

@@ -1,0 +1,1 @@
+"""The Tokenwire engine: token IDs in, token IDs out."""

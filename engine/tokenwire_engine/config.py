@@ -1,0 +1,62 @@
+"""Everything an engine process is told, once, at its start.
+
+Built from the command line, validated here, immutable afterwards. Light to import: no torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True, frozen=True)
+class EngineConfig:
+    """Options of one engine process.
+
+    Raises:
+        ValueError: on construction, naming the option, what it was, and what is allowed.
+    """
+
+    model: str | None = None
+    """A local Hugging Face checkpoint directory, or a hub id. None: the bundled demo model."""
+    served_names: tuple[str, ...] = ()
+    """Names that requests may use. Empty: the hub id, or the directory's name."""
+    host: str = "127.0.0.1"
+    port: int = 50051
+    device: str = "auto"
+    """`auto` (CUDA when there is one), `cpu`, `cuda` or `cuda:N`."""
+    dtype: str = "auto"
+    """`auto` (the checkpoint's on CUDA, float32 on a CPU), `float32`, `bfloat16` or `float16`."""
+    max_model_len: int | None = None
+    """Most tokens of prompt and output together. None: the model's own limit."""
+    max_running: int = 256
+    """Most requests computed in one step; the others wait."""
+    max_step_tokens: int | None = None
+    """Most tokens computed in one step. None: 8192 on CUDA, 512 on a CPU."""
+    block_size: int = 16
+    """Tokens per KV cache block, a power of two from 16 to 128."""
+    kv_cache_memory: int | None = None
+    """Bytes for the KV cache. None: chosen from the memory that is free."""
+    gpu_memory_utilization: float = 0.9
+    """Share of the device's memory that weights, activations and KV cache together may take."""
+    status_fd: int | None = None
+    """File descriptor on which start-up progress is written, one JSON object a line."""
+
+    def __post_init__(self) -> None:
+        if self.device not in ("auto", "cpu", "cuda") and not self.device.removeprefix("cuda:").isdigit():
+            raise ValueError(f"--device is {self.device!r}; expected auto, cpu, cuda or cuda:N")
+        if self.dtype not in ("auto", "float32", "bfloat16", "float16"):
+            raise ValueError(f"--dtype is {self.dtype!r}; expected auto, float32, bfloat16 or float16")
+        for option, value in (
+            ("--max-model-len", self.max_model_len),
+            ("--max-running", self.max_running),
+            ("--max-step-tokens", self.max_step_tokens),
+            ("--kv-cache-memory", self.kv_cache_memory),
+        ):
+            if value is not None and value < 1:
+                raise ValueError(f"{option} is {value}; expected at least 1")
+        if self.block_size not in (16, 32, 64, 128):
+            raise ValueError(f"--block-size is {self.block_size}; expected 16, 32, 64 or 128")
+        if not 0.0 < self.gpu_memory_utilization <= 1.0:
+            raise ValueError(
+                f"--gpu-memory-utilization is {self.gpu_memory_utilization}; expected more than 0, at most 1"
+            )

@@ -1,0 +1,1 @@
+"""The core thread: takes commands, plans steps, hands out results."""

@@ -1,0 +1,1 @@
+"""Which physical blocks hold whose tokens."""

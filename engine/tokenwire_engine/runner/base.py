@@ -1,0 +1,62 @@
+"""What the engine core asks of whatever executes its plans.
+
+`launch` may return before the device is done; `collect` waits. A step's results must be collected before
+the second-next launch, so that the host can plan step N + 1 while the device runs step N.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from tokenwire_engine.sampling.params import SamplingParams
+from tokenwire_engine.scheduler.plan import StepPlan, StepResult
+
+
+@dataclass(slots=True, frozen=True)
+class ModelInfo:
+    """What the rest of the engine knows of the loaded model."""
+
+    name: str
+    """Hub id, or the checkpoint directory's name."""
+    checkpoint: Path
+    """The local directory that it was read from, tokenizer files included."""
+    architecture: str
+    """Hugging Face architecture name, such as "LlamaForCausalLM"."""
+    dtype: str
+    device: str
+    vocab_size: int
+    max_model_len: int
+    eos_token_ids: tuple[int, ...]
+    num_parameters: int
+    block_size: int
+    num_blocks: int
+    max_step_tokens: int
+    default_sampling: SamplingParams
+    """What generation_config.json recommends; neutral where it says nothing."""
+
+
+class Runner(Protocol):
+    """Executes plans, one after the other. Used from one thread only."""
+
+    info: ModelInfo
+
+    def warm_up(self) -> None:
+        """Run one prefill and one decode step on throwaway data, so that the first request finds all ready."""
+
+    def launch(self, plan: StepPlan) -> None:
+        """Start computing a plan (with at least one scheduled row, or only releases)."""
+
+    def collect(self) -> StepResult:
+        """Wait for the oldest launched plan and return its tokens."""
+
+    def close(self) -> None:
+        """Free the device's memory."""
+
+
+class Progress(Protocol):
+    """Told how far the start has come."""
+
+    def __call__(self, phase: str, fraction: float | None = None) -> None:
+        """`phase` such as "loading weights"; `fraction` from 0 to 1 where it is known."""

@@ -1,0 +1,35 @@
+"""One request's sampling parameters, as plain data.
+
+Values are valid by the time one of these exists: the server checks them when it reads a request.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True, frozen=True)
+class SamplingParams:
+    """How one request chooses its tokens. Defaults change nothing about the model's distribution."""
+
+    temperature: float = 1.0
+    """0 is greedy decoding."""
+    top_k: int = 0
+    """0 keeps every token."""
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int = 0
+    """Any 64-bit number; the server draws one where the request has none."""
+    sample_index: int = 0
+    """Which of a request's samples: with the seed and the token's position, all that randomness depends on."""
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.temperature == 0.0
+
+    @property
+    def has_penalties(self) -> bool:
+        return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0

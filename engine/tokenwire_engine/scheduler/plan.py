@@ -1,0 +1,64 @@
+"""What one engine step computes: the message from the scheduler to the runner, and the answer.
+
+Plain data, and only the changes: the runner remembers what it was told of a slot (block table, sampling
+parameters, token counts), so that a decode step costs one small row a request, and the same plan can be
+sent to every tensor-parallel rank.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tokenwire_engine.sampling.params import SamplingParams
+
+
+@dataclass(slots=True)
+class Admission:
+    """A request takes a slot: all that does not change while it runs there."""
+
+    slot: int
+    sampling: SamplingParams
+    prompt_token_ids: list[int]
+    """The prompt."""
+    output_token_ids: list[int]
+    """Tokens already generated (before a preemption, or by an earlier engine)."""
+
+
+@dataclass(slots=True)
+class ScheduledTokens:
+    """Tokens of one slot to compute in this step: positions `start` to `start + len(token_ids)`."""
+
+    slot: int
+    start: int
+    """Position of the first token; everything before it is in the KV cache."""
+    token_ids: list[int]
+    """At least one."""
+    new_blocks: list[int]
+    """Physical block ids to append to the slot's block table before this step."""
+    samples: bool
+    """Whether the last of these tokens is the last one known, so that the step yields the next token."""
+
+
+@dataclass(slots=True)
+class StepPlan:
+    """One step. The runner applies `released`, then `admitted`, then computes `scheduled`."""
+
+    step: int
+    released: list[int] = field(default_factory=list)
+    """Slots whose request is gone (finished, cancelled or preempted)."""
+    admitted: list[Admission] = field(default_factory=list)
+    scheduled: list[ScheduledTokens] = field(default_factory=list)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens computed in this step."""
+        return sum(len(row.token_ids) for row in self.scheduled)
+
+
+@dataclass(slots=True)
+class StepResult:
+    """What a step yielded: one token for each scheduled row that samples, in the plan's order."""
+
+    step: int
+    slots: list[int]
+    token_ids: list[int]

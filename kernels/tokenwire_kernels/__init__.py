@@ -1,0 +1,1 @@
+"""Operators on tensors: one definition each, several implementations."""

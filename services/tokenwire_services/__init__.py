@@ -1,0 +1,1 @@
+"""Tokenwire's text and HTTP services, and the `tokenwire` command."""
