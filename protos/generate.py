@@ -21,7 +21,7 @@ PROTOS = ROOT / "protos"
 OUTPUT = ROOT / "clients" / "python"
 
 
-class StubsBuildHook(BuildHookInterface):  # type: ignore[misc, type-arg]
+class StubsBuildHook(BuildHookInterface):  # type: ignore[type-arg]
     """Generates the stubs before hatchling collects files, and puts the demo model into the wheel."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:

@@ -40,7 +40,8 @@ class StatusError(Exception):
         """Path of the request field that is at fault, such as "sampling.top_p"."""
         for detail in self.details:
             if isinstance(detail, error_details_pb2.BadRequest) and detail.field_violations:
-                return detail.field_violations[0].field
+                path: str = detail.field_violations[0].field
+                return path
         return None
 
     @property
@@ -48,7 +49,8 @@ class StatusError(Exception):
         """Seconds after which a retry may succeed, where the server said so."""
         for detail in self.details:
             if isinstance(detail, error_details_pb2.RetryInfo):
-                return detail.retry_delay.ToTimedelta().total_seconds()
+                seconds: float = detail.retry_delay.ToTimedelta().total_seconds()
+                return seconds
         return None
 
     def to_proto(self) -> status_pb2.Status:
@@ -74,15 +76,15 @@ class StatusError(Exception):
         return cls(_CODES.get(status.code, grpc.StatusCode.UNKNOWN), status.message, details)
 
     @classmethod
-    def from_call(cls, error: grpc.RpcError) -> StatusError:
-        """The error behind a failed call, its details included."""
-        for key, value in error.trailing_metadata() or ():
-            if key == DETAILS_KEY:
+    def from_call(cls, error: grpc.aio.AioRpcError | grpc.Call) -> StatusError:
+        """The error behind a failed call (asynchronous or not), its details included."""
+        for key, value in tuple(error.trailing_metadata() or ()):
+            if key == DETAILS_KEY and isinstance(value, bytes):
                 try:
                     return cls.from_proto(status_pb2.Status.FromString(value))
                 except DecodeError:
                     break
-        return cls(error.code() or grpc.StatusCode.UNKNOWN, error.details() or "")
+        return cls(error.code(), error.details() or "")
 
 
 def invalid_argument(field: str, reason: str) -> StatusError:

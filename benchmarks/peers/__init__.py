@@ -1,0 +1,1 @@
+"""Peers of the offline benchmark, one worker module each."""

@@ -1,0 +1,138 @@
+"""An engine that replays a text's tokens at a set rate: what remains is the cost of the token path.
+
+A real process speaking the real protocol (sessions only), with a real checkpoint's tokenizer and no model.
+
+    python -m benchmarks.replay_engine CHECKPOINT --port N --step-ms 20
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import uvloop
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health
+from tokenizers import Tokenizer
+
+from tokenwire.v1 import engine_pb2, engine_pb2_grpc, generation_pb2
+
+TEXT = (
+    "A good server does little for each token, and does it once. It reads what the engine computed, turns "
+    "token IDs into text, and hands the text on; it allocates little, copies once, and sleeps when there is "
+    "nothing to do. Whoever waits at the other end sees words arrive at an even pace, one after another. "
+)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class ReplayEngine(engine_pb2_grpc.EngineServicer):
+    """Answers every request of a session with the same tokens, one a step."""
+
+    def __init__(self, checkpoint: Path, step_s: float) -> None:
+        self._checkpoint = checkpoint
+        self._step_s = step_s
+        tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+        self._tokens: list[int] = tokenizer.encode(TEXT, add_special_tokens=False).ids
+        self._vocab_size = tokenizer.get_vocab_size()
+
+    def Generate(  # noqa: N802
+        self, request: engine_pb2.GenerateRequest, context: Context
+    ) -> AsyncIterator[engine_pb2.GenerateResponse]:
+        raise NotImplementedError("the replaying engine serves sessions only")
+
+    async def GetLoad(  # noqa: N802
+        self, request: engine_pb2.GetLoadRequest, context: Context
+    ) -> engine_pb2.GetLoadResponse:
+        return engine_pb2.GetLoadResponse()
+
+    async def GetModel(  # noqa: N802
+        self, request: engine_pb2.GetModelRequest, context: Context
+    ) -> engine_pb2.GetModelResponse:
+        return engine_pb2.GetModelResponse(
+            served_names=["replay"],
+            architecture="Replay",
+            max_model_len=8192,
+            vocab_size=self._vocab_size,
+            instance_id="replay",
+            max_running=4096,
+        )
+
+    async def GetTokenizerFiles(  # noqa: N802
+        self, request: engine_pb2.GetTokenizerFilesRequest, context: Context
+    ) -> AsyncIterator[engine_pb2.GetTokenizerFilesResponse]:
+        for path in sorted(self._checkpoint.glob("*")):
+            if path.suffix in (".json", ".jinja"):
+                yield engine_pb2.GetTokenizerFilesResponse(name=path.name, data=path.read_bytes())
+
+    async def Session(  # noqa: N802
+        self, requests: AsyncIterator[engine_pb2.SessionRequest], context: Context
+    ) -> AsyncIterator[engine_pb2.SessionResponse]:
+        live: dict[int, list[int]] = {}  # slot: [tokens sent, tokens to send, prompt tokens]
+        reader = asyncio.create_task(self._read(requests, live))
+        try:
+            opened = engine_pb2.SessionResponse.Opened(grace_period_ms=0)
+            yield engine_pb2.SessionResponse(step=1, opened=opened)
+            step = 1
+            while not reader.done():
+                await asyncio.sleep(self._step_s)
+                if live:
+                    step += 1
+                    yield self._step(step, live)
+        finally:
+            reader.cancel()
+
+    async def _read(
+        self, requests: AsyncIterator[engine_pb2.SessionRequest], live: dict[int, list[int]]
+    ) -> None:
+        async for message in requests:
+            match message.WhichOneof("command"):
+                case "submit":
+                    request = message.submit.request
+                    live[message.submit.slot] = [0, request.stop.max_tokens, len(request.prompt_token_ids)]
+                case "cancel":
+                    live.pop(message.cancel.slot, None)
+
+    def _step(self, step: int, live: dict[int, list[int]]) -> engine_pb2.SessionResponse:
+        """One token for every live request."""
+        text = self._tokens
+        response = engine_pb2.SessionResponse(
+            step=step, slots=list(live), token_ids=[text[row[0] % len(text)] for row in live.values()]
+        )
+        for slot, row in list(live.items()):
+            row[0] += 1
+            if row[0] >= row[1]:
+                usage = generation_pb2.Usage(prompt_tokens=row[2], completion_tokens=row[0])
+                response.finished.add(slot=slot, reason=generation_pb2.FINISH_REASON_LENGTH, usage=usage)
+                del live[slot]
+        return response
+
+
+async def serve(checkpoint: Path, port: int, step_s: float) -> None:
+    """Serve until killed."""
+    server = grpc.aio.server()
+    engine_pb2_grpc.add_EngineServicer_to_server(ReplayEngine(checkpoint, step_s), server)
+    status = health.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(status, server)
+    for service in ("", "tokenwire.v1.Engine"):
+        await status.set(service, health_pb2.HealthCheckResponse.SERVING)
+    server.add_insecure_port(f"127.0.0.1:{port}")
+    await server.start()
+    await server.wait_for_termination()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.replay_engine", description=__doc__)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--step-ms", type=float, default=20.0)
+    options = parser.parse_args()
+    uvloop.run(serve(options.checkpoint, options.port, options.step_ms / 1000))
+
+
+if __name__ == "__main__":
+    main()
