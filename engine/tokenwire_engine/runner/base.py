@@ -37,8 +37,16 @@ class ModelInfo:
     """What generation_config.json recommends; neutral where it says nothing."""
 
 
+class DeviceLostError(RuntimeError):
+    """The device can never compute again (an illegal access, a card off the bus): the process must end."""
+
+
 class Runner(Protocol):
-    """Executes plans, one after the other. Used from one thread only."""
+    """Executes plans, one after the other. Used from one thread only.
+
+    A `launch` or `collect` that raises anything but `DeviceLostError` loses that plan only: its slots are
+    released (again, where the plan had come that far) by the next one.
+    """
 
     info: ModelInfo
 

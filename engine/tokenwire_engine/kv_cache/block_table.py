@@ -1,0 +1,32 @@
+"""Which physical blocks hold a request's tokens.
+
+A block table only ever grows at its end while a request runs: kernels may read any prefix of it while
+the host appends.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class BlockTable:
+    """Physical block ids of one request, in token order."""
+
+    block_size: int
+    """Tokens per block."""
+    blocks: list[int] = field(default_factory=list)
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that fit without another block."""
+        return len(self.blocks) * self.block_size
+
+    def blocks_needed(self, num_tokens: int) -> int:
+        """Blocks to add before `num_tokens` tokens fit."""
+        return max(0, ceil_div(num_tokens, self.block_size) - len(self.blocks))
+
+
+def ceil_div(numerator: int, denominator: int) -> int:
+    """`numerator / denominator`, rounded up."""
+    return -(-numerator // denominator)

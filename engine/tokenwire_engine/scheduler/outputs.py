@@ -1,0 +1,42 @@
+"""What happened to the requests since it was last asked: new tokens and ends, as columns.
+
+Grouped by channel (one for each peer), so that whoever serves a peer takes its part of a step as it is,
+whatever the number of requests in it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tokenwire_engine.scheduler.request import FinishReason
+
+
+@dataclass(slots=True)
+class Finished:
+    """The end of one request."""
+
+    request_id: str
+    label: int
+    """The channel's number for the request."""
+    reason: FinishReason
+    prompt_tokens: int
+    completion_tokens: int
+    """Tokens of output, those of an earlier engine included."""
+    stop_token_id: int | None = None
+    """The token that ended it, with STOP."""
+    error: str = ""
+    """What went wrong, with ERROR."""
+
+
+@dataclass(slots=True)
+class ChannelOutput:
+    """What happened to one channel's requests. Entry i of `labels` and `token_ids` belong together; several
+    tokens of one label are in order; ends come after all tokens."""
+
+    labels: list[int] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    finished: list[Finished] = field(default_factory=list)
+
+
+Outputs = dict[int, ChannelOutput]
+"""By channel, only those to which something happened."""

@@ -1,0 +1,84 @@
+"""One request as the scheduler sees it: tokens known, tokens computed, and where it ends.
+
+There is no prefill state and no decode state. The known tokens are the prompt and the output so far; the
+first `num_computed` of them are in the KV cache (or will be once the steps launched so far are done), the
+others are still to go.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from tokenwire_engine.kv_cache.block_table import BlockTable
+from tokenwire_engine.sampling.params import SamplingParams
+
+NO_SLOT = -1
+"""The slot of a request that is not running."""
+
+
+class FinishReason(Enum):
+    """Why a request ended."""
+
+    STOP = auto()
+    """It produced one of its stop tokens."""
+    LENGTH = auto()
+    """It reached its last position."""
+    CANCELLED = auto()
+    """Its caller asked for it."""
+    ERROR = auto()
+    """A step that computed it failed."""
+
+
+@dataclass(slots=True)
+class Request:
+    """One sequence to continue. The first fields are the caller's, the others the scheduler's own."""
+
+    request_id: str
+    """Unique among the live requests."""
+    prompt_token_ids: list[int]
+    sampling: SamplingParams
+    max_tokens: int
+    """Most tokens of output, those that an earlier engine produced included."""
+    stop_token_ids: frozenset[int] = frozenset()
+    """Tokens that end it: the model's end-of-sequence tokens too, unless it ignores them."""
+    output_token_ids: list[int] = field(default_factory=list)
+    """Tokens generated; at submission those of an earlier engine, which are not delivered again."""
+    channel: int = 0
+    """Whose request it is: a step's tokens are handed out together for all requests of a channel."""
+    label: int = 0
+    """The channel's own number for the request."""
+
+    num_computed: int = 0
+    """Known tokens whose keys and values are in the cache, or in a launched step."""
+    slot: int = NO_SLOT
+    table: BlockTable = field(default_factory=lambda: BlockTable(0))
+    length_limit: int = 0
+    """Known tokens at which it ends."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Known tokens."""
+        return len(self.prompt_token_ids) + len(self.output_token_ids)
+
+    @property
+    def num_to_go(self) -> int:
+        """Known tokens still to compute."""
+        return len(self.prompt_token_ids) + len(self.output_token_ids) - self.num_computed
+
+    def tokens(self, start: int, end: int) -> list[int]:
+        """Known tokens from position `start` up to, not including, `end`."""
+        num_prompt = len(self.prompt_token_ids)
+        if end <= num_prompt:
+            return self.prompt_token_ids[start:end]
+        if start >= num_prompt:
+            return self.output_token_ids[start - num_prompt : end - num_prompt]
+        return self.prompt_token_ids[start:] + self.output_token_ids[: end - num_prompt]
+
+    def finish_reason(self) -> FinishReason | None:
+        """Whether its latest token ends it, and why."""
+        if self.output_token_ids and self.output_token_ids[-1] in self.stop_token_ids:
+            return FinishReason.STOP
+        if self.num_tokens >= self.length_limit:
+            return FinishReason.LENGTH
+        return None
