@@ -1,1 +1,10 @@
-"""Operators on tensors: one definition each, several implementations."""
+"""Operators on tensors: one definition each, several implementations.
+
+`reference/` defines every operator in plain PyTorch. Other folders implement the same operators for
+particular hardware; `select_kernels` picks, once, what serves a device.
+"""
+
+from tokenwire_kernels.batch import AttentionBatch, SamplingBatch
+from tokenwire_kernels.registry import Kernels, describe_kernels, select_kernels
+
+__all__ = ["AttentionBatch", "Kernels", "SamplingBatch", "describe_kernels", "select_kernels"]

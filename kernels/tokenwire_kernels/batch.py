@@ -1,0 +1,57 @@
+"""What a step's operators know of its sequences, as plain data.
+
+One of each exists per step and is shared by all layers. The tensors are the truth; the host values are
+bounds that let an implementation choose shapes without asking the device. `memo` belongs to the
+implementation: what it derives from the fields (gather indices, masks) is derived once per step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(slots=True)
+class AttentionBatch:
+    """A flat batch of query tokens: sequence after sequence, no padding, decodes first."""
+
+    block_tables: Tensor
+    """int32 [num_seqs, max_blocks]: physical blocks in token order; past a context, nothing is read."""
+    query_starts: Tensor
+    """int32 [num_seqs + 1]: where each sequence's query tokens begin in the flat batch."""
+    context_lens: Tensor
+    """int32 [num_seqs]: tokens in the cache, this step's included. At least the number of query tokens."""
+    max_query_len: int
+    """No sequence has more query tokens."""
+    max_context_len: int
+    """No sequence has a longer context."""
+    num_decodes: int
+    """The first `num_decodes` sequences have exactly one query token each."""
+    memo: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+
+@dataclass(slots=True)
+class SamplingBatch:
+    """How each row of logits becomes a token. All tensors are [num_rows], on the logits' device."""
+
+    temperatures: Tensor
+    """float32; 0 is greedy."""
+    top_k: Tensor
+    """int32; 0 keeps every token."""
+    top_p: Tensor
+    """float32 in (0, 1]; 1 keeps every token."""
+    min_p: Tensor
+    """float32 in [0, 1]; 0 keeps every token."""
+    seeds: Tensor
+    """int64."""
+    sample_indices: Tensor
+    """int32: which of a request's parallel samples the row belongs to."""
+    positions: Tensor
+    """int64: the position of the token to be sampled."""
+    all_greedy: bool = False
+    """Promise: every temperature is 0."""
+    all_unfiltered: bool = False
+    """Promise: no row has top-k, top-p or min-p."""

@@ -1,0 +1,21 @@
+"""Every operator in plain PyTorch: its definition, its oracle, and what runs where nothing better does.
+
+Half precision is widened to float32 and rounded once, at the end; float64 stays float64, so that the
+same code judges the other implementations.
+"""
+
+from tokenwire_kernels.reference.activation import silu_and_mul
+from tokenwire_kernels.reference.attention import paged_attention
+from tokenwire_kernels.reference.norm import add_rms_norm, rms_norm
+from tokenwire_kernels.reference.rotary import rotary_and_cache
+from tokenwire_kernels.reference.sampling import greedy, sample
+
+__all__ = [
+    "add_rms_norm",
+    "greedy",
+    "paged_attention",
+    "rms_norm",
+    "rotary_and_cache",
+    "sample",
+    "silu_and_mul",
+]

@@ -1,0 +1,184 @@
+"""Attention over a paged KV cache, for a flat batch of decodes and prefill chunks.
+
+Cached tokens are gathered row by row, so nothing past a context, before a window, or in another
+sequence's block is ever read, whatever it holds. The gather indices and masks depend on the batch alone:
+they are made at the first layer of a step and kept in the batch's memo for the others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tokenwire_kernels.batch import AttentionBatch
+from tokenwire_kernels.reference.precision import compute_dtype
+
+
+def paged_attention(
+    q: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    batch: AttentionBatch,
+    scale: float,
+    window: int = 0,
+    soft_cap: float = 0.0,
+) -> Tensor:
+    """softmax(cap(q kᵀ * scale)) v over each token's visible past, itself included.
+
+    Query i of the n that a sequence of context c brings is at position c - n + i. It sees positions up to
+    its own; with a window w > 0, only the last w of them.
+
+    Args:
+        q: [num_tokens, num_heads, head_dim], rotated.
+        key_cache: [num_blocks, num_kv_heads, block_size, head_dim]; num_heads is a multiple of num_kv_heads.
+        value_cache: the same.
+        batch: which blocks and queries belong to which sequence.
+        scale: multiplies the scores, usually head_dim ** -0.5.
+        window: 0 sees the whole past.
+        soft_cap: s > 0 replaces scores x by s * tanh(x / s).
+
+    Returns:
+        [num_tokens, num_heads, head_dim], contiguous, the dtype of `q`.
+    """
+    num_tokens, num_heads, head_dim = q.shape
+    num_kv_heads, block_size = key_cache.shape[1:3]
+    dtype = compute_dtype(q.dtype)
+    key = (window, num_kv_heads, block_size, dtype)
+    plan = batch.memo.get(key)
+    if plan is None:
+        plan = batch.memo[key] = _make_plan(batch, num_kv_heads, block_size, window, dtype)
+
+    key_rows, value_rows = key_cache.view(-1, head_dim), value_cache.view(-1, head_dim)
+    out = q.new_empty(num_tokens, num_kv_heads, num_heads // num_kv_heads, head_dim)
+    grouped = q.view(num_tokens, num_kv_heads, -1, head_dim)
+    for part in plan:
+        num_seqs = part.num_seqs
+        keys = key_rows.index_select(0, part.rows).to(dtype).view(num_seqs * num_kv_heads, -1, head_dim)
+        values = value_rows.index_select(0, part.rows).to(dtype).view(num_seqs * num_kv_heads, -1, head_dim)
+        attend = _attend_decodes if part.is_decode else _attend_chunk
+        out[part.tokens] = attend(grouped[part.tokens].to(dtype), keys, values, part.bias, scale, soft_cap)
+    return out.view(num_tokens, num_heads, head_dim)
+
+
+@dataclass(slots=True)
+class _Part:
+    """Sequences that are computed together: decodes of similar context, or one prefill chunk."""
+
+    num_seqs: int
+    is_decode: bool
+    tokens: slice | Tensor
+    """Which of the flat batch's tokens."""
+    rows: Tensor
+    """int64 [num_seqs * num_kv_heads * span]: rows of the cache seen as [slots * kv heads, head_dim]."""
+    bias: Tensor | None
+    """Added to the scores: 0 or minus infinity. Decodes: [num_seqs * num_kv_heads, 1, span]; a chunk:
+    [num_queries, span], or None for a chunk that is a whole, plainly causal context."""
+
+
+def _attend_decodes(
+    q: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, scale: float, soft_cap: float
+) -> Tensor:
+    """q [num_seqs, kv_heads, group, head_dim], keys and values [num_seqs * kv_heads, span, head_dim].
+
+    The query heads that share a key head are the rows of one small matrix product.
+    """
+    assert bias is not None
+    rows = q.reshape(keys.shape[0], -1, q.shape[-1])
+    if soft_cap > 0.0:
+        scores = torch.bmm(rows, keys.mT).mul_(scale / soft_cap).tanh_().mul_(soft_cap).add_(bias)
+    else:
+        scores = torch.baddbmm(bias, rows, keys.mT, alpha=scale)
+    return torch.bmm(scores.softmax(dim=-1), values).view_as(q)
+
+
+def _attend_chunk(
+    q: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, scale: float, soft_cap: float
+) -> Tensor:
+    """q [num_queries, kv_heads, group, head_dim], keys and values [kv_heads, span, head_dim]."""
+    q = q.permute(1, 2, 0, 3)
+    keys, values = (
+        keys[:, None].expand(-1, q.shape[1], -1, -1),
+        values[:, None].expand(-1, q.shape[1], -1, -1),
+    )
+    if soft_cap > 0.0:
+        scores = (q @ keys.mT).mul_(scale / soft_cap).tanh_().mul_(soft_cap).add_(bias)
+        attended = scores.softmax(dim=-1) @ values
+    else:
+        attended = functional.scaled_dot_product_attention(
+            q, keys, values, attn_mask=bias, is_causal=bias is None, scale=scale
+        )
+    return attended.permute(2, 0, 1, 3)
+
+
+def _make_plan(
+    batch: AttentionBatch, num_kv_heads: int, block_size: int, window: int, dtype: torch.dtype
+) -> list[_Part]:
+    device = batch.block_tables.device
+    contexts = batch.context_lens.tolist()
+    starts = batch.query_starts.tolist()
+    parts = []
+
+    def cache_rows(seqs: Tensor, positions: Tensor) -> Tensor:
+        """Cache rows of positions [num_seqs, span] of some sequences, for every kv head."""
+        blocks = batch.block_tables[seqs].gather(1, positions // block_size).long()
+        heads = torch.arange(num_kv_heads, device=device)[:, None]
+        rows = (blocks[:, None] * num_kv_heads + heads) * block_size + (positions % block_size)[:, None]
+        return rows.flatten()
+
+    for seqs in _similar(contexts[: batch.num_decodes]):
+        members = torch.tensor(seqs, device=device)
+        ends = torch.tensor([contexts[seq] for seq in seqs], device=device)[:, None]
+        spans = ends.clamp(max=window) if window else ends
+        ages = torch.arange(int(spans.max()), device=device)
+        seen = ages < spans
+        positions = torch.where(seen, ends - spans + ages, ends - 1)
+        bias = torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, float("-inf"))
+        parts.append(
+            _Part(
+                num_seqs=len(seqs),
+                is_decode=True,
+                tokens=slice(len(seqs)) if len(seqs) == batch.num_decodes else members,
+                rows=cache_rows(members, positions),
+                bias=bias.repeat_interleave(num_kv_heads, dim=0)[:, None],
+            )
+        )
+
+    for seq in range(batch.num_decodes, len(contexts)):
+        context, num_queries = contexts[seq], starts[seq + 1] - starts[seq]
+        if num_queries == 0:
+            continue
+        first = max(0, context - num_queries + 1 - window) if window else 0
+        keys_at = torch.arange(first, context, device=device)
+        queries_at = torch.arange(context - num_queries, context, device=device)[:, None]
+        hidden = keys_at > queries_at
+        if window:
+            hidden |= keys_at <= queries_at - window
+        parts.append(
+            _Part(
+                num_seqs=1,
+                is_decode=False,
+                tokens=slice(starts[seq], starts[seq + 1]),
+                rows=cache_rows(torch.tensor([seq], device=device), keys_at[None]),
+                bias=torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(
+                    hidden, float("-inf")
+                ),
+            )
+        )
+    return parts
+
+
+def _similar(contexts: list[int]) -> list[list[int]]:
+    """Sequence numbers in groups of which no context is more than twice another."""
+    if not contexts:
+        return []
+    if max(contexts) <= 2 * min(contexts):
+        return [list(range(len(contexts)))]
+    groups: list[list[int]] = []
+    for seq in sorted(range(len(contexts)), key=lambda seq: -contexts[seq]):
+        if not groups or contexts[groups[-1][0]] > 2 * contexts[seq]:
+            groups.append([])
+        groups[-1].append(seq)
+    return groups
