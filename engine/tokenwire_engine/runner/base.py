@@ -51,7 +51,7 @@ class Runner(Protocol):
     info: ModelInfo
 
     def warm_up(self) -> None:
-        """Run one prefill and one decode step on throwaway data, so that the first request finds all ready."""
+        """Run a prefill and a decode step on throwaway data, so that the first request finds all ready."""
 
     def launch(self, plan: StepPlan) -> None:
         """Start computing a plan (with at least one scheduled row, or only releases)."""

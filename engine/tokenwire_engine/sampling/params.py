@@ -24,7 +24,7 @@ class SamplingParams:
     seed: int = 0
     """Any 64-bit number; the server draws one where the request has none."""
     sample_index: int = 0
-    """Which of a request's samples: with the seed and the token's position, all that randomness depends on."""
+    """Which of a request's samples: with the seed and the token's position, all that chance depends on."""
 
     @property
     def is_greedy(self) -> bool:

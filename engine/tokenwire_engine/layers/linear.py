@@ -1,0 +1,86 @@
+"""Matrix products with weights that are divided over ranks.
+
+A column-parallel layer holds some of the output's columns and needs nothing from the other ranks; a
+row-parallel one holds the matching rows of its input and yields a partial sum, which is added up over the
+ranks. So an attention or an MLP, which is one of each, costs one exchange.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.distributed
+from torch import Tensor
+from torch.nn import functional
+
+from tokenwire_engine.distributed.shard import Shard
+from tokenwire_engine.weights.reader import Piece, WeightReader
+
+
+class Linear:
+    """y = x Wᵀ + b, with W `[out_features, in_features]`."""
+
+    __slots__ = ("bias", "weight")
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        self.weight = weight
+        self.bias = bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """`[num_tokens, in_features]` to `[num_tokens, out_features]`."""
+        return functional.linear(x, self.weight, self.bias)
+
+
+class RowParallelLinear:
+    """A linear layer whose input is divided over the ranks and whose output every rank has in full."""
+
+    __slots__ = ("partial", "shard")
+
+    def __init__(self, partial: Linear, shard: Shard) -> None:
+        self.partial = partial
+        self.shard = shard
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """`[num_tokens, in_features / size]` to `[num_tokens, out_features]`."""
+        y = self.partial(x)
+        if self.shard.size > 1:
+            torch.distributed.all_reduce(y)
+        return y
+
+
+def load_column_parallel(
+    reader: WeightReader,
+    shard: Shard,
+    names: Sequence[str],
+    out_features: Sequence[int],
+    in_features: int,
+    bias: bool,
+) -> Linear:
+    """Several projections of the same input as one layer: its output is theirs, side by side.
+
+    Args:
+        names: of each projection, without ".weight".
+        out_features: of each projection, over all ranks.
+    """
+    spans = [shard.span(total, f"outputs of {name}") for name, total in zip(names, out_features, strict=True)]
+    weights = [
+        Piece(f"{name}.weight", (total, in_features), rows=span)
+        for name, total, span in zip(names, out_features, spans, strict=True)
+    ]
+    biases = [
+        Piece(f"{name}.bias", (total,), rows=span)
+        for name, total, span in zip(names, out_features, spans, strict=True)
+    ]
+    return Linear(reader.read(*weights), reader.read(*biases) if bias else None)
+
+
+def load_row_parallel(
+    reader: WeightReader, shard: Shard, name: str, out_features: int, in_features: int, bias: bool
+) -> RowParallelLinear:
+    """A projection of a divided input. The bias belongs to rank 0, so that the sum has it once."""
+    columns = shard.span(in_features, f"inputs of {name}")
+    weight = reader.read(Piece(f"{name}.weight", (out_features, in_features), columns=columns))
+    has_bias = bias and shard.rank == 0
+    return RowParallelLinear(
+        Linear(weight, reader.read(Piece(f"{name}.bias", (out_features,))) if has_bias else None), shard
+    )

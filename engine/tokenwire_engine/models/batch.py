@@ -1,0 +1,34 @@
+"""What one forward pass reads: a flat batch of tokens, and where their keys and values are kept.
+
+Tokens of all sequences lie one after the other, without padding; the sequences with exactly one token come
+first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from tokenwire_kernels import AttentionBatch
+
+
+@dataclass(slots=True)
+class ForwardBatch:
+    """The tokens of one step, on the device."""
+
+    token_ids: Tensor
+    """int32 or int64 `[num_tokens]`."""
+    positions: Tensor
+    """int64 `[num_tokens]`: each token's place in its sequence."""
+    cache_slots: Tensor
+    """int64 `[num_tokens]`: block * block_size + offset where its key and value are written; -1: nowhere."""
+    attention: AttentionBatch
+
+
+@dataclass(slots=True, frozen=True)
+class LayerCache:
+    """One layer's keys and values: each `[num_blocks, num_kv_heads, block_size, head_dim]`."""
+
+    keys: Tensor
+    values: Tensor

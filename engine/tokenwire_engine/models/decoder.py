@@ -1,0 +1,106 @@
+"""The decoder: every family's model, assembled from its `Architecture`.
+
+The residual stream is one buffer to which each block's output is added by the normalization that follows
+it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from tokenwire_engine.distributed.shard import Shard
+from tokenwire_engine.layers.attention import Attention, load_attention
+from tokenwire_engine.layers.embedding import Embedding, load_embeddings
+from tokenwire_engine.layers.linear import Linear
+from tokenwire_engine.layers.mlp import MLP, load_mlp
+from tokenwire_engine.layers.norm import RMSNorm, load_norm
+from tokenwire_engine.layers.rotary import RotaryTable, rotary_table
+from tokenwire_engine.models.architecture import Architecture
+from tokenwire_engine.models.batch import ForwardBatch, LayerCache
+from tokenwire_engine.weights.reader import WeightReader
+from tokenwire_kernels import Kernels
+
+
+@dataclass(slots=True, frozen=True)
+class DecoderLayer:
+    """Attention and MLP, each behind its normalization."""
+
+    attention_norm: RMSNorm
+    attention: Attention
+    mlp_norm: RMSNorm
+    mlp: MLP
+
+
+@dataclass(slots=True, frozen=True)
+class Decoder:
+    """A loaded model.
+
+    Example:
+        hidden = decoder.forward(batch, caches)           # [num_tokens, hidden_size]
+        logits = decoder.logits(hidden[last_of_each])     # [num_rows, vocab_size]
+    """
+
+    embedding: Embedding
+    layers: Sequence[DecoderLayer]
+    final_norm: RMSNorm
+    lm_head: Linear
+    rotary: RotaryTable
+
+    def forward(self, batch: ForwardBatch, caches: Sequence[LayerCache]) -> Tensor:
+        """The hidden states of the batch's tokens after the last layer, not yet normalized.
+
+        Writes the tokens' keys and values into `caches` (one per layer) on the way.
+        """
+        residual = self.embedding(batch.token_ids)
+        x = self.layers[0].attention_norm(residual)
+        for index, (layer, cache) in enumerate(zip(self.layers, caches, strict=True)):
+            if index:
+                x = layer.attention_norm.add(x, residual)
+            x = layer.attention(x, batch, self.rotary, cache)
+            x = layer.mlp_norm.add(x, residual)
+            x = layer.mlp(x)
+        return residual.add_(x)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Hidden states `[num_rows, hidden_size]` to float32 logits `[num_rows, vocab_size]`."""
+        return self.lm_head(self.final_norm(hidden)).float()
+
+
+def load_decoder(
+    reader: WeightReader, architecture: Architecture, num_positions: int, kernels: Kernels, shard: Shard
+) -> Decoder:
+    """Read a model's parameters.
+
+    Args:
+        num_positions: the longest sequence that it will see.
+
+    Raises:
+        ModelError: a tensor is missing or has the wrong shape or dtype.
+    """
+    names = architecture.names
+    hidden_size, eps = architecture.hidden_size, architecture.norm_eps
+    embedding, lm_head = load_embeddings(reader, architecture)
+    layers = []
+    for layer in range(architecture.num_layers):
+        prefix = names.layer.format(layer)
+        layers.append(
+            DecoderLayer(
+                attention_norm=load_norm(reader, prefix + names.attention_norm, hidden_size, eps, kernels),
+                attention=load_attention(reader, shard, architecture, layer, kernels),
+                mlp_norm=load_norm(reader, prefix + names.mlp_norm, hidden_size, eps, kernels),
+                mlp=load_mlp(reader, shard, architecture, layer, kernels),
+            )
+        )
+    final_norm = load_norm(reader, names.final_norm, hidden_size, eps, kernels)
+    # A tied checkpoint may hold the matrix twice, and old ones hold the rotary frequencies.
+    reader.finish(ignored=(f"{names.lm_head}.weight", "rotary_emb.inv_freq"))
+    return Decoder(
+        embedding=embedding,
+        layers=layers,
+        final_norm=final_norm,
+        lm_head=lm_head,
+        rotary=rotary_table(architecture.rotary, architecture.head_dim, num_positions, reader.device),
+    )

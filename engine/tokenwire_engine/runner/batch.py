@@ -1,0 +1,96 @@
+"""From a step plan to the arrays of a forward pass.
+
+Rows with one token (decodes, mostly) come first, as the attention kernels want them; what is sampled keeps
+the plan's order. Everything per token is numpy over the whole batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tokenwire_engine.models.batch import ForwardBatch
+from tokenwire_engine.runner.block_tables import BlockTables
+from tokenwire_engine.scheduler.plan import ScheduledTokens
+from tokenwire_kernels import AttentionBatch
+
+
+@dataclass(slots=True)
+class StepBatch:
+    """One step's batch on the host."""
+
+    arrays: dict[str, NDArray[Any]]
+    """What the device needs, by name."""
+    num_decodes: int
+    max_query_len: int
+    max_context_len: int
+    sampled_slots: list[int]
+    """Slots that yield a token, in the plan's order."""
+    sampled_positions: NDArray[np.int64]
+    """The place in its sequence of each of those tokens."""
+    samples_all: bool
+    """Whether every token of the batch is the last of a row that samples, in this order."""
+
+    def on_device(self, sent: dict[str, Tensor], tables: BlockTables, block_size: int) -> ForwardBatch:
+        """The forward pass's view of the arrays once they were sent."""
+        return ForwardBatch(
+            token_ids=sent["token_ids"],
+            positions=sent["positions"],
+            cache_slots=sent["cache_slots"],
+            attention=AttentionBatch(
+                block_tables=tables.rows(sent["slots"], -(-self.max_context_len // block_size)),
+                query_starts=sent["query_starts"],
+                context_lens=sent["context_lens"],
+                max_query_len=self.max_query_len,
+                max_context_len=self.max_context_len,
+                num_decodes=self.num_decodes,
+            ),
+        )
+
+
+def assemble(scheduled: Sequence[ScheduledTokens], tables: BlockTables, block_size: int) -> StepBatch:
+    """Lay a plan's rows out as a flat batch. The tables must already hold the rows' blocks."""
+    lengths = np.array([len(row.token_ids) for row in scheduled], dtype=np.int64)
+    order = np.argsort(lengths > 1, kind="stable")
+    ordered = [scheduled[index] for index in order]
+    lengths = lengths[order]
+    num_tokens = int(lengths.sum())
+    slots = np.array([row.slot for row in ordered], dtype=np.int64)
+    starts = np.array([row.start for row in ordered], dtype=np.int64)
+    query_starts = np.zeros(len(ordered) + 1, dtype=np.int32)
+    np.cumsum(lengths, out=query_starts[1:])
+    # A token's position is its row's start plus its place in the row.
+    positions = np.arange(num_tokens) + np.repeat(starts - query_starts[:-1], lengths)
+    context_lens = (starts + lengths).astype(np.int32)
+
+    last_tokens = np.empty(len(ordered), dtype=np.int64)
+    last_tokens[order] = query_starts[1:] - 1
+    sampled = np.array([row.samples for row in scheduled], dtype=bool)
+    num_decodes = int(np.count_nonzero(lengths == 1))
+    return StepBatch(
+        arrays={
+            "token_ids": np.fromiter(
+                chain.from_iterable(row.token_ids for row in ordered), dtype=np.int64, count=num_tokens
+            ),
+            "positions": positions,
+            "cache_slots": tables.cache_slots(np.repeat(slots, lengths), positions, block_size),
+            "slots": slots,
+            "query_starts": query_starts,
+            "context_lens": context_lens,
+            "sampled_tokens": last_tokens[sampled],
+        },
+        num_decodes=num_decodes,
+        max_query_len=int(lengths.max()),
+        max_context_len=int(context_lens.max()),
+        sampled_slots=[row.slot for row in scheduled if row.samples],
+        sampled_positions=np.array(
+            [row.start + len(row.token_ids) for row in scheduled if row.samples], dtype=np.int64
+        ),
+        samples_all=num_decodes == len(scheduled) and bool(sampled.all()),
+    )

@@ -1,0 +1,73 @@
+"""Which blocks hold each slot's tokens, on the host and on the device.
+
+A table only grows at its end while its slot is taken. The device's copy is told what was appended, never
+sent the whole; on a CPU both are the same memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+class BlockTables:
+    """One row of physical block ids for each slot."""
+
+    def __init__(self, num_slots: int, max_blocks: int, device: torch.device) -> None:
+        """`max_blocks` is the most that one sequence can have."""
+        self._host = np.zeros((num_slots, max_blocks), dtype=np.int32)
+        self._lengths = [0] * num_slots
+        self._on_host = device.type == "cpu"
+        if self._on_host:
+            self._device = torch.from_numpy(self._host)
+        else:
+            self._device = torch.zeros((num_slots, max_blocks), dtype=torch.int32, device=device)
+        self._changed: list[int] = []
+
+    def clear(self, slot: int) -> None:
+        """Start the slot's table anew."""
+        self._lengths[slot] = 0
+
+    def append(self, slot: int, blocks: Sequence[int]) -> None:
+        """Add blocks at the end of the slot's table."""
+        start = self._lengths[slot]
+        end = start + len(blocks)
+        self._host[slot, start:end] = blocks
+        self._lengths[slot] = end
+        if not self._on_host:
+            row = slot * self._host.shape[1]
+            self._changed.extend(range(row + start, row + end))
+
+    def cache_slots(
+        self, slots: NDArray[np.int64], positions: NDArray[np.int64], block_size: int
+    ) -> NDArray[np.int64]:
+        """Where each token's key and value go: block * block_size + offset.
+
+        Args:
+            slots: the slot of each token.
+            positions: its place in the sequence.
+        """
+        blocks = self._host[slots, positions // block_size].astype(np.int64)
+        return blocks * block_size + positions % block_size
+
+    def take_changes(self) -> dict[str, NDArray[Any]]:
+        """What was appended since the last call, to be sent to the device and given to `update`."""
+        if not self._changed:
+            return {}
+        changed = np.array(self._changed, dtype=np.int64)
+        self._changed.clear()
+        return {"changed_entries": changed, "changed_blocks": self._host.reshape(-1)[changed]}
+
+    def update(self, sent: dict[str, Tensor]) -> None:
+        """Bring the device's copy up to date."""
+        if "changed_entries" in sent:
+            self._device.view(-1).index_copy_(0, sent["changed_entries"], sent["changed_blocks"])
+
+    def rows(self, slots: Tensor, num_blocks: int) -> Tensor:
+        """The first `num_blocks` entries of these slots' tables: int32 `[num_slots, num_blocks]`."""
+        return self._device[:, :num_blocks].index_select(0, slots)

@@ -1,0 +1,90 @@
+"""From an engine's options to a runner with the model loaded: the slow part of a start, in order."""
+
+from __future__ import annotations
+
+import logging
+
+from tokenwire_engine.config import EngineConfig
+from tokenwire_engine.distributed.shard import Shard
+from tokenwire_engine.models.architecture import Architecture
+from tokenwire_engine.models.decoder import load_decoder
+from tokenwire_engine.models.errors import ModelError
+from tokenwire_engine.models.families.registry import read_architecture
+from tokenwire_engine.runner.base import ModelInfo, Progress
+from tokenwire_engine.runner.device import choose_device, choose_dtype
+from tokenwire_engine.runner.local import LocalRunner
+from tokenwire_engine.runner.memory import cache_geometry, host_budget, num_cache_blocks
+from tokenwire_engine.runner.profile import device_budget
+from tokenwire_engine.sampling.defaults import default_sampling
+from tokenwire_engine.weights.checkpoint import open_checkpoint, stored_tensors
+from tokenwire_engine.weights.locate import locate
+from tokenwire_engine.weights.reader import WeightReader
+from tokenwire_kernels import select_kernels
+
+logger = logging.getLogger(__name__)
+
+STEP_TOKENS = {"cuda": 8192, "cpu": 512}
+"""Default most tokens in one step."""
+
+
+def load_runner(config: EngineConfig, progress: Progress) -> LocalRunner:
+    """Find the model, load it, and give the KV cache what memory is left.
+
+    Raises:
+        ModelError: the model cannot be found, read or supported, or does not fit; one line that says which.
+    """
+    device = choose_device(config.device)
+    progress("finding the model")
+    located = locate(config.model)
+    checkpoint = open_checkpoint(located.directory)
+    name, architecture = read_architecture(checkpoint.config)
+    dtype = choose_dtype(config, checkpoint.config, device)
+    max_model_len = _max_model_len(config, architecture)
+    max_step_tokens = config.max_step_tokens or STEP_TOKENS[device.type]
+    kernels = select_kernels(device)
+
+    reader = WeightReader(stored_tensors(checkpoint.weight_files()), device, dtype, progress)
+    decoder = load_decoder(reader, architecture, max_model_len, kernels, Shard())
+
+    progress("allocating the KV cache")
+    geometry = cache_geometry(architecture, config.block_size, dtype)
+    budget = config.kv_cache_memory
+    if budget is None and device.type == "cpu":
+        budget = host_budget(geometry, max_model_len, reader.num_parameters * dtype.itemsize)
+    elif budget is None:
+        budget = device_budget(
+            decoder,
+            geometry,
+            kernels,
+            device,
+            config.gpu_memory_utilization,
+            max_step_tokens,
+            config.max_running,
+        )
+    num_blocks = num_cache_blocks(geometry, budget, max_model_len, config.max_running)
+    info = ModelInfo(
+        name=located.name,
+        checkpoint=located.directory,
+        architecture=name,
+        dtype=str(dtype).removeprefix("torch."),
+        device=str(device),
+        vocab_size=architecture.vocab_size,
+        max_model_len=max_model_len,
+        eos_token_ids=checkpoint.eos_token_ids(),
+        num_parameters=reader.num_parameters,
+        block_size=config.block_size,
+        num_blocks=num_blocks,
+        max_step_tokens=max_step_tokens,
+        default_sampling=default_sampling(checkpoint.generation_config),
+    )
+    caches = geometry.allocate(num_blocks, device)
+    return LocalRunner(info, decoder, caches, kernels, device, config.max_running)
+
+
+def _max_model_len(config: EngineConfig, architecture: Architecture) -> int:
+    limit = architecture.rotary.context_length
+    if config.max_model_len is not None and config.max_model_len > limit:
+        raise ModelError(
+            f"--max-model-len is {config.max_model_len}, but the model's own limit is {limit} tokens"
+        )
+    return config.max_model_len or limit

@@ -1,0 +1,111 @@
+"""How much memory the KV cache gets, and how many blocks that makes.
+
+The cache always holds at least one sequence of the full context length, so that every request that the
+server admits can finish; where it cannot, the engine does not start.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from tokenwire_engine.models.architecture import Architecture
+from tokenwire_engine.models.batch import LayerCache
+from tokenwire_engine.models.errors import ModelError
+
+HOST_SHARE = 0.25
+"""Of the free host memory, what the cache may take without being told to."""
+HOST_LIMIT = 0.8
+"""The same, where one sequence of the full context length needs more than `HOST_SHARE`."""
+
+
+@dataclass(slots=True, frozen=True)
+class CacheGeometry:
+    """The shape of the KV cache, but for the number of blocks."""
+
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    block_size: int
+    dtype: torch.dtype
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of one block over all layers, keys and values."""
+        block = self.num_kv_heads * self.block_size * self.head_dim * self.dtype.itemsize
+        return 2 * self.num_layers * block
+
+    def blocks_for(self, num_tokens: int) -> int:
+        """Blocks that hold so many tokens of one sequence."""
+        return -(-num_tokens // self.block_size)
+
+    def allocate(self, num_blocks: int, device: torch.device) -> list[LayerCache]:
+        """Caches of `num_blocks` blocks, one for each layer. On a host, untouched pages take no memory."""
+        shape = (num_blocks, self.num_kv_heads, self.block_size, self.head_dim)
+        return [
+            LayerCache(
+                torch.empty(shape, dtype=self.dtype, device=device),
+                torch.empty(shape, dtype=self.dtype, device=device),
+            )
+            for _ in range(self.num_layers)
+        ]
+
+
+def cache_geometry(architecture: Architecture, block_size: int, dtype: torch.dtype) -> CacheGeometry:
+    return CacheGeometry(
+        num_layers=architecture.num_layers,
+        num_kv_heads=architecture.num_kv_heads,
+        head_dim=architecture.head_dim,
+        block_size=block_size,
+        dtype=dtype,
+    )
+
+
+def num_cache_blocks(geometry: CacheGeometry, budget: int, max_model_len: int, max_running: int) -> int:
+    """Blocks that fit into `budget` bytes, but no more than all running sequences can ever fill.
+
+    Raises:
+        ModelError: not even one sequence of `max_model_len` tokens fits.
+    """
+    per_sequence = geometry.blocks_for(max_model_len)
+    fitting = budget // geometry.block_bytes
+    if fitting < per_sequence:
+        lower = f"lower --max-model-len to {fitting * geometry.block_size} or less, or " if fitting else ""
+        raise ModelError(
+            f"a context of {max_model_len} tokens needs a KV cache of "
+            f"{_mib(per_sequence * geometry.block_bytes)}, but there are {_mib(budget)} for it: "
+            f"{lower}raise --kv-cache-memory or --gpu-memory-utilization"
+        )
+    return min(fitting, per_sequence * max_running)
+
+
+def host_budget(geometry: CacheGeometry, max_model_len: int, mapped_weights: int) -> int:
+    """Bytes for a cache in host memory: a modest share of what is free, or one full context if that is more.
+
+    Args:
+        mapped_weights: bytes of weights that count as free since they lie in the page cache.
+    """
+    free = max(0, available_host_memory() - mapped_weights)
+    one_context = geometry.blocks_for(max_model_len) * geometry.block_bytes
+    return max(int(free * HOST_SHARE), min(one_context, int(free * HOST_LIMIT)))
+
+
+def available_host_memory() -> int:
+    """Bytes that this process can still allocate: the machine's, or what its control group leaves of them."""
+    fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    available = int(fields["MemAvailable"].split()[0]) * 1024
+    for limit, usage in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        try:
+            available = min(available, int(Path(limit).read_text()) - int(Path(usage).read_text()))
+        except (OSError, ValueError):  # no such control group, or "max"
+            continue
+    return max(0, available)
+
+
+def _mib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**20:.1f} MiB"

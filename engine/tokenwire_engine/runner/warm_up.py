@@ -1,0 +1,32 @@
+"""Throwaway steps that make everything ready which a first use would have to wait for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tokenwire_engine.runner.base import ModelInfo
+from tokenwire_engine.sampling.params import SamplingParams
+from tokenwire_engine.scheduler.plan import Admission, ScheduledTokens, StepPlan
+
+
+def warm_up_plans(info: ModelInfo, max_running: int) -> Iterator[StepPlan]:
+    """A prefill and a decode, one request greedy and, where two fit, one not; then the slots are free again.
+
+    They leave keys and values behind in the first blocks, which nobody has been told to be valid.
+    """
+    num_requests = min(2, max_running, info.num_blocks, info.max_step_tokens)
+    length = max(1, min(8, info.max_model_len - 1, info.max_step_tokens // num_requests))
+    slots = list(range(num_requests))
+    prompt = [0] * length
+    yield StepPlan(
+        step=0,
+        admitted=[
+            Admission(slot, SamplingParams(temperature=float(slot), top_p=0.9), prompt, []) for slot in slots
+        ],
+        scheduled=[ScheduledTokens(slot, 0, prompt, [slot], samples=True) for slot in slots],
+    )
+    if length < info.max_model_len:
+        yield StepPlan(
+            step=0, scheduled=[ScheduledTokens(slot, length, [0], [], samples=True) for slot in slots]
+        )
+    yield StepPlan(step=0, released=slots)

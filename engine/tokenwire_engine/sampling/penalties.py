@@ -1,0 +1,101 @@
+"""Repetition, presence and frequency penalties, on the device.
+
+Only slots whose request has one own a row of counts, and only their logits are touched: a request without
+penalties costs and pays nothing. A row's counts follow the tokens that its slot sampled, without leaving
+the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tokenwire_engine.sampling.params import SamplingParams
+
+
+class Penalties:
+    """Token counts of the slots that are penalized."""
+
+    def __init__(self, vocab_size: int, device: torch.device) -> None:
+        self._device = device
+        self._in_prompt = torch.empty((0, vocab_size), dtype=torch.bool, device=device)
+        self._in_output = torch.empty((0, vocab_size), dtype=torch.int32, device=device)
+        self._rows: dict[int, int] = {}
+        """Slot to row."""
+        self._params: dict[int, SamplingParams] = {}
+        self._free: list[int] = []
+
+    def admit(self, slot: int, params: SamplingParams, prompt: Sequence[int], output: Sequence[int]) -> None:
+        """Count a request's tokens, if it has penalties. The slot must be free."""
+        if not params.has_penalties:
+            return
+        if not self._free:
+            self._grow()
+        row = self._rows[slot] = self._free.pop()
+        self._params[slot] = params
+        self._in_prompt[row].zero_()[torch.tensor(prompt, dtype=torch.int64, device=self._device)] = True
+        vocab_size = self._in_output.shape[1]
+        counts = np.bincount(np.array(output, dtype=np.int64), minlength=vocab_size).astype(np.int32)
+        self._in_output[row] = torch.from_numpy(counts)
+
+    def release(self, slot: int) -> None:
+        """Forget a slot."""
+        row = self._rows.pop(slot, None)
+        if row is not None:
+            self._free.append(row)
+            del self._params[slot]
+
+    def prepare(self, slots: Sequence[int]) -> dict[str, NDArray[Any]]:
+        """What `apply` and `count` need on the device for these slots; empty when none is penalized."""
+        if not self._rows:
+            return {}
+        penalized = [(index, slot) for index, slot in enumerate(slots) if slot in self._rows]
+        if not penalized:
+            return {}
+        params = [self._params[slot] for _, slot in penalized]
+        return {
+            "penalized": np.array([index for index, _ in penalized], dtype=np.int64),
+            "penalty_rows": np.array([self._rows[slot] for _, slot in penalized], dtype=np.int64),
+            "repetition": np.array([[p.repetition_penalty] for p in params], dtype=np.float32),
+            "presence": np.array([[p.presence_penalty] for p in params], dtype=np.float32),
+            "frequency": np.array([[p.frequency_penalty] for p in params], dtype=np.float32),
+        }
+
+    def apply(self, logits: Tensor, sent: dict[str, Tensor]) -> None:
+        """Penalize logits `[num_rows, vocab_size]` in place.
+
+        A token of prompt or output has its logit divided by the repetition penalty where positive, multiplied
+        where negative (Keskar et al., 2019); then each token of the output loses the frequency penalty times
+        its count, and the presence penalty once.
+        """
+        if "penalized" not in sent:
+            return
+        chosen = logits.index_select(0, sent["penalized"])
+        counts = self._in_output.index_select(0, sent["penalty_rows"])
+        generated = counts > 0
+        seen = self._in_prompt.index_select(0, sent["penalty_rows"]) | generated
+        repetition = sent["repetition"]
+        chosen = torch.where(seen, torch.where(chosen > 0, chosen / repetition, chosen * repetition), chosen)
+        chosen -= sent["frequency"] * counts
+        chosen -= sent["presence"] * generated
+        logits.index_copy_(0, sent["penalized"], chosen)
+
+    def count(self, tokens: Tensor, sent: dict[str, Tensor]) -> None:
+        """Count the tokens `[num_rows]` that were just sampled."""
+        if "penalized" in sent:
+            sampled = tokens.index_select(0, sent["penalized"])
+            one = torch.ones((), dtype=torch.int32, device=self._device)
+            self._in_output.index_put_((sent["penalty_rows"], sampled), one, accumulate=True)
+
+    def _grow(self) -> None:
+        """Double the rows."""
+        old, vocab_size = self._in_prompt.shape
+        added = max(4, old)
+        self._in_prompt = torch.cat([self._in_prompt, self._in_prompt.new_zeros((added, vocab_size))])
+        self._in_output = torch.cat([self._in_output, self._in_output.new_zeros((added, vocab_size))])
+        self._free.extend(range(old, old + added))
