@@ -57,10 +57,7 @@ class EngineCore:
         it is time to stop."""
         if not self._scheduler.has_work and not self._apply(self._commands.get()):
             return False
-        for _ in range(self._commands.qsize()):
-            if not self._apply(self._commands.get()):
-                return False
-        return True
+        return all(self._apply(self._commands.get()) for _ in range(self._commands.qsize()))
 
     def _apply(self, command: Command) -> bool:
         match command:
@@ -82,7 +79,7 @@ class EngineCore:
             raise
         except Exception as error:
             logger.exception("step %d failed with %d requests", plan.step, len(plan.scheduled))
-            self._scheduler.fail(f"the step that computed the request failed: {type(error).__name__}: {error}")
+            self._scheduler.fail(f"a step of the request failed: {type(error).__name__}: {error}")
 
     def _publish(self) -> None:
         self.load = Load.of(self._scheduler)

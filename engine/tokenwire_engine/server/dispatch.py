@@ -1,0 +1,113 @@
+"""The serving side of the core: which requests are live, and who hears of them.
+
+Lives on the asyncio thread. Commands go to the core as they come; outputs come back once per step and are
+passed on whole, one call for each channel that has any. An id stays taken until the core has said that its
+request ended, so that nothing of an old request can reach a new one.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import grpc
+
+from tokenwire.status import StatusError, unavailable
+from tokenwire_engine.core.commands import Cancel, Command, Submit
+from tokenwire_engine.scheduler.outputs import ChannelOutput, Outputs
+from tokenwire_engine.scheduler.request import Request
+
+MAX_LIVE_REQUESTS = 65_536
+"""Beyond this many, waiting ones included, a request is refused: a bound on memory, not on load."""
+
+
+class Receiver(Protocol):
+    """Who hears of a channel's requests."""
+
+    def receive(self, output: ChannelOutput) -> None:
+        """One step's output; the receiver may keep it. Must not block."""
+
+    def fail(self, error: StatusError) -> None:
+        """Nothing more will come."""
+
+
+class Dispatcher:
+    """Hands requests to the core and outputs to their receivers."""
+
+    def __init__(self, send: Callable[[Command], None]) -> None:
+        """`send` gives a command to the core."""
+        self._send = send
+        self._channels: dict[int, _Channel] = {}
+        self._live: set[str] = set()
+        self._numbers = itertools.count(1)
+        self._closed: StatusError | None = None
+
+    def open(self, receiver: Receiver) -> int:
+        """A new channel, which `receiver` hears of.
+
+        Raises:
+            StatusError: after `fail_all`, with its error.
+        """
+        if self._closed is not None:
+            raise self._closed
+        channel = next(self._numbers)
+        self._channels[channel] = _Channel(receiver)
+        return channel
+
+    def close(self, channel: int) -> None:
+        """Forget a channel; its live requests are cancelled before the next step."""
+        live = self._channels.pop(channel).live
+        if live:
+            self._send(Cancel(tuple(live)))
+
+    def submit(self, request: Request) -> None:
+        """Give a request to the core.
+
+        Raises:
+            StatusError: ALREADY_EXISTS when its id is in use, RESOURCE_EXHAUSTED when too many are live.
+        """
+        if request.request_id in self._live:
+            raise StatusError(
+                grpc.StatusCode.ALREADY_EXISTS,
+                f"request_id: {request.request_id!r} is in use by a live request; choose another",
+            )
+        if len(self._live) >= MAX_LIVE_REQUESTS:
+            busy = unavailable("", retry_after_s=5.0)
+            raise StatusError(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"{MAX_LIVE_REQUESTS} requests are running or queued; try again later",
+                busy.details,
+            )
+        self._live.add(request.request_id)
+        self._channels[request.channel].live.add(request.request_id)
+        self._send(Submit(request))
+
+    def cancel(self, request_id: str) -> None:
+        """End a request early; its end is delivered like any other."""
+        self._send(Cancel((request_id,)))
+
+    def deliver(self, outputs: Outputs) -> None:
+        """Pass on what the core's step yielded."""
+        for number, output in outputs.items():
+            channel = self._channels.get(number)
+            for finished in output.finished:
+                self._live.discard(finished.request_id)
+                if channel is not None:
+                    channel.live.discard(finished.request_id)
+            if channel is not None:
+                channel.receiver.receive(output)
+
+    def fail_all(self, error: StatusError) -> None:
+        """Tell every receiver, and whoever opens a channel from now on, that nothing more will come."""
+        self._closed = error
+        for channel in self._channels.values():
+            channel.receiver.fail(error)
+
+
+@dataclass(slots=True)
+class _Channel:
+    receiver: Receiver
+    live: set[str] = field(default_factory=set)
+    """Ids of its requests that have not ended."""

@@ -1,0 +1,72 @@
+"""The engine process, from its configuration to its exit status."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+
+import uvloop
+
+from tokenwire_engine.config import EngineConfig
+from tokenwire_engine.runner.base import Progress, Runner
+from tokenwire_engine.server.progress import StatusPipe
+from tokenwire_engine.server.server import EngineServer
+
+logger = logging.getLogger(__name__)
+
+
+def run(config: EngineConfig) -> int:
+    """Serve until SIGTERM or SIGINT; the exit status. 1 when the address or the model is not to be had, or
+    the device is lost: one line on stderr says which."""
+    status, core_is_back = uvloop.run(_serve(config))
+    if not core_is_back:
+        # The core thread is somewhere in the device's library, which cannot be interrupted and does not
+        # survive the interpreter's end.
+        sys.stderr.flush()
+        os._exit(status)
+    return status
+
+
+async def _serve(config: EngineConfig) -> tuple[int, bool]:
+    """The exit status, and whether the core thread has ended."""
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    progress = StatusPipe(config.status_fd)
+    server = EngineServer(config, _load_runner, progress)
+    try:
+        await server.start()
+    except OSError as error:
+        return _failure(error), True
+    announcing = asyncio.create_task(_announce(server, progress))
+    waiting = asyncio.create_task(stopped.wait())
+    await asyncio.wait((waiting, server.failed), return_when=asyncio.FIRST_COMPLETED)
+    announcing.cancel()
+    waiting.cancel()
+    status = _failure(server.failed.result()) if server.failed.done() else 0
+    return status, await server.stop()
+
+
+async def _announce(server: EngineServer, progress: StatusPipe) -> None:
+    await server.ready()
+    progress.ready(server.port)
+    logger.info("serving on port %d", server.port)
+
+
+def _load_runner(config: EngineConfig, progress: Progress) -> Runner:
+    # Imports torch, which takes seconds: here, on the core thread, while the server listens already.
+    from tokenwire_engine.runner import load_runner
+
+    return load_runner(config, progress)
+
+
+def _failure(error: Exception) -> int:
+    """Say in one line why the process ends."""
+    message = " ".join(str(error).split())
+    if not isinstance(error, (OSError, ValueError, RuntimeError)):
+        message = f"{type(error).__name__}: {message}"
+    print(f"tokenwire engine: {message}", file=sys.stderr)
+    return 1

@@ -1,0 +1,181 @@
+"""Reads a GenerateRequest: every field is checked here, once, and nothing behind this module doubts it.
+
+A value that is not allowed is INVALID_ARGUMENT, a field that this engine does not act on is UNIMPLEMENTED;
+both name the field by its path.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+import uuid
+from collections.abc import Callable, Sequence
+from operator import attrgetter
+from typing import Any
+
+from google.protobuf.message import Message
+
+from tokenwire.status import invalid_argument, not_found, unimplemented
+from tokenwire.v1 import engine_pb2, generation_pb2
+from tokenwire_engine.sampling.params import SamplingParams
+from tokenwire_engine.scheduler.request import Request
+from tokenwire_engine.server.model import ServedModel
+
+MAX_REQUEST_ID_BYTES = 256
+
+
+def read_request(
+    proto: engine_pb2.GenerateRequest, model: ServedModel, channel: int, label: int = 0
+) -> Request:
+    """The request that a message asks for.
+
+    Raises:
+        StatusError: INVALID_ARGUMENT, UNIMPLEMENTED or NOT_FOUND (another model).
+    """
+    if proto.model and proto.model not in model.names:
+        served = ", ".join(model.names)
+        raise not_found("model", proto.model, f"model: {proto.model!r} is not served here; served: {served}")
+    if len(proto.request_id.encode()) > MAX_REQUEST_ID_BYTES:
+        raise invalid_argument("request_id", f"is longer than {MAX_REQUEST_ID_BYTES} bytes; shorten it")
+    for rule in _RANGES:
+        rule.check(proto)
+    for unbuilt in _NOT_BUILT:
+        unbuilt.check(proto)
+    prompt, resumed = _read_tokens(proto, model)
+    return Request(
+        request_id=proto.request_id or uuid.uuid4().hex,
+        prompt_token_ids=prompt,
+        output_token_ids=resumed,
+        sampling=_read_sampling(proto.sampling, model.info.vocab_size),
+        max_tokens=proto.stop.max_tokens if proto.stop.HasField("max_tokens") else model.info.max_model_len,
+        stop_token_ids=_read_stop_tokens(proto.stop, model),
+        channel=channel,
+        label=label,
+    )
+
+
+class _Field:
+    """A field of GenerateRequest or of a message in it, by its path."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        *parents, self._name = path.split(".")
+        self._parent: Callable[[Any], Any] = (
+            attrgetter(".".join(parents)) if parents else lambda message: message
+        )
+        message: Message = self._parent(engine_pb2.GenerateRequest())
+        self.has_presence = message.DESCRIPTOR.fields_by_name[self._name].has_presence
+
+    def read(self, request: engine_pb2.GenerateRequest) -> Any:
+        """The value; None where the field is unset and that makes a difference."""
+        parent = self._parent(request)
+        if self.has_presence and not parent.HasField(self._name):
+            return None
+        return getattr(parent, self._name)
+
+
+class _Range:
+    """The numbers that a field may have."""
+
+    def __init__(self, path: str, allows: Callable[[float], bool], expected: str) -> None:
+        self._field = _Field(path)
+        self._allows = allows
+        self._expected = expected
+
+    def check(self, request: engine_pb2.GenerateRequest) -> None:
+        value = self._field.read(request)
+        if value is not None and not (math.isfinite(value) and self._allows(value)):
+            raise invalid_argument(self._field.path, f"is {value:g}; expected {self._expected}")
+
+
+class _NotBuilt:
+    """A field that must be unset, or have the one value that asks for nothing."""
+
+    def __init__(self, path: str, neutral: float | None = None) -> None:
+        self._field = _Field(path)
+        self._neutral = neutral
+
+    def check(self, request: engine_pb2.GenerateRequest) -> None:
+        value = self._field.read(request)
+        if value is None or value == self._neutral:
+            return
+        if self._field.has_presence or value:
+            raise unimplemented(self._field.path)
+
+
+_RANGES = (
+    _Range("sampling.temperature", lambda value: value >= 0, "a finite number of at least 0"),
+    _Range("sampling.top_p", lambda value: 0 < value <= 1, "a number above 0 and not above 1"),
+    _Range("sampling.min_p", lambda value: 0 <= value <= 1, "a number from 0 to 1"),
+    _Range("sampling.typical_p", lambda value: 0 < value <= 1, "a number above 0 and not above 1"),
+    _Range("sampling.repetition_penalty", lambda value: value > 0, "a finite number above 0"),
+    _Range("sampling.presence_penalty", lambda value: -2 <= value <= 2, "a number from -2 to 2"),
+    _Range("sampling.frequency_penalty", lambda value: -2 <= value <= 2, "a number from -2 to 2"),
+    _Range("sampling.num_samples", lambda value: value >= 1, "at least 1"),
+    _Range("stop.max_tokens", lambda value: value >= 1, "at least 1"),
+)
+
+_NOT_BUILT = (
+    _NotBuilt("sampling.typical_p", neutral=1),
+    _NotBuilt("sampling.logit_bias"),
+    _NotBuilt("sampling.bad_words"),
+    _NotBuilt("sampling.allowed_token_ids"),
+    _NotBuilt("sampling.num_samples", neutral=1),
+    _NotBuilt("stop.min_tokens"),
+    _NotBuilt("logprobs.num_logprobs"),
+    _NotBuilt("logprobs.num_prompt_logprobs"),
+    _NotBuilt("constraint"),
+    _NotBuilt("context.priority"),
+    _NotBuilt("context.tenant"),
+    _NotBuilt("context.cache_salt"),
+    _NotBuilt("context.adapter"),
+)
+
+
+def _read_tokens(proto: engine_pb2.GenerateRequest, model: ServedModel) -> tuple[list[int], list[int]]:
+    """The prompt, and the tokens that an earlier engine produced for it."""
+    prompt = list(proto.prompt_token_ids)
+    resumed = list(proto.resumed_token_ids)
+    if not prompt:
+        raise invalid_argument("prompt_token_ids", "is empty; expected at least one token")
+    _check_vocabulary("prompt_token_ids", prompt, model.info.vocab_size)
+    _check_vocabulary("resumed_token_ids", resumed, model.info.vocab_size)
+    for limit, holder in (
+        (model.info.max_model_len, "the model's context"),
+        (model.pool_tokens, "the engine's KV cache"),
+    ):
+        if len(prompt) + len(resumed) >= limit:
+            tokens = f"has {len(prompt)} tokens" + (f", with {len(resumed)} resumed" if resumed else "")
+            raise invalid_argument(
+                "prompt_token_ids",
+                f"{tokens}, and at least one more is to be generated; {holder} holds {limit} tokens, so send "
+                f"at most {max(0, limit - 1 - len(resumed))}",
+            )
+    return prompt, resumed
+
+
+def _read_sampling(proto: generation_pb2.SamplingParams, vocab_size: int) -> SamplingParams:
+    return SamplingParams(
+        temperature=proto.temperature if proto.HasField("temperature") else 1.0,
+        top_k=proto.top_k if proto.top_k < vocab_size else 0,
+        top_p=proto.top_p if proto.HasField("top_p") else 1.0,
+        min_p=proto.min_p,
+        repetition_penalty=proto.repetition_penalty if proto.HasField("repetition_penalty") else 1.0,
+        presence_penalty=proto.presence_penalty,
+        frequency_penalty=proto.frequency_penalty,
+        seed=proto.seed if proto.HasField("seed") else secrets.randbits(63),
+    )
+
+
+def _read_stop_tokens(proto: generation_pb2.StopConditions, model: ServedModel) -> frozenset[int]:
+    """What ends the request: its own stop tokens and, unless it ignores them, the model's."""
+    _check_vocabulary("stop.stop_token_ids", proto.stop_token_ids, model.info.vocab_size)
+    return frozenset(proto.stop_token_ids).union(() if proto.ignore_eos else model.info.eos_token_ids)
+
+
+def _check_vocabulary(field: str, token_ids: Sequence[int], vocab_size: int) -> None:
+    if token_ids and max(token_ids) >= vocab_size:
+        index, token_id = next((i, t) for i, t in enumerate(token_ids) if t >= vocab_size)
+        raise invalid_argument(
+            field, f"token {index} is {token_id}; expected less than the vocabulary's {vocab_size}"
+        )

@@ -1,0 +1,209 @@
+"""The engine's gRPC server and the core thread beside it, from loading to the end.
+
+The server listens before the model is loaded: until it is, health says NOT_SERVING and calls are answered
+with UNAVAILABLE and when to retry. The core thread loads the model, warms it up and then runs steps; all
+else happens on the asyncio thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from functools import partial
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from tokenwire.status import StatusError, unavailable
+from tokenwire.v1 import engine_pb2, engine_pb2_grpc
+from tokenwire_engine.config import EngineConfig
+from tokenwire_engine.core.commands import Shutdown
+from tokenwire_engine.core.core import EngineCore
+from tokenwire_engine.kv_cache.block_pool import BlockPool
+from tokenwire_engine.runner.base import ModelInfo, Progress, Runner
+from tokenwire_engine.scheduler.outputs import Outputs
+from tokenwire_engine.scheduler.scheduler import Scheduler, SchedulerLimits
+from tokenwire_engine.server.dispatch import Dispatcher
+from tokenwire_engine.server.model import ServedModel
+from tokenwire_engine.server.servicer import EngineServicer, Serving
+
+logger = logging.getLogger(__name__)
+
+RunnerLoader = Callable[[EngineConfig, Progress], Runner]
+
+SERVICE = engine_pb2.DESCRIPTOR.services_by_name["Engine"].full_name
+RETRY_WHILE_LOADING_S = 1.0
+STOP_GRACE_S = 0.5
+"""How long calls may take to end once they were told to."""
+CORE_GRACE_S = 1.0
+"""How long the core thread may take to come back from the step, or from loading."""
+
+GRPC_OPTIONS = (
+    ("grpc.max_receive_message_length", 64 << 20),
+    ("grpc.max_send_message_length", 64 << 20),
+    # A second engine on the same port is an error, not a silent share of the traffic.
+    ("grpc.so_reuseport", 0),
+    # A peer whose machine is gone is noticed within half a minute, and its requests are cancelled.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # Peers may ask as often for us.
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.max_ping_strikes", 0),
+)
+
+
+class EngineServer:
+    """One engine process's server. `start`, then `ready`, then `stop`; or `failed`, whenever that is.
+
+    Attributes:
+        port: where it listens, known after `start`.
+        failed: resolves with the error when the model cannot be loaded or the core has died.
+    """
+
+    def __init__(self, config: EngineConfig, load_runner: RunnerLoader, progress: Progress) -> None:
+        self.port = 0
+        self._config = config
+        self._load_runner = load_runner
+        self._progress = progress
+        self._serving: Serving | None = None
+        self._refusal: StatusError | None = unavailable("the model is loading", RETRY_WHILE_LOADING_S)
+        self._stopping = False
+        self._health = health.aio.HealthServicer()
+        self._thread = threading.Thread(target=self._run_core, name="engine-core", daemon=True)
+
+    async def start(self) -> None:
+        """Listen, and begin to load the model.
+
+        Raises:
+            OSError: when the address cannot be listened on.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._ready: asyncio.Future[None] = self._loop.create_future()
+        self.failed: asyncio.Future[Exception] = self._loop.create_future()
+        self._grpc = grpc.aio.server(options=GRPC_OPTIONS)
+        engine_pb2_grpc.add_EngineServicer_to_server(EngineServicer(self._get_serving), self._grpc)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        reflection.enable_server_reflection(
+            (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._grpc
+        )
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        self.port = self._bind(f"{_bracketed(self._config.host)}:{self._config.port}")
+        await self._grpc.start()
+        self._thread.start()
+
+    async def ready(self) -> None:
+        """Wait until the model answers requests.
+
+        Raises:
+            Exception: what kept it from being loaded.
+        """
+        await asyncio.wait((self._ready, self.failed), return_when=asyncio.FIRST_COMPLETED)
+        if self.failed.done():
+            raise self.failed.result()
+
+    async def stop(self) -> bool:
+        """End all calls with UNAVAILABLE, stop listening and let the core thread finish. False: the core
+        thread did not come back in time, and the process had better end without it."""
+        self._stopping = True
+        self._refuse(unavailable("the engine is shutting down", RETRY_WHILE_LOADING_S))
+        await self._health.enter_graceful_shutdown()
+        await self._grpc.stop(STOP_GRACE_S)
+        if self._serving is not None:
+            self._serving.core.send(Shutdown())
+        await asyncio.to_thread(self._thread.join, CORE_GRACE_S)
+        return not self._thread.is_alive()
+
+    def _bind(self, address: str) -> int:
+        try:
+            port = self._grpc.add_insecure_port(address)
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {address}: {error}") from error
+        if port == 0:
+            raise OSError(f"cannot listen on {address}; is the port in use?")
+        return port
+
+    def _get_serving(self) -> Serving:
+        if self._refusal is not None:
+            raise self._refusal
+        assert self._serving is not None
+        return self._serving
+
+    def _refuse(self, error: StatusError) -> None:
+        """Answer all calls, those that are open too, with an error."""
+        self._refusal = error
+        if self._serving is not None:
+            self._serving.dispatcher.fail_all(error)
+
+    async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+        await self._health.set("", status)
+        await self._health.set(SERVICE, status)
+
+    # On the core thread.
+
+    def _run_core(self) -> None:
+        try:
+            runner = self._load_runner(self._config, self._progress)
+            runner.warm_up()
+            core = EngineCore(self._make_scheduler(runner.info), runner, self._deliver_soon)
+            self._on_loop(partial(self._on_loaded, core, runner.info))
+            core.run()
+            runner.close()
+        except Exception as error:
+            logger.debug("the core thread ended", exc_info=True)
+            self._on_loop(partial(self._on_failed, error))
+
+    def _make_scheduler(self, info: ModelInfo) -> Scheduler:
+        limits = SchedulerLimits(self._config.max_running, info.max_step_tokens, info.max_model_len)
+        return Scheduler(limits, BlockPool(info.num_blocks, info.block_size))
+
+    def _deliver_soon(self, outputs: Outputs) -> None:
+        self._on_loop(partial(self._deliver, outputs))
+
+    def _on_loop(self, callback: Callable[[], None]) -> None:
+        """Call back on the asyncio thread. If it is gone, the process is ending, and so does this thread."""
+        try:
+            self._loop.call_soon_threadsafe(callback)
+        except RuntimeError:
+            sys.exit()
+
+    # Back on the asyncio thread.
+
+    def _on_loaded(self, core: EngineCore, info: ModelInfo) -> None:
+        if self._stopping:
+            core.send(Shutdown())
+            return
+        model = ServedModel(
+            info=info,
+            names=self._config.served_names or (info.name,),
+            max_running=self._config.max_running,
+            instance_id=uuid.uuid4().hex,
+            created_unix_s=int(time.time()),
+        )
+        self._serving = Serving(model, core, Dispatcher(core.send))
+        self._refusal = None
+        self._becoming_ready = self._loop.create_task(self._become_ready())
+
+    async def _become_ready(self) -> None:
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        self._ready.set_result(None)
+
+    def _deliver(self, outputs: Outputs) -> None:
+        if self._serving is not None:
+            self._serving.dispatcher.deliver(outputs)
+
+    def _on_failed(self, error: Exception) -> None:
+        self._refuse(unavailable(f"the engine has failed: {error}"))
+        self._becoming_unready = self._loop.create_task(self._health.enter_graceful_shutdown())
+        self.failed.set_result(error)
+
+
+def _bracketed(host: str) -> str:
+    """A host as it stands before a port: IPv6 addresses in brackets."""
+    return f"[{host}]" if ":" in host else host

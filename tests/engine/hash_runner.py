@@ -1,0 +1,132 @@
+"""A runner whose next token is a hash of all tokens before it, read back through the block tables.
+
+It holds a cache of token IDs instead of keys and values. A plan that skips a token, computes one twice,
+hands a block to two requests or loses one changes what is read back, and so the tokens that come out.
+"""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from array import array
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tokenwire_engine.runner.base import ModelInfo
+from tokenwire_engine.sampling.params import SamplingParams
+from tokenwire_engine.scheduler.plan import StepPlan, StepResult
+
+VOCAB_SIZE = 1000
+EOS_TOKEN_ID = 2
+
+
+def next_token(tokens: list[int]) -> int:
+    """The token after these. Never one of the first ten, so that a test says itself when a stop token comes."""
+    return 10 + zlib.crc32(array("I", tokens).tobytes()) % (VOCAB_SIZE - 10)
+
+
+def continuation(prompt: list[int], count: int) -> list[int]:
+    """The `count` tokens that follow a prompt."""
+    tokens = list(prompt)
+    for _ in range(count):
+        tokens.append(next_token(tokens))
+    return tokens[len(prompt) :]
+
+
+def model_info(**changes: object) -> ModelInfo:
+    """A small model; keyword arguments change it."""
+    values: dict[str, object] = {
+        "name": "hash-model",
+        "checkpoint": Path("."),
+        "architecture": "HashForCausalLM",
+        "dtype": "uint32",
+        "device": "cpu",
+        "vocab_size": VOCAB_SIZE,
+        "max_model_len": 256,
+        "eos_token_ids": (EOS_TOKEN_ID,),
+        "num_parameters": 1,
+        "block_size": 16,
+        "num_blocks": 64,
+        "max_step_tokens": 64,
+        "default_sampling": SamplingParams(temperature=0.5),
+    }
+    return ModelInfo(**(values | changes))  # type: ignore[arg-type]
+
+
+@dataclass
+class _Slot:
+    tokens: list[int]
+    blocks: list[int] = field(default_factory=list)
+    computed: int = 0
+
+
+class HashRunner:
+    """Executes plans and asserts that each is sound.
+
+    Attributes:
+        fail_next: raised by the next `launch`, once.
+        gate: steps wait while it is cleared.
+        steps: plans executed.
+    """
+
+    def __init__(self, info: ModelInfo | None = None) -> None:
+        self.info = info or model_info()
+        self.fail_next: Exception | None = None
+        self.gate = threading.Event()
+        self.gate.set()
+        self.steps = 0
+        self._slots: dict[int, _Slot] = {}
+        self._cache = [[-1] * self.info.block_size for _ in range(self.info.num_blocks)]
+        self._results: deque[StepResult] = deque()
+        self._after_failure = False
+
+    def warm_up(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def launch(self, plan: StepPlan) -> None:
+        self.gate.wait()
+        if self.fail_next is not None:
+            error, self.fail_next, self._after_failure = self.fail_next, None, True
+            raise error
+        for slot in plan.released:
+            gone = self._slots.pop(slot, None)
+            assert gone is not None or self._after_failure, f"slot {slot} released twice"
+        self._after_failure = False
+        for admission in plan.admitted:
+            assert admission.slot not in self._slots, f"slot {admission.slot} admitted twice"
+            self._slots[admission.slot] = _Slot(admission.prompt_token_ids + admission.output_token_ids)
+        slots = [row.slot for row in plan.scheduled]
+        assert len(set(slots)) == len(slots), "a slot is scheduled twice"
+        assert 0 < plan.num_tokens <= self.info.max_step_tokens
+        result = StepResult(plan.step, [], [])
+        for row in plan.scheduled:
+            slot = self._slots[row.slot]
+            slot.blocks += row.new_blocks
+            assert row.start == slot.computed, f"slot {row.slot} starts at {row.start}, not {slot.computed}"
+            assert row.token_ids, f"slot {row.slot} has nothing to compute"
+            for position, token in enumerate(row.token_ids, start=row.start):
+                assert slot.tokens[position] == token
+                block = slot.blocks[position // self.info.block_size]
+                self._cache[block][position % self.info.block_size] = token
+            slot.computed += len(row.token_ids)
+            assert row.samples == (slot.computed == len(slot.tokens))
+            if row.samples:
+                token = next_token(self._read_back(slot))
+                slot.tokens.append(token)
+                result.slots.append(row.slot)
+                result.token_ids.append(token)
+        held = [block for slot in self._slots.values() for block in slot.blocks]
+        assert len(set(held)) == len(held), "a block is in two tables"
+        self._results.append(result)
+        self.steps += 1
+
+    def collect(self) -> StepResult:
+        return self._results.popleft()
+
+    def _read_back(self, slot: _Slot) -> list[int]:
+        size = self.info.block_size
+        return [self._cache[slot.blocks[i // size]][i % size] for i in range(slot.computed)]
