@@ -6,6 +6,7 @@ hands a block to two requests or loses one changes what is read back, and so the
 
 from __future__ import annotations
 
+import math
 import threading
 import zlib
 from array import array
@@ -22,7 +23,7 @@ EOS_TOKEN_ID = 2
 
 
 def next_token(tokens: list[int]) -> int:
-    """The token after these. Never one of the first ten, so that a test says itself when a stop token comes."""
+    """The token after these; never one of the first ten, the end of sequence among them."""
     return 10 + zlib.crc32(array("I", tokens).tobytes()) % (VOCAB_SIZE - 10)
 
 
@@ -66,16 +67,15 @@ class HashRunner:
 
     Attributes:
         fail_next: raised by the next `launch`, once.
-        gate: steps wait while it is cleared.
         steps: plans executed.
     """
 
     def __init__(self, info: ModelInfo | None = None) -> None:
         self.info = info or model_info()
         self.fail_next: Exception | None = None
-        self.gate = threading.Event()
-        self.gate.set()
         self.steps = 0
+        self._permits = math.inf
+        self._permits_changed = threading.Condition()
         self._slots: dict[int, _Slot] = {}
         self._cache = [[-1] * self.info.block_size for _ in range(self.info.num_blocks)]
         self._results: deque[StepResult] = deque()
@@ -88,7 +88,7 @@ class HashRunner:
         pass
 
     def launch(self, plan: StepPlan) -> None:
-        self.gate.wait()
+        self._take_permit()
         if self.fail_next is not None:
             error, self.fail_next, self._after_failure = self.fail_next, None, True
             raise error
@@ -126,6 +126,28 @@ class HashRunner:
 
     def collect(self) -> StepResult:
         return self._results.popleft()
+
+    def hold(self) -> None:
+        """Let steps wait, the next one first."""
+        self._permit(0)
+
+    def allow(self, steps: int) -> None:
+        """Let so many more steps run."""
+        self._permit(self._permits + steps)
+
+    def resume(self) -> None:
+        """Let all steps run."""
+        self._permit(math.inf)
+
+    def _permit(self, steps: float) -> None:
+        with self._permits_changed:
+            self._permits = steps
+            self._permits_changed.notify()
+
+    def _take_permit(self) -> None:
+        with self._permits_changed:
+            self._permits_changed.wait_for(lambda: self._permits > 0)
+            self._permits -= 1
 
     def _read_back(self, slot: _Slot) -> list[int]:
         size = self.info.block_size

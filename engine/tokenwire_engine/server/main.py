@@ -58,7 +58,7 @@ async def _announce(server: EngineServer, progress: StatusPipe) -> None:
 
 def _load_runner(config: EngineConfig, progress: Progress) -> Runner:
     # Imports torch, which takes seconds: here, on the core thread, while the server listens already.
-    from tokenwire_engine.runner import load_runner
+    from tokenwire_engine.runner.load import load_runner
 
     return load_runner(config, progress)
 

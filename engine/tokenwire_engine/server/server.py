@@ -30,6 +30,7 @@ from tokenwire_engine.runner.base import ModelInfo, Progress, Runner
 from tokenwire_engine.scheduler.outputs import Outputs
 from tokenwire_engine.scheduler.scheduler import Scheduler, SchedulerLimits
 from tokenwire_engine.server.dispatch import Dispatcher
+from tokenwire_engine.server.listen import listen
 from tokenwire_engine.server.model import ServedModel
 from tokenwire_engine.server.servicer import EngineServicer, Serving
 
@@ -94,7 +95,7 @@ class EngineServer:
             (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._grpc
         )
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
-        self.port = self._bind(f"{_bracketed(self._config.host)}:{self._config.port}")
+        self.port = listen(self._grpc, self._config.host, self._config.port)
         await self._grpc.start()
         self._thread.start()
 
@@ -119,15 +120,6 @@ class EngineServer:
             self._serving.core.send(Shutdown())
         await asyncio.to_thread(self._thread.join, CORE_GRACE_S)
         return not self._thread.is_alive()
-
-    def _bind(self, address: str) -> int:
-        try:
-            port = self._grpc.add_insecure_port(address)
-        except RuntimeError as error:
-            raise OSError(f"cannot listen on {address}: {error}") from error
-        if port == 0:
-            raise OSError(f"cannot listen on {address}; is the port in use?")
-        return port
 
     def _get_serving(self) -> Serving:
         if self._refusal is not None:
@@ -202,8 +194,3 @@ class EngineServer:
         self._refuse(unavailable(f"the engine has failed: {error}"))
         self._becoming_unready = self._loop.create_task(self._health.enter_graceful_shutdown())
         self.failed.set_result(error)
-
-
-def _bracketed(host: str) -> str:
-    """A host as it stands before a port: IPv6 addresses in brackets."""
-    return f"[{host}]" if ":" in host else host

@@ -29,7 +29,7 @@ class Engine:
     async def until(self, condition: Callable[[engine_pb2.GetLoadResponse], bool]) -> None:
         """Wait until the load is as the condition says."""
         async with asyncio.timeout(10):
-            while not condition(await self.load()):
+            while not condition(await self.load()):  # noqa: ASYNC110 - it is another process's state
                 await asyncio.sleep(0.005)
 
     async def until_idle(self) -> None:
@@ -62,7 +62,7 @@ async def start_engine() -> AsyncIterator[StartEngine]:
 
     yield start
     for engine in engines:
-        engine.runner.gate.set()
+        engine.runner.resume()
         if not engine.server.failed.done():
             await engine.until_idle()
         await engine.channel.close()

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from queue import Queue
+
+import pytest
+
+from tests.engine.hash_runner import HashRunner, continuation
+from tokenwire_engine.core.commands import Cancel, Shutdown, Submit
+from tokenwire_engine.core.core import EngineCore
+from tokenwire_engine.kv_cache.block_pool import BlockPool
+from tokenwire_engine.runner.base import DeviceLostError
+from tokenwire_engine.sampling.params import SamplingParams
+from tokenwire_engine.scheduler.outputs import Finished, Outputs
+from tokenwire_engine.scheduler.request import FinishReason, Request
+from tokenwire_engine.scheduler.scheduler import Scheduler, SchedulerLimits
+
+
+class Running:
+    """A core on a thread of its own, and what it delivers."""
+
+    def __init__(self) -> None:
+        self.runner = HashRunner()
+        info = self.runner.info
+        limits = SchedulerLimits(8, info.max_step_tokens, info.max_model_len)
+        scheduler = Scheduler(limits, BlockPool(info.num_blocks, info.block_size))
+        self.outputs: Queue[Outputs] = Queue()
+        self.core = EngineCore(scheduler, self.runner, self.outputs.put)
+        self.error: Exception | None = None
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.core.run()
+        except Exception as error:
+            self.error = error
+
+    def submit(self, request_id: str, prompt: list[int], max_tokens: int = 8) -> None:
+        self.core.send(Submit(Request(request_id, prompt, SamplingParams(), max_tokens)))
+
+    def until_finished(self, request_id: str) -> tuple[list[int], Finished]:
+        """All tokens up to a request's end, and that end."""
+        tokens: list[int] = []
+        while True:
+            output = self.outputs.get(timeout=10)[0]
+            tokens += output.token_ids
+            for finished in output.finished:
+                if finished.request_id == request_id:
+                    return tokens, finished
+
+
+@pytest.fixture
+def running() -> Iterator[Running]:
+    running = Running()
+    yield running
+    running.runner.resume()
+    running.core.send(Shutdown())
+    running.thread.join(10)
+    assert not running.thread.is_alive()
+
+
+def test_a_submitted_request_is_computed_to_its_end(running: Running) -> None:
+    running.submit("a", [1, 2])
+    tokens, finished = running.until_finished("a")
+    assert tokens == continuation([1, 2], 8)
+    assert finished.reason is FinishReason.LENGTH
+
+
+def test_outputs_come_once_per_step(running: Running) -> None:
+    running.submit("a", [1, 2], max_tokens=5)
+    steps = [running.outputs.get(timeout=10)[0].token_ids for _ in range(5)]
+    assert [len(tokens) for tokens in steps] == [1] * 5
+
+
+def test_the_load_is_up_to_date_when_an_end_is_delivered(running: Running) -> None:
+    running.submit("a", [1] * 100, max_tokens=5)
+    running.until_finished("a")
+    load = running.core.load
+    assert load.free_kv_blocks == load.total_kv_blocks
+    assert (load.running_requests, load.finished_requests, load.generated_tokens) == (0, 1, 5)
+
+
+def test_a_cancelled_request_ends_before_the_next_step(running: Running) -> None:
+    running.runner.hold()
+    running.submit("a", [1], max_tokens=200)
+    running.runner.allow(1)
+    running.outputs.get(timeout=10)
+    running.core.send(Cancel(("a", "unknown")))
+    running.runner.resume()
+    _, finished = running.until_finished("a")
+    assert finished.reason is FinishReason.CANCELLED
+    assert running.runner.steps <= 2
+
+
+def test_an_idle_core_is_asleep(running: Running) -> None:
+    running.submit("a", [1])
+    running.until_finished("a")
+    before = time.process_time()
+    time.sleep(0.3)
+    assert time.process_time() - before < 0.15  # a spinning thread would take all of it
+
+
+def test_a_failed_step_fails_its_requests_and_the_next_are_served(running: Running) -> None:
+    running.runner.fail_next = RuntimeError("out of luck")
+    running.submit("a", [1])
+    _, finished = running.until_finished("a")
+    assert finished.reason is FinishReason.ERROR
+    assert "RuntimeError: out of luck" in finished.error
+    running.submit("b", [2])
+    assert running.until_finished("b")[0] == continuation([2], 8)
+    assert running.core.load.free_kv_blocks == running.core.load.total_kv_blocks
+
+
+def test_a_lost_device_ends_the_loop(running: Running) -> None:
+    running.runner.fail_next = DeviceLostError("the card is gone")
+    running.submit("a", [1])
+    running.thread.join(10)
+    assert isinstance(running.error, DeviceLostError)
+
+
+def test_shutdown_ends_the_loop_with_requests_running(running: Running) -> None:
+    running.runner.hold()
+    running.submit("a", [1], max_tokens=200)
+    running.core.send(Shutdown())
+    running.runner.allow(2)
+    running.thread.join(10)
+    assert not running.thread.is_alive()

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.engine.hash_runner import continuation
+from tests.engine.scheduler.simulation import Simulation
+from tokenwire_engine.scheduler.request import FinishReason
+
+REQUEST = st.tuples(
+    st.integers(1, 40),  # tokens of the prompt
+    st.integers(1, 30),  # max_tokens
+    st.integers(0, 60),  # the step before which it arrives
+    st.one_of(st.none(), st.integers(0, 60)),  # the step before which it is cancelled
+    st.integers(0, 5),  # tokens resumed
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    trace=st.lists(REQUEST, min_size=1, max_size=25),
+    num_blocks=st.integers(6, 30),
+    max_running=st.integers(1, 8),
+    max_step_tokens=st.integers(1, 40),
+    block_size=st.sampled_from([8, 16]),
+)
+def test_every_request_gets_its_tokens_exactly_once_and_leaves_nothing_behind(
+    trace: list[tuple[int, int, int, int | None, int]],
+    num_blocks: int,
+    max_running: int,
+    max_step_tokens: int,
+    block_size: int,
+) -> None:
+    simulation = Simulation(num_blocks, max_running, max_step_tokens, 256, block_size)
+    limit = simulation.scheduler.context_limit
+    expected: dict[int, list[int]] = {}
+    cancels: dict[int, list[int]] = {}
+    for step in range(61):
+        for index, (prompt_len, max_tokens, arrival, cancel, num_resumed) in enumerate(trace):
+            if arrival != step or prompt_len + num_resumed >= limit:
+                continue
+            prompt = [index] * prompt_len
+            whole = continuation(prompt, max(min(max_tokens, limit - prompt_len), num_resumed))
+            number = simulation.submit(prompt, max_tokens, tuple(whole[:num_resumed]))
+            expected[number] = whole[num_resumed:]
+            if cancel is not None:
+                cancels.setdefault(max(cancel, arrival), []).append(number)
+        for number in cancels.get(step, ()):
+            simulation.scheduler.cancel(str(number))
+        tables = [(request, list(request.table.blocks), request.slot) for request in simulation.requests]
+        simulation.step()
+        simulation.check()
+        for request, blocks, slot in tables:
+            if request.slot == slot:
+                assert request.table.blocks[: len(blocks)] == blocks, "a table changed other than at its end"
+    simulation.run()
+    for number, tokens in expected.items():
+        finished = simulation.finished[number]
+        if finished.reason is FinishReason.CANCELLED:
+            assert simulation.delivered[number] == tokens[: len(simulation.delivered[number])]
+        else:
+            assert finished.reason is FinishReason.LENGTH
+            assert simulation.delivered[number] == tokens
+
+
+def test_ten_thousand_requests_over_a_small_pool_all_finish() -> None:
+    random_numbers = random.Random(0)
+    simulation = Simulation(num_blocks=200, max_running=64, max_step_tokens=256)
+    for _ in range(10_000):
+        simulation.submit(
+            [random_numbers.randrange(1000)] * random_numbers.randint(1, 40), random_numbers.randint(1, 6)
+        )
+    simulation.run()
+    assert all(finished.reason is FinishReason.LENGTH for finished in simulation.finished.values())

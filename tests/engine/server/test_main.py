@@ -1,0 +1,159 @@
+"""The engine as a process, with the real runner and the demo model."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import IO
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from tokenwire.v1 import engine_pb2_grpc
+from tokenwire.v1.engine_pb2 import (
+    GenerateRequest,
+    GenerateResponse,
+    GetLoadRequest,
+    GetModelRequest,
+    GetTokenizerFilesRequest,
+)
+from tokenwire.v1.generation_pb2 import FINISH_REASON_LENGTH, SamplingParams, StopConditions
+
+PROGRAM = """
+import sys
+from tokenwire_engine.config import EngineConfig
+from tokenwire_engine.server.main import run
+sys.exit(run(EngineConfig(**{options!r}, status_fd={status_fd})))
+"""
+
+
+class Process:
+    """An engine process, and the status lines that it writes."""
+
+    def __init__(self, **options: object) -> None:
+        reading, writing = os.pipe()
+        program = PROGRAM.format(options={"port": 0, "device": "cpu"} | options, status_fd=writing)
+        self.child = subprocess.Popen(
+            [sys.executable, "-c", program],
+            pass_fds=[writing],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+        os.close(writing)
+        self.status: IO[str] = os.fdopen(reading)
+        self.phases: list[str] = []
+
+    def until_ready(self) -> int:
+        """The port that it listens on, once it serves."""
+        for line in self.status:
+            status = json.loads(line)
+            self.phases.append(status["phase"])
+            if status["phase"] == "ready":
+                return int(status["port"])
+        raise AssertionError(f"the engine ended: {self.end()}")
+
+    def end(self) -> tuple[int, str]:
+        """Its exit status and what it wrote to stderr, once it has ended."""
+        _, errors = self.child.communicate(timeout=30)
+        return self.child.returncode, errors
+
+    def close(self) -> None:
+        if self.child.poll() is None:
+            self.child.kill()
+            self.child.communicate()
+        self.status.close()
+
+
+StartProcess = Callable[..., Process]
+
+
+@pytest.fixture
+def start_process() -> Iterator[StartProcess]:
+    processes: list[Process] = []
+
+    def start(**options: object) -> Process:
+        processes.append(Process(**options))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.close()
+
+
+def generate(
+    stub: engine_pb2_grpc.EngineStub, max_tokens: int, **sampling: object
+) -> tuple[list[int], GenerateResponse]:
+    """All tokens, and the last message."""
+    request = GenerateRequest(
+        prompt_token_ids=[5, 6, 7, 8],
+        sampling=SamplingParams(**sampling),  # type: ignore[arg-type]
+        stop=StopConditions(max_tokens=max_tokens, ignore_eos=True),
+    )
+    tokens: list[int] = []
+    for response in stub.Generate(request):
+        tokens += response.token_ids
+    return tokens, response
+
+
+def test_the_demo_model_is_served_from_start_to_sigterm(start_process: StartProcess) -> None:
+    process = start_process()
+    port = process.until_ready()
+    assert "loading weights" in process.phases
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+        assert health.status == health_pb2.HealthCheckResponse.SERVING
+        stub = engine_pb2_grpc.EngineStub(channel)
+        model = stub.GetModel(GetModelRequest())
+        assert list(model.served_names) == ["tokenwire-demo"]
+        names = {piece.name for piece in stub.GetTokenizerFiles(GetTokenizerFilesRequest())}
+        assert {"tokenizer.json", "tokenizer_config.json", "config.json"} <= names
+
+        greedy, last = generate(stub, 20, temperature=0.0)
+        assert len(greedy) == 20
+        assert max(greedy) < model.vocab_size
+        assert last.finish_reason == FINISH_REASON_LENGTH
+        assert generate(stub, 20, temperature=0.0)[0] == greedy
+        seeded = [generate(stub, 20, seed=7)[0] for _ in range(2)]
+        assert seeded[0] == seeded[1]
+        load = stub.GetLoad(GetLoadRequest())
+        assert load.free_kv_blocks == load.total_kv_blocks
+
+        endless = stub.Generate(GenerateRequest(prompt_token_ids=[5], stop=StopConditions(ignore_eos=True)))
+        next(endless)
+        process.child.send_signal(signal.SIGTERM)
+        with pytest.raises(grpc.RpcError) as caught:
+            for _ in endless:
+                pass
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert process.end() == (0, "")
+
+
+def test_a_model_that_is_not_there_ends_the_process_with_one_line(start_process: StartProcess) -> None:
+    status, errors = start_process(model="/nowhere/at/all").end()
+    assert status == 1
+    assert len(errors.splitlines()) == 1
+    assert "/nowhere/at/all" in errors
+
+
+def test_a_port_in_use_ends_the_process_with_one_line(start_process: StartProcess) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        status, errors = start_process(port=port).end()
+    assert status == 1
+    assert errors == f"tokenwire engine: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+
+
+def test_sigterm_while_the_model_loads_ends_the_process(start_process: StartProcess) -> None:
+    process = start_process()
+    assert process.status.readline()
+    process.child.send_signal(signal.SIGTERM)
+    assert process.end()[0] == 0

@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections import defaultdict
+
+import grpc
+import pytest
+
+from tests.engine.hash_runner import HashRunner, continuation, model_info
+from tests.engine.server.conftest import Engine, StartEngine
+from tokenwire.status import StatusError
+from tokenwire.v1 import generation_pb2
+from tokenwire.v1.engine_pb2 import GenerateRequest, SessionRequest, SessionResponse
+
+FinishEvent = SessionResponse.FinishEvent
+
+
+class Peer:
+    """A client of one session."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.call = engine.stub.Session()
+        self.tokens: dict[int, list[int]] = defaultdict(list)
+        self.finished: dict[int, FinishEvent] = {}
+        self.messages: list[SessionResponse] = []
+
+    async def open(self, session_id: str | None = None) -> SessionResponse:
+        await self.send(open=SessionRequest.Open(session_id=session_id or str(uuid.uuid4())))
+        return await self.read()
+
+    async def send(self, **command: object) -> None:
+        await self.call.write(SessionRequest(**command))  # type: ignore[arg-type]
+
+    async def submit(self, slot: int, prompt: list[int], max_tokens: int | None = 8) -> None:
+        stop = generation_pb2.StopConditions(max_tokens=max_tokens)
+        request = GenerateRequest(prompt_token_ids=prompt, stop=stop)
+        await self.send(submit=SessionRequest.Submit(slot=slot, request=request))
+
+    async def read(self) -> SessionResponse:
+        """The next message; its columns are added to what each slot got."""
+        message = await asyncio.wait_for(self.call.read(), 10)
+        assert isinstance(message, SessionResponse), "the stream ended"
+        assert not self.messages or message.step > self.messages[-1].step
+        self.messages.append(message)
+        for slot, token in zip(message.slots, message.token_ids, strict=True):
+            self.tokens[slot].append(token)
+        self.finished.update((event.slot, event) for event in message.finished)
+        return message
+
+    async def read_until_finished(self, *slots: int) -> None:
+        while not set(slots) <= set(self.finished):
+            await self.read()
+
+
+@pytest.fixture
+async def peer(engine: Engine) -> Peer:
+    peer = Peer(engine)
+    await peer.open()
+    return peer
+
+
+async def test_the_first_message_answers_open(engine: Engine) -> None:
+    first = await Peer(engine).open()
+    assert first.HasField("opened")
+    assert not first.opened.resumed
+    assert (await engine.load()).sessions == 1
+
+
+async def test_a_step_is_one_message_for_all_requests(engine: Engine, peer: Peer) -> None:
+    engine.runner.hold()
+    for slot in range(3):
+        await peer.submit(slot, [slot + 1], max_tokens=6)
+    await asyncio.sleep(0.1)
+    engine.runner.resume()
+    await peer.read_until_finished(0, 1, 2)
+    assert [peer.tokens[slot] for slot in range(3)] == [continuation([slot + 1], 6) for slot in range(3)]
+    # The first step may have started with the first request alone.
+    assert len(peer.messages) <= 1 + 7
+
+
+async def test_a_finish_event_carries_reason_and_usage_and_frees_the_slot(peer: Peer) -> None:
+    for _ in range(2):
+        peer.finished.clear()
+        await peer.submit(4, [1, 2], max_tokens=3)
+        await peer.read_until_finished(4)
+        event = peer.finished[4]
+        assert event.reason == generation_pb2.FINISH_REASON_LENGTH
+        assert (event.usage.prompt_tokens, event.usage.completion_tokens) == (2, 3)
+    assert peer.tokens[4] == continuation([1, 2], 3) * 2
+
+
+async def test_a_refused_request_ends_with_its_error_and_the_session_goes_on(peer: Peer) -> None:
+    await peer.submit(1, [])
+    await peer.submit(2, [5])
+    await peer.read_until_finished(1, 2)
+    error = StatusError.from_proto(peer.finished[1].error)
+    assert (error.code, error.field) == (grpc.StatusCode.INVALID_ARGUMENT, "prompt_token_ids")
+    assert peer.finished[1].reason == generation_pb2.FINISH_REASON_ERROR
+    assert peer.finished[1].HasField("usage")
+    assert peer.tokens[2] == continuation([5], 8)
+
+
+async def test_a_slot_in_use_is_refused_and_its_request_goes_on(engine: Engine, peer: Peer) -> None:
+    engine.runner.hold()
+    await peer.submit(1, [5])
+    await peer.submit(1, [6])
+    await peer.read_until_finished(1)
+    refused = peer.finished.pop(1)
+    assert StatusError.from_proto(refused.error).code is grpc.StatusCode.ALREADY_EXISTS
+    assert not refused.HasField("usage")
+    engine.runner.resume()
+    await peer.read_until_finished(1)
+    assert peer.tokens[1] == continuation([5], 8)
+
+
+async def test_cancel_ends_one_request_and_leaves_the_others(engine: Engine, peer: Peer) -> None:
+    engine.runner.hold()
+    await peer.submit(1, [5], max_tokens=None)
+    await peer.submit(2, [6], max_tokens=None)
+    engine.runner.allow(1)
+    await peer.read()
+    await peer.send(cancel=SessionRequest.Cancel(slot=1))
+    await asyncio.sleep(0.1)
+    engine.runner.resume()
+    await peer.read_until_finished(1, 2)
+    assert peer.finished[1].reason == generation_pb2.FINISH_REASON_CANCELLED
+    assert peer.finished[2].reason == generation_pb2.FINISH_REASON_LENGTH
+    assert peer.tokens[1] == continuation([5], len(peer.tokens[1]))
+    assert peer.tokens[2] == continuation([6], 255)
+
+
+async def test_cancelling_a_free_slot_does_nothing(peer: Peer) -> None:
+    await peer.send(cancel=SessionRequest.Cancel(slot=3))
+    await peer.submit(3, [5])
+    await peer.read_until_finished(3)
+    assert peer.finished[3].reason == generation_pb2.FINISH_REASON_LENGTH
+
+
+async def test_a_failed_step_ends_its_requests_and_the_session_goes_on(engine: Engine, peer: Peer) -> None:
+    engine.runner.fail_next = RuntimeError("a kernel failed")
+    await peer.submit(1, [5])
+    await peer.read_until_finished(1)
+    assert StatusError.from_proto(peer.finished[1].error).code is grpc.StatusCode.INTERNAL
+    await peer.submit(2, [5])
+    await peer.read_until_finished(2)
+    assert peer.tokens[2] == continuation([5], 8)
+
+
+async def test_a_broken_stream_cancels_its_requests_within_a_step(engine: Engine, peer: Peer) -> None:
+    engine.runner.hold()
+    for slot in range(4):
+        await peer.submit(slot, [slot], max_tokens=None)
+    engine.runner.allow(1)
+    await peer.read()
+    peer.call.cancel()
+    await asyncio.sleep(0.1)
+    engine.runner.resume()
+    await engine.until_idle()
+    assert engine.runner.steps == 2
+    assert (await engine.load()).sessions == 0
+
+
+async def test_requests_run_to_their_end_after_the_peer_closed_its_side(peer: Peer) -> None:
+    await peer.submit(1, [5])
+    await peer.call.done_writing()
+    await peer.read_until_finished(1)
+    assert peer.tokens[1] == continuation([5], 8)
+    assert await peer.call.read() is grpc.aio.EOF
+
+
+async def test_steps_are_put_together_for_a_peer_that_does_not_read(start_engine: StartEngine) -> None:
+    info = model_info(num_blocks=4096, max_model_len=16_384, max_step_tokens=128)
+    engine = await start_engine(HashRunner(info), max_running=64)
+    peer = Peer(engine)
+    await peer.open()
+    for slot in range(64):
+        await peer.submit(slot, [slot], max_tokens=1000)
+    await engine.until(lambda load: load.finished_requests == 64)
+    await peer.read_until_finished(*range(64))
+    assert len(peer.messages) < (await engine.load()).steps
+    for slot in range(64):
+        assert peer.tokens[slot] == continuation([slot], 1000)
+
+
+async def test_acknowledged_steps_must_have_been_sent(peer: Peer) -> None:
+    await peer.send(ack=SessionRequest.Ack(step=peer.messages[-1].step))
+    await peer.submit(1, [5])
+    await peer.read_until_finished(1)
+    await peer.send(ack=SessionRequest.Ack(step=1_000_000))
+    assert await failure(peer) == (grpc.StatusCode.INVALID_ARGUMENT, "ack.step")
+
+
+@pytest.mark.parametrize(
+    ("first", "code", "field"),
+    [
+        ({"cancel": SessionRequest.Cancel(slot=1)}, grpc.StatusCode.INVALID_ARGUMENT, "open"),
+        ({"open": SessionRequest.Open()}, grpc.StatusCode.INVALID_ARGUMENT, "open.session_id"),
+        (
+            {"open": SessionRequest.Open(session_id="a", resume_after_step=0)},
+            grpc.StatusCode.UNIMPLEMENTED,
+            "open.resume_after_step",
+        ),
+    ],
+)
+async def test_a_session_must_be_opened_properly(
+    engine: Engine, first: dict[str, object], code: grpc.StatusCode, field: str
+) -> None:
+    peer = Peer(engine)
+    await peer.send(**first)
+    assert await failure(peer) == (code, field)
+
+
+@pytest.mark.parametrize(
+    ("command", "field"), [({"open": SessionRequest.Open(session_id="b")}, "open"), ({}, "command")]
+)
+async def test_later_messages_that_make_no_sense_end_the_session(
+    peer: Peer, command: dict[str, object], field: str
+) -> None:
+    await peer.send(**command)
+    assert await failure(peer) == (grpc.StatusCode.INVALID_ARGUMENT, field)
+
+
+async def test_a_session_id_in_use_is_refused(engine: Engine) -> None:
+    await Peer(engine).open("mine")
+    second = Peer(engine)
+    await second.send(open=SessionRequest.Open(session_id="mine"))
+    assert (await failure(second))[0] is grpc.StatusCode.ALREADY_EXISTS
+
+
+async def failure(peer: Peer) -> tuple[grpc.StatusCode, str | None]:
+    """What the stream ends with."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await read_to_the_end(peer)
+    error = StatusError.from_call(caught.value)
+    return error.code, error.field
+
+
+async def read_to_the_end(peer: Peer) -> None:
+    while await peer.call.read() is not grpc.aio.EOF:
+        pass
