@@ -1,0 +1,267 @@
+"""The `tokenwire` command: one function a subcommand, each importing only what it runs.
+
+Whatever is wrong with the options is one line on standard error and exit code 2; other exit codes are the
+subcommand's own.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+from tokenwire_services.launcher import options as opt
+
+app = typer.Typer(
+    help="Serve large language models as microservices.",
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+LOOPBACK = "127.0.0.1"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; the exit code."""
+    try:
+        code = app(arguments, prog_name="tokenwire", standalone_mode=False)
+    except typer.TyperException as error:
+        return _refuse(error.format_message(), error.exit_code)
+    return code if isinstance(code, int) else 0
+
+
+def _refuse(reason: str, exit_code: int) -> int:
+    print(f"tokenwire: {' '.join(reason.split())}", file=sys.stderr)
+    return exit_code
+
+
+class OptionError(typer.TyperException):
+    """Options that contradict each other, or a value that only the process's configuration can judge."""
+
+    exit_code = 2
+
+
+@contextmanager
+def _options() -> Iterator[None]:
+    """Where a configuration is built: what it refuses is an option error."""
+    try:
+        yield
+    except ValueError as error:
+        raise OptionError(str(error)) from None
+
+
+@contextmanager
+def _packages(process: str, extra: str) -> Iterator[None]:
+    """Where a process's code is imported: a package that is missing is one of an extra."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise typer.TyperException(
+            f"the {process} needs the Python package {error.name}; pip install 'tokenwire[{extra}]'"
+        ) from None
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as version_of
+
+        print(f"tokenwire {version_of('tokenwire')}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit
+
+
+@app.command()
+def serve(
+    model: opt.Model = None,
+    host: opt.Host = LOOPBACK,
+    port: opt.Port = 8000,
+    tokenizer_port: opt.TokenizerPort = 50052,
+    engine_port: opt.EnginePort = 50051,
+    served_model_name: opt.ServedModelName = None,
+    device: opt.Device = "auto",
+    dtype: opt.Dtype = "auto",
+    max_model_len: opt.MaxModelLen = None,
+    max_running: opt.MaxRunning = 256,
+    max_step_tokens: opt.MaxStepTokens = None,
+    block_size: opt.BlockSize = 16,
+    kv_cache_memory: opt.KvCacheMemory = None,
+    gpu_memory_utilization: opt.GpuMemoryUtilization = 0.9,
+    api_key: opt.ApiKey = None,
+    api_key_file: opt.ApiKeyFile = None,
+    cors_origin: opt.CorsOrigin = None,
+    max_body_bytes: opt.MaxBodyBytes = 16 << 20,
+    request_timeout_s: opt.RequestTimeoutS = None,
+    access_log: opt.AccessLog = False,
+) -> int:
+    """Serve a model on this machine: engine, tokenizer and gateway as three supervised processes."""
+    from tokenwire_engine.config import EngineConfig
+    from tokenwire_services.gateway.config import GatewayConfig
+    from tokenwire_services.launcher.serve import serve as run
+    from tokenwire_services.tokenizer.config import TokenizerConfig
+
+    with _options():
+        engine_config = EngineConfig(
+            model=model,
+            served_names=tuple(served_model_name or ()),
+            host=LOOPBACK,
+            port=engine_port,
+            device=device,
+            dtype=dtype,
+            max_model_len=max_model_len,
+            max_running=max_running,
+            max_step_tokens=max_step_tokens,
+            block_size=block_size,
+            kv_cache_memory=kv_cache_memory,
+            gpu_memory_utilization=gpu_memory_utilization,
+        )
+        tokenizer_config = TokenizerConfig(
+            engines=(f"{LOOPBACK}:{engine_port}",), host=LOOPBACK, port=tokenizer_port
+        )
+        gateway_config = GatewayConfig(
+            tokenizer=f"{LOOPBACK}:{tokenizer_port}",
+            host=host,
+            port=port,
+            api_keys=tuple(api_key or ()),
+            api_key_file=api_key_file,
+            cors_origins=tuple(cors_origin or ()),
+            max_body_bytes=max_body_bytes,
+            request_timeout_s=request_timeout_s,
+            access_log=access_log,
+        )
+    return run(engine_config, tokenizer_config, gateway_config)
+
+
+@app.command()
+def engine(
+    model: opt.Model = None,
+    host: opt.Host = LOOPBACK,
+    port: opt.Port = 50051,
+    served_model_name: opt.ServedModelName = None,
+    device: opt.Device = "auto",
+    dtype: opt.Dtype = "auto",
+    max_model_len: opt.MaxModelLen = None,
+    max_running: opt.MaxRunning = 256,
+    max_step_tokens: opt.MaxStepTokens = None,
+    block_size: opt.BlockSize = 16,
+    kv_cache_memory: opt.KvCacheMemory = None,
+    gpu_memory_utilization: opt.GpuMemoryUtilization = 0.9,
+    status_fd: opt.StatusFd = None,
+    parent_pid: opt.ParentPid = None,
+) -> int:
+    """Start an engine alone: token IDs in, token IDs out, over gRPC."""
+    from tokenwire_engine.config import EngineConfig
+
+    with _options():
+        config = EngineConfig(
+            model=model,
+            served_names=tuple(served_model_name or ()),
+            host=host,
+            port=port,
+            device=device,
+            dtype=dtype,
+            max_model_len=max_model_len,
+            max_running=max_running,
+            max_step_tokens=max_step_tokens,
+            block_size=block_size,
+            kv_cache_memory=kv_cache_memory,
+            gpu_memory_utilization=gpu_memory_utilization,
+            status_fd=status_fd,
+        )
+    with _packages("engine", "engine"):
+        from tokenwire_engine.server.main import run
+
+    return run(config)
+
+
+@app.command()
+def tokenizer(
+    engine: opt.Engine = f"{LOOPBACK}:50051",
+    host: opt.Host = LOOPBACK,
+    port: opt.Port = 50052,
+    status_fd: opt.StatusFd = None,
+    parent_pid: opt.ParentPid = None,
+) -> int:
+    """Start a tokenizer service alone: text in, text out, over gRPC."""
+    from tokenwire_services.tokenizer.config import TokenizerConfig
+
+    with _options():
+        config = TokenizerConfig(engines=(engine,), host=host, port=port, status_fd=status_fd)
+    with _packages("tokenizer", "services"):
+        from tokenwire_services.tokenizer.main import run
+
+    return run(config)
+
+
+@app.command()
+def gateway(
+    tokenizer: opt.Tokenizer = f"{LOOPBACK}:50052",
+    host: opt.Host = LOOPBACK,
+    port: opt.Port = 8000,
+    api_key: opt.ApiKey = None,
+    api_key_file: opt.ApiKeyFile = None,
+    cors_origin: opt.CorsOrigin = None,
+    max_body_bytes: opt.MaxBodyBytes = 16 << 20,
+    request_timeout_s: opt.RequestTimeoutS = None,
+    access_log: opt.AccessLog = False,
+    status_fd: opt.StatusFd = None,
+    parent_pid: opt.ParentPid = None,
+) -> int:
+    """Start a gateway alone: the OpenAI-style HTTP API."""
+    from tokenwire_services.gateway.config import GatewayConfig
+
+    with _options():
+        config = GatewayConfig(
+            tokenizer=tokenizer,
+            host=host,
+            port=port,
+            api_keys=tuple(api_key or ()),
+            api_key_file=api_key_file,
+            cors_origins=tuple(cors_origin or ()),
+            max_body_bytes=max_body_bytes,
+            request_timeout_s=request_timeout_s,
+            access_log=access_log,
+            status_fd=status_fd,
+        )
+    with _packages("gateway", "services"):
+        from tokenwire_services.gateway.main import run
+
+    return run(config)
+
+
+@app.command()
+def chat(
+    tokenizer: opt.Tokenizer = f"{LOOPBACK}:50052",
+    model: opt.ChatModel = "",
+    system: opt.System = "",
+    temperature: opt.Temperature = None,
+    top_p: opt.TopP = None,
+    top_k: opt.TopK = None,
+    max_tokens: opt.MaxTokens = None,
+    seed: opt.Seed = None,
+) -> int:
+    """Chat in the terminal, straight with a tokenizer service."""
+    from tokenwire.requests import ChatOptions
+    from tokenwire_services.launcher.chat import chat as run
+
+    options: ChatOptions = {"model": model}
+    if temperature is not None:
+        options["temperature"] = temperature
+    if top_p is not None:
+        options["top_p"] = top_p
+    if top_k is not None:
+        options["top_k"] = top_k
+    if max_tokens is not None:
+        options["max_tokens"] = max_tokens
+    if seed is not None:
+        options["seed"] = seed
+    return run(tokenizer, system, options)

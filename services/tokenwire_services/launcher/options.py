@@ -1,0 +1,143 @@
+"""Every option of the `tokenwire` command, said once: its name, its type and what it does.
+
+A command takes an option by annotating a parameter with the option's name here, so that `serve` and the
+command that starts one process alone accept the same words and mean the same thing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tokenwire_services.launcher.lifeline import die_with_parent
+from tokenwire_services.launcher.sizes import parse_size
+
+
+def _size(text: str) -> int:
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def _follow(parent_pid: int | None) -> int | None:
+    if parent_pid is not None:
+        die_with_parent(parent_pid)
+    return parent_pid
+
+
+# What to serve, and where it runs.
+Model = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="MODEL",
+        help="A Hugging Face checkpoint directory or hub id. Left out: the bundled demo model.",
+        show_default=False,
+    ),
+]
+ServedModelName = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Name that requests use for the model; may be given several times. "
+        "Left out: the hub id, or the directory's name.",
+        show_default=False,
+    ),
+]
+Device = Annotated[str, typer.Option(help="auto (CUDA when there is one), cpu, cuda or cuda:N.")]
+Dtype = Annotated[
+    str,
+    typer.Option(help="auto (the checkpoint's on CUDA, float32 on a CPU), float32, bfloat16 or float16."),
+]
+MaxModelLen = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Most tokens of prompt and output together. Left out: the model's limit.",
+        show_default=False,
+    ),
+]
+MaxRunning = Annotated[int, typer.Option(min=1, help="Most requests computed in one step; the others wait.")]
+MaxStepTokens = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Most tokens computed in one step. Left out: 8192 on CUDA, 512 on a CPU.",
+        show_default=False,
+    ),
+]
+BlockSize = Annotated[int, typer.Option(help="Tokens per KV cache block: 16, 32, 64 or 128.")]
+KvCacheMemory = Annotated[
+    int | None,
+    typer.Option(
+        parser=_size,
+        metavar="SIZE",
+        help="Memory for the KV cache, such as 512MB or 4GiB. Left out: chosen from what is free.",
+        show_default=False,
+    ),
+]
+GpuMemoryUtilization = Annotated[
+    float,
+    typer.Option(help="Share of the device's memory that weights, activations and KV cache may take."),
+]
+
+# Addresses.
+Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every interface.")]
+Port = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]
+EnginePort = Annotated[int, typer.Option(min=1, max=65535, help="Port of the engine, on this machine only.")]
+TokenizerPort = Annotated[
+    int, typer.Option(min=1, max=65535, help="Port of the tokenizer service, on this machine only.")
+]
+Engine = Annotated[str, typer.Option(metavar="HOST:PORT", help="Address of the engine.")]
+Tokenizer = Annotated[str, typer.Option(metavar="HOST:PORT", help="Address of the tokenizer service.")]
+
+# Who may ask.
+ApiKey = Annotated[
+    list[str] | None,
+    typer.Option(
+        envvar="TOKENWIRE_API_KEY",
+        help="Key that requests must present; may be given several times. Other users of the machine can "
+        "read a command line: prefer the variable (keys separated by spaces) or --api-key-file.",
+        show_default=False,
+    ),
+]
+ApiKeyFile = Annotated[
+    Path | None,
+    typer.Option(exists=True, dir_okay=False, help="File of keys, one a line.", show_default=False),
+]
+CorsOrigin = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Origin whose web pages may call the API, or *; may be given several times.", show_default=False
+    ),
+]
+
+# What requests may cost.
+MaxBodyBytes = Annotated[
+    int, typer.Option(parser=_size, metavar="SIZE", help="Largest request body, such as 16MiB.")
+]
+RequestTimeoutS = Annotated[
+    float | None,
+    typer.Option(help="Seconds after which an unfinished request is cancelled.", show_default=False),
+]
+AccessLog = Annotated[bool, typer.Option("--access-log", help="Write a line for each HTTP request.")]
+
+# How a supervised process finds its launcher.
+StatusFd = Annotated[int | None, typer.Option(hidden=True)]
+ParentPid = Annotated[int | None, typer.Option(hidden=True, is_eager=True, callback=_follow)]
+
+# The terminal chat.
+ChatModel = Annotated[
+    str, typer.Option(help="Served model name. Left out: the only model.", show_default=False)
+]
+System = Annotated[str, typer.Option(help="System message to begin with.", show_default=False)]
+Temperature = Annotated[
+    float | None, typer.Option(min=0.0, help="Sampling temperature; 0 is greedy.", show_default=False)
+]
+TopP = Annotated[
+    float | None, typer.Option(help="Sample from the most likely tokens of this mass.", show_default=False)
+]
+TopK = Annotated[int | None, typer.Option(min=0, help="Sample from this many tokens.", show_default=False)]
+MaxTokens = Annotated[int | None, typer.Option(min=1, help="Most tokens an answer has.", show_default=False)]
+Seed = Annotated[int | None, typer.Option(help="Makes sampling repeatable.", show_default=False)]

@@ -1,0 +1,128 @@
+"""`tokenwire serve`: engine, tokenizer and gateway on one machine, as three supervised processes.
+
+The launcher itself loads nothing that a model needs: it turns one set of options into three command lines and
+shows what the processes say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shlex
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+import tokenwire
+from tokenwire_services.launcher.command_line import command_line
+from tokenwire_services.launcher.ports import PortError, check_ports
+from tokenwire_services.launcher.process import ProcessSpec
+from tokenwire_services.launcher.reporter import PlainReporter, TerminalReporter
+from tokenwire_services.launcher.supervisor import StartupError, Supervisor
+
+if TYPE_CHECKING:
+    from tokenwire_engine.config import EngineConfig
+    from tokenwire_services.gateway.config import GatewayConfig
+    from tokenwire_services.tokenizer.config import TokenizerConfig
+
+API_KEY_VARIABLE = "TOKENWIRE_API_KEY"
+_MOST_TOKENIZER_THREADS = 8
+
+
+def serve(engine: EngineConfig, tokenizer: TokenizerConfig, gateway: GatewayConfig) -> int:
+    """Run all three until Ctrl-C or SIGTERM; the exit code."""
+    try:
+        check_ports(
+            {
+                "--port": (gateway.host, gateway.port),
+                "--tokenizer-port": (tokenizer.host, tokenizer.port),
+                "--engine-port": (engine.host, engine.port),
+            }
+        )
+    except PortError as error:
+        print(f"tokenwire serve: {error}", file=sys.stderr)
+        return 1
+    return asyncio.run(_serve(engine, tokenizer, gateway))
+
+
+async def _serve(engine: EngineConfig, tokenizer: TokenizerConfig, gateway: GatewayConfig) -> int:
+    started = time.monotonic()
+    specs = process_specs(engine, tokenizer, gateway)
+    names = [spec.name for spec in specs]
+    reporter: PlainReporter | TerminalReporter
+    if sys.stdout.isatty():
+        reporter = TerminalReporter(Console(), names)
+    else:
+        reporter = PlainReporter(sys.stdout, names)
+
+    async def announce() -> None:
+        seconds = time.monotonic() - started
+        model = await _served_model(tokenizer.port)
+        url = f"http://{_reachable(gateway.host)}:{gateway.port}"
+        reporter.notice(f"{model} is ready after {seconds:.1f} s at {url}/v1; try")
+        reporter.notice(example_request(url, model, needs_key=bool(gateway.api_keys)))
+
+    supervisor = Supervisor(specs, reporter, announce)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, supervisor.stop)
+    try:
+        await supervisor.run()
+    except StartupError as error:
+        reporter.close()
+        print(f"tokenwire serve: {error}", file=sys.stderr)
+        return 1
+    finally:
+        reporter.close()
+    return 0
+
+
+def process_specs(
+    engine: EngineConfig, tokenizer: TokenizerConfig, gateway: GatewayConfig
+) -> list[ProcessSpec]:
+    """The three processes, each needing the one before it. Keys travel in the gateway's environment only."""
+    common = {"PYTHONUNBUFFERED": "1", API_KEY_VARIABLE: None}
+    threads = str(min(os.cpu_count() or 1, _MOST_TOKENIZER_THREADS))
+    encoding = {
+        "TOKENIZERS_PARALLELISM": "true",
+        "RAYON_NUM_THREADS": os.environ.get("RAYON_NUM_THREADS", threads),
+    }
+    keys = {API_KEY_VARIABLE: " ".join(gateway.api_keys) or None}
+    return [
+        ProcessSpec("engine", command_line("engine", engine), common),
+        ProcessSpec("tokenizer", command_line("tokenizer", tokenizer), common | encoding),
+        ProcessSpec("gateway", command_line("gateway", gateway), common | keys),
+    ]
+
+
+def example_request(url: str, model: str, needs_key: bool) -> str:
+    """A shell command that asks for an answer; a key is named by its variable, never shown."""
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": "What is the capital of France?"}],
+        "stream": True,
+    }
+    authorization = f' -H "Authorization: Bearer ${API_KEY_VARIABLE}"' if needs_key else ""
+    return (
+        f'curl -N {url}/v1/chat/completions -H "Content-Type: application/json"{authorization} '
+        f"-d {shlex.quote(json.dumps(body))}"
+    )
+
+
+async def _served_model(tokenizer_port: int) -> str:
+    async with tokenwire.AsyncClient(f"127.0.0.1:{tokenizer_port}") as client:
+        with contextlib.suppress(tokenwire.TokenwireError):
+            return (await client.models(timeout=10.0))[0].name
+    return "the model"
+
+
+def _reachable(host: str) -> str:
+    """An address at which this machine reaches what listens on `host`."""
+    if host in ("", "0.0.0.0", "::"):
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host

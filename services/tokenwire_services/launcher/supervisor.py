@@ -1,0 +1,138 @@
+"""Keeps processes running: starts them together, restarts the one that dies, stops them in order.
+
+A process that ends before it was ever ready would end so again: it stops everything. One that dies later is
+restarted, at first at once and then ever more slowly, while the others go on. When `run` returns, none of
+them is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from tokenwire_services.launcher.process import ChildProcess, ProcessSpec, Progress, describe_exit
+
+
+class Reporter(Protocol):
+    """Where the supervisor tells what happens."""
+
+    def line(self, process: str, text: str) -> None:
+        """A process wrote a line."""
+
+    def progress(self, process: str, progress: Progress) -> None:
+        """A process got on with its start-up."""
+
+    def notice(self, text: str) -> None:
+        """The supervisor itself has something to say."""
+
+
+@dataclass(slots=True, frozen=True)
+class RestartPolicy:
+    """How long to wait before a restart, in seconds."""
+
+    first_delay_s: float = 0.25
+    longest_delay_s: float = 30.0
+    healthy_after_s: float = 60.0
+    """A process that ran this long starts over with the first delay."""
+
+    def delay_s(self, previous_s: float | None, ran_s: float) -> float:
+        """The delay after a run of `ran_s` seconds that itself came after `previous_s` (None: no restart)."""
+        if previous_s is None or ran_s >= self.healthy_after_s:
+            return self.first_delay_s
+        return min(previous_s * 2, self.longest_delay_s)
+
+
+class StartupError(Exception):
+    """A process ended before it was ever ready."""
+
+
+class Supervisor:
+    """Runs processes, listed in the order in which each needs the one before it."""
+
+    def __init__(
+        self,
+        specs: Sequence[ProcessSpec],
+        reporter: Reporter,
+        on_ready: Callable[[], Awaitable[None]],
+        policy: RestartPolicy | None = None,
+        grace_s: float = 10.0,
+    ) -> None:
+        """`on_ready` runs once, when all processes are ready; a stopping process has `grace_s` seconds."""
+        self._specs = specs
+        self._reporter = reporter
+        self._on_ready = on_ready
+        self._policy = policy or RestartPolicy()
+        self._grace_s = grace_s
+        self._running: dict[str, ChildProcess] = {}
+        self._was_ready = {spec.name: asyncio.Event() for spec in specs}
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+
+    def stop(self) -> None:
+        """Stop all processes; asked a second time, do not wait for them."""
+        if self._stop.is_set():
+            self._hurry.set()
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Run until `stop` is called.
+
+        Raises:
+            StartupError: a process ended before it was ever ready; all others were stopped.
+        """
+        endless = [asyncio.create_task(self._keep_running(spec)) for spec in self._specs]
+        announcement = asyncio.create_task(self._announce())
+        stopping = asyncio.create_task(self._stop.wait())
+        tasks = [*endless, announcement, stopping]
+        try:
+            await asyncio.wait([*endless, stopping], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+            for spec in reversed(self._specs):
+                if spec.name in self._running:
+                    await self._running[spec.name].stop(self._grace_s, self._hurry)
+        for outcome in outcomes:
+            if isinstance(outcome, Exception):
+                raise outcome
+
+    async def _announce(self) -> None:
+        for ready in self._was_ready.values():
+            await ready.wait()
+        await self._on_ready()
+
+    async def _keep_running(self, spec: ProcessSpec) -> None:
+        was_ready = self._was_ready[spec.name]
+        delay_s: float | None = None
+        while True:
+            started = time.monotonic()
+            code = await self._run_once(spec, restarted=delay_s is not None)
+            if not was_ready.is_set():
+                raise StartupError(f"the {spec.name} {describe_exit(code)} before it was ready")
+            delay_s = self._policy.delay_s(delay_s, time.monotonic() - started)
+            self._reporter.notice(f"the {spec.name} {describe_exit(code)}; restarting it in {delay_s:g} s")
+            await asyncio.sleep(delay_s)
+
+    async def _run_once(self, spec: ProcessSpec, restarted: bool) -> int:
+        started = time.monotonic()
+
+        def on_progress(progress: Progress) -> None:
+            self._reporter.progress(spec.name, progress)
+            if progress.is_ready:
+                self._was_ready[spec.name].set()
+                if restarted:
+                    self._reporter.notice(
+                        f"the {spec.name} is ready again after {time.monotonic() - started:.1f} s"
+                    )
+
+        process = await ChildProcess.start(
+            spec, lambda text: self._reporter.line(spec.name, text), on_progress
+        )
+        self._running[spec.name] = process
+        code = await process.wait()
+        del self._running[spec.name]
+        return code
