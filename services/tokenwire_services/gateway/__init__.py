@@ -1,0 +1,1 @@
+"""The gateway: an OpenAI-style HTTP API in front of the tokenizer service. It knows nothing of tokens."""

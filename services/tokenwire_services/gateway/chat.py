@@ -1,0 +1,86 @@
+"""POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+
+from tokenwire.v1 import tokenizer_pb2
+from tokenwire_services.gateway.chat_output import ChatOutput
+from tokenwire_services.gateway.documentation import generation_responses
+from tokenwire_services.gateway.exchange import Exchange
+from tokenwire_services.gateway.json_body import JsonRoute
+from tokenwire_services.gateway.output import Header
+from tokenwire_services.gateway.reply import Reply
+from tokenwire_services.gateway.request_proto import generate_request, json_text
+from tokenwire_services.gateway.schemas.chat import ChatCompletionRequest, Message, Tool
+from tokenwire_services.gateway.schemas.responses import ChatCompletion
+from tokenwire_services.gateway.sse import EventStream
+from tokenwire_services.gateway.tokenizer_link import TokenizerLink
+
+PATH = "/v1/chat/completions"
+
+
+def router(link: TokenizerLink) -> APIRouter:
+    """The route, answered over a link."""
+    routes = APIRouter(route_class=JsonRoute, tags=["generation"])
+
+    @routes.post(
+        PATH,
+        summary="Continue a conversation",
+        response_model=None,
+        responses=generation_responses(ChatCompletion),
+    )
+    async def create_chat_completion(body: ChatCompletionRequest) -> Response:
+        header = Header("chatcmpl", body.model)
+        output = ChatOutput(header, body.includes_usage)
+        exchange = Exchange(link.session)
+        exchange.submit([_to_proto(body, header.id)], wake_on_delta=bool(body.stream))
+        return EventStream(exchange, output) if body.stream else Reply(exchange, output)
+
+    return routes
+
+
+def _to_proto(body: ChatCompletionRequest, request_id: str) -> tokenizer_pb2.TokenizerGenerateRequest:
+    max_tokens = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
+    request = generate_request(body, request_id, max_tokens)
+    chat = request.chat
+    chat.messages.extend(map(_message, body.messages))
+    chat.tools.extend(map(_tool, body.tools or ()))
+    if isinstance(body.tool_choice, str):
+        chat.tool_choice = body.tool_choice
+    if body.add_generation_prompt is not None:
+        chat.add_generation_prompt = body.add_generation_prompt
+    chat.continue_final_message = bool(body.continue_final_message)
+    if body.chat_template_kwargs:
+        chat.template_kwargs_json = json_text(body.chat_template_kwargs, "chat.template_kwargs_json")
+    return request
+
+
+def _message(message: Message) -> tokenizer_pb2.ChatMessage:
+    content = message.content
+    return tokenizer_pb2.ChatMessage(
+        role=message.role,
+        content=content if isinstance(content, str) else None,
+        content_parts=[tokenizer_pb2.ContentPart(text=part.text) for part in content]
+        if isinstance(content, list)
+        else (),
+        name=message.name or "",
+        tool_calls=[
+            tokenizer_pb2.ToolCall(
+                id=call.id, name=call.function.name, arguments_json=call.function.arguments
+            )
+            for call in message.tool_calls or ()
+        ],
+        tool_call_id=message.tool_call_id or "",
+        reasoning_content=message.reasoning_content or "",
+    )
+
+
+def _tool(tool: Tool) -> tokenizer_pb2.ToolDefinition:
+    function = tool.function
+    parameters = function.parameters
+    return tokenizer_pb2.ToolDefinition(
+        name=function.name,
+        description=function.description or "",
+        parameters_json="" if parameters is None else json_text(parameters, "chat.tools"),
+    )

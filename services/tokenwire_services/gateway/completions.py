@@ -1,0 +1,55 @@
+"""POST /v1/completions."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+
+from tokenwire.v1 import tokenizer_pb2
+from tokenwire_services.gateway.completions_output import CompletionsOutput
+from tokenwire_services.gateway.documentation import generation_responses
+from tokenwire_services.gateway.exchange import Exchange
+from tokenwire_services.gateway.json_body import JsonRoute
+from tokenwire_services.gateway.output import Header
+from tokenwire_services.gateway.reply import Reply
+from tokenwire_services.gateway.request_proto import generate_request
+from tokenwire_services.gateway.schemas.completions import CompletionRequest
+from tokenwire_services.gateway.schemas.responses import Completion
+from tokenwire_services.gateway.sse import EventStream
+from tokenwire_services.gateway.tokenizer_link import TokenizerLink
+
+PATH = "/v1/completions"
+DEFAULT_MAX_TOKENS = 16
+
+
+def router(link: TokenizerLink) -> APIRouter:
+    """The route, answered over a link."""
+    routes = APIRouter(route_class=JsonRoute, tags=["generation"])
+
+    @routes.post(
+        PATH,
+        summary="Continue a text",
+        response_model=None,
+        responses=generation_responses(Completion),
+    )
+    async def create_completion(body: CompletionRequest) -> Response:
+        header = Header("cmpl", body.model)
+        output = CompletionsOutput(header, body.includes_usage)
+        exchange = Exchange(link.session)
+        exchange.submit(_to_protos(body, header.id), wake_on_delta=bool(body.stream))
+        return EventStream(exchange, output) if body.stream else Reply(exchange, output)
+
+    return routes
+
+
+def _to_protos(body: CompletionRequest, request_id: str) -> list[tokenizer_pb2.TokenizerGenerateRequest]:
+    """A request for each prompt."""
+    max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+    requests = []
+    for index, prompt in enumerate(body.prompts):
+        request = generate_request(body, f"{request_id}-{index}", max_tokens)
+        if isinstance(prompt, str):
+            request.text = prompt
+        else:
+            request.token_ids.ids.extend(prompt)
+        requests.append(request)
+    return requests

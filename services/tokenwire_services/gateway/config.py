@@ -1,0 +1,74 @@
+"""Everything a gateway process is told, once, at its start.
+
+Built from the command line, validated here, immutable afterwards. The file of API keys is read here, so
+that a running gateway's keys never change.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(slots=True, frozen=True)
+class GatewayConfig:
+    """Options of one gateway process.
+
+    Raises:
+        ValueError: on construction, naming the option, what it was, and what is allowed.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    """Port to listen on. 0: one that is free, which the status line names."""
+    tokenizer: str = "127.0.0.1:50052"
+    """Address of the tokenizer service."""
+    api_keys: tuple[str, ...] = ()
+    """Keys that requests must present; those of `api_key_file` are added. Empty: no key is asked for."""
+    api_key_file: Path | None = None
+    """File of keys, one a line; empty lines and lines that begin with # are skipped."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins whose web pages may call the API; "*" allows all."""
+    max_body_bytes: int = 16 << 20
+    """Largest request body, in bytes."""
+    request_timeout_s: float | None = None
+    """Seconds after which an unfinished request is cancelled. None: never."""
+    access_log: bool = False
+    """Write a line to standard output for each HTTP request."""
+    status_fd: int | None = None
+    """File descriptor on which start-up progress is written, one JSON object a line."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"--port is {self.port}; expected 0 to 65535")
+        host, _, port = self.tokenizer.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) <= 65535:
+            raise ValueError(f"--tokenizer is {self.tokenizer!r}; expected HOST:PORT")
+        if self.max_body_bytes < 1:
+            raise ValueError(f"--max-body-bytes is {self.max_body_bytes}; expected at least 1")
+        if self.request_timeout_s is not None and not self.request_timeout_s > 0:
+            raise ValueError(f"--request-timeout-s is {self.request_timeout_s}; expected more than 0")
+        for origin in self.cors_origins:
+            if origin != "*" and ("://" not in origin or origin.endswith("/")):
+                raise ValueError(
+                    f"--cors-origin is {origin!r}; expected * or one such as https://example.com"
+                )
+        keys = [*self.api_keys, *_keys_in(self.api_key_file)]
+        for number, key in enumerate(keys, start=1):
+            if not key or not key.isascii() or not key.isprintable() or " " in key:
+                raise ValueError(f"API key number {number} is not printable ASCII without spaces")
+        object.__setattr__(self, "api_keys", tuple(dict.fromkeys(keys)))
+
+
+def _keys_in(path: Path | None) -> list[str]:
+    """The keys that a file holds, at least one: an empty file must not leave the gateway open to all."""
+    if path is None:
+        return []
+    try:
+        lines = [line.strip() for line in path.read_text().splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"--api-key-file {path} cannot be read: {error}") from None
+    keys = [line for line in lines if line and not line.startswith("#")]
+    if not keys:
+        raise ValueError(f"--api-key-file {path} holds no key; expected one a line")
+    return keys

@@ -1,0 +1,51 @@
+"""The gateway process, from its configuration to its exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import socket
+import sys
+
+import uvloop
+
+from tokenwire_services.gateway.config import GatewayConfig
+from tokenwire_services.gateway.server import GatewayServer, listen
+
+
+def run(config: GatewayConfig) -> int:
+    """Serve until SIGTERM or SIGINT; the exit code. 1 when the address is not to be had."""
+    logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(levelname)s %(message)s")
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    try:
+        listener = listen(config.host, config.port)
+    except OSError as error:
+        reason = error.strerror or error
+        print(f"tokenwire gateway: cannot listen on {config.host}:{config.port}: {reason}", file=sys.stderr)
+        return 1
+    uvloop.run(_serve(config, listener))
+    return 0
+
+
+async def _serve(config: GatewayConfig, listener: socket.socket) -> None:
+    server = GatewayServer(config)
+    announcing = asyncio.create_task(_announce(server, config, listener.getsockname()[1]))
+    await server.serve([listener])
+    announcing.cancel()
+
+
+async def _announce(server: GatewayServer, config: GatewayConfig, port: int) -> None:
+    """Report the port once it listens, and readiness once requests can be served."""
+    _report(config.status_fd, f"waiting for the tokenizer service at {config.tokenizer}", port)
+    await server.link.wait_open()
+    logging.getLogger(__name__).info("serving on http://%s:%d", config.host, port)
+    _report(config.status_fd, "ready", port)
+
+
+def _report(status_fd: int | None, phase: str, port: int) -> None:
+    if status_fd is not None:
+        with contextlib.suppress(OSError):  # nobody reads any more
+            os.write(status_fd, json.dumps({"phase": phase, "port": port}).encode() + b"\n")

@@ -1,0 +1,94 @@
+"""What the two response modes need of an endpoint: how its chunks and its whole answers are written."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import orjson
+
+from tokenwire.v1 import generation_pb2
+from tokenwire_services.gateway.field_names import Endpoint
+from tokenwire_services.gateway.generation import Generation
+
+FINISH_REASONS = {
+    generation_pb2.FINISH_REASON_STOP: "stop",
+    generation_pb2.FINISH_REASON_LENGTH: "length",
+    generation_pb2.FINISH_REASON_TOOL_CALLS: "tool_calls",
+}
+"""FinishReason as OpenAI writes it; the others end in an error."""
+
+
+class Output(Protocol):
+    """Writes the answer to one HTTP request. Indices count its generations."""
+
+    endpoint: Endpoint
+
+    def opening(self) -> bytes:
+        """The events before any text."""
+
+    def delta(self, index: int, generation: Generation) -> bytes:
+        """The events for what has arrived and was not taken yet; empty when that is nothing."""
+
+    def finish(self, index: int, generation: Generation) -> bytes:
+        """The event for a generation's end."""
+
+    def closing(self, generations: Sequence[Generation]) -> bytes:
+        """The events after all ends."""
+
+    def whole(self, generations: Sequence[Generation]) -> bytes:
+        """The answer in one piece, as JSON."""
+
+
+class Header:
+    """The fields that every chunk of an answer, and a whole answer, begin with."""
+
+    def __init__(self, id_prefix: str, model: str) -> None:
+        self.id = f"{id_prefix}-{uuid.uuid4().hex}"
+        self.created = int(time.time())
+        self.model = model
+
+    def fields(self, kind: str) -> dict[str, Any]:
+        """The fields, with the kind of object that they begin."""
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+
+
+class Chunk:
+    """The constant bytes around what differs from event to event of one answer.
+
+    `before` ends where the list of choices begins, `after` begins where it ends.
+    """
+
+    def __init__(self, header: Header, kind: str, include_usage: bool) -> None:
+        self._fields = header.fields(kind)
+        self._include_usage = include_usage
+        opened = orjson.dumps(self._fields)[:-1]
+        self.before = b"data: " + opened + b',"choices":['
+        self.after = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
+
+    def event(self, choice: dict[str, Any]) -> bytes:
+        """The event with one choice."""
+        return self.before + orjson.dumps(choice) + self.after
+
+    def closing(self, generations: Sequence[Generation]) -> bytes:
+        """The event with the usage, when it was asked for, and the end of the stream."""
+        done = b"data: [DONE]\n\n"
+        if not self._include_usage:
+            return done
+        fields = {**self._fields, "choices": [], "usage": usage(generations)}
+        return b"data: " + orjson.dumps(fields) + b"\n\n" + done
+
+
+def usage(generations: Sequence[Generation]) -> dict[str, Any]:
+    """The tokens of all generations together."""
+    prompt = sum(generation.usage.prompt_tokens for generation in generations)
+    completion = sum(generation.usage.completion_tokens for generation in generations)
+    cached = sum(generation.usage.cached_prompt_tokens for generation in generations)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": cached},
+    }

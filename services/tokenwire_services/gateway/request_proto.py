@@ -1,0 +1,52 @@
+"""What both endpoints ask for, as the tokenizer's protobuf. A field left out of the JSON stays unset."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from tokenwire.status import invalid_argument
+from tokenwire.v1 import generation_pb2, tokenizer_pb2
+from tokenwire_services.gateway.schemas.base import GenerationRequest
+
+
+def generate_request(
+    body: GenerationRequest, request_id: str, max_tokens: int | None
+) -> tokenizer_pb2.TokenizerGenerateRequest:
+    """The request without its prompt."""
+    return tokenizer_pb2.TokenizerGenerateRequest(
+        request_id=request_id,
+        model=body.model,
+        sampling=generation_pb2.SamplingParams(
+            temperature=body.temperature,
+            top_k=max(0, body.top_k or 0),
+            top_p=body.top_p,
+            min_p=body.min_p or 0.0,
+            repetition_penalty=body.repetition_penalty,
+            presence_penalty=body.presence_penalty or 0.0,
+            frequency_penalty=body.frequency_penalty or 0.0,
+            seed=body.seed,
+        ),
+        stop=generation_pb2.StopConditions(
+            max_tokens=max_tokens,
+            min_tokens=body.min_tokens or 0,
+            stop_token_ids=body.stop_token_ids or (),
+            ignore_eos=bool(body.ignore_eos),
+        ),
+        stop_strings=[body.stop] if isinstance(body.stop, str) else body.stop or (),
+        include_stop_string=bool(body.include_stop_str_in_output),
+        skip_special_tokens=body.skip_special_tokens,
+    )
+
+
+def json_text(value: Any, field: str) -> str:
+    """A JSON value as text, for a protobuf field of that path.
+
+    Raises:
+        StatusError: INVALID_ARGUMENT when it holds what JSON text cannot carry any further.
+    """
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError as error:
+        raise invalid_argument(field, str(error)) from None

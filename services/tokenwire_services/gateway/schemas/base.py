@@ -1,0 +1,130 @@
+"""What both generation endpoints take, and the types that their fields share.
+
+Nothing is converted: a string is not a number. Nothing is ignored silently: an unknown field is an error,
+and so is a field of OpenAI's that asks for something which is not offered.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+_MOST_FIELDS = 100
+_LARGEST_UINT32 = 2**32 - 1
+_LARGEST_FLOAT32 = 3.4e38
+_LONGEST_STOP_BYTES = 1024
+
+
+class Strict(BaseModel):
+    """An object that has the fields named and no others, of exactly the types named."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bound_the_number_of_errors(cls, value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > _MOST_FIELDS:
+            reason = "an object with {count} fields; expected at most {limit}"
+            context = {"count": len(value), "limit": _MOST_FIELDS}
+            raise PydanticCustomError("too_many_fields", reason, context)
+        return value
+
+
+def only(*accepted: Any) -> AfterValidator:
+    """A field that is refused unless it is null or has one of these values."""
+    names = " or ".join(repr(value) for value in accepted)
+    reason = f"It is not supported; leave it out, or send {names}" if accepted else "It is not supported"
+
+    def check(value: Any) -> Any:
+        if value is None or value in accepted:
+            return value
+        raise PydanticCustomError("unsupported_parameter", "{reason}", {"reason": reason})
+
+    return AfterValidator(check)
+
+
+def _check_stop(text: str) -> str:
+    size = len(text.encode())
+    if size > _LONGEST_STOP_BYTES:
+        reason = f"a stop string of {size} bytes; expected at most {_LONGEST_STOP_BYTES}"
+        raise PydanticCustomError("stop_too_long", "{reason}", {"reason": reason})
+    return text
+
+
+Float = Annotated[float, Field(ge=-_LARGEST_FLOAT32, le=_LARGEST_FLOAT32)]
+UInt32 = Annotated[int, Field(ge=0, le=_LARGEST_UINT32)]
+StopString = Annotated[str, Field(min_length=1), AfterValidator(_check_stop)]
+StopStrings = Annotated[list[StopString], Field(max_length=16, fail_fast=True)]
+
+
+class StreamOptions(Strict):
+    """How to stream."""
+
+    include_usage: Annotated[
+        bool | None, Field(description="End the stream with a chunk that counts the tokens.")
+    ] = None
+    include_obfuscation: Annotated[bool | None, only(False)] = None
+
+
+class GenerationRequest(Strict):
+    """What a chat completion and a plain completion have in common."""
+
+    model: Annotated[str, Field(description="Name of a served model; see /v1/models.")]
+    stream: Annotated[bool | None, Field(description="Send the answer as it is produced.")] = None
+    stream_options: StreamOptions | None = None
+
+    max_tokens: Annotated[
+        int | None, Field(ge=1, le=_LARGEST_UINT32, description="Most tokens to generate.")
+    ] = None
+    min_tokens: Annotated[UInt32 | None, Field(description="Fewest tokens to generate.")] = None
+    stop: Annotated[
+        StopString | StopStrings | None, Field(description="Up to 16 strings that end the answer.")
+    ] = None
+    stop_token_ids: Annotated[list[UInt32] | None, Field(max_length=1024, fail_fast=True)] = None
+    include_stop_str_in_output: bool | None = None
+    ignore_eos: bool | None = None
+    skip_special_tokens: bool | None = None
+
+    temperature: Annotated[Float | None, Field(ge=0)] = None
+    top_p: Annotated[Float | None, Field(gt=0, le=1)] = None
+    top_k: Annotated[int | None, Field(ge=-1, le=_LARGEST_UINT32, description="0 or -1: all tokens.")] = None
+    min_p: Annotated[Float | None, Field(ge=0, le=1)] = None
+    presence_penalty: Annotated[Float | None, Field(ge=-2, le=2)] = None
+    frequency_penalty: Annotated[Float | None, Field(ge=-2, le=2)] = None
+    repetition_penalty: Annotated[Float | None, Field(gt=0)] = None
+    seed: Annotated[int | None, Field(ge=-(2**63), le=2**63 - 1)] = None
+
+    user: Annotated[str | None, Field(description="Accepted, without effect.")] = None
+    metadata: Annotated[dict[str, Any] | None, Field(description="Accepted, without effect.")] = None
+    store: Annotated[bool | None, Field(description="Accepted, without effect.")] = None
+    service_tier: Annotated[str | None, Field(description="Accepted, without effect.")] = None
+    safety_identifier: Annotated[str | None, Field(description="Accepted, without effect.")] = None
+    prompt_cache_key: Annotated[str | None, Field(description="Accepted, without effect.")] = None
+
+    n: Annotated[int | None, Field(ge=1), only(1)] = None
+    logit_bias: Annotated[dict[str, Any] | None, only({})] = None
+    response_format: Annotated[dict[str, Any] | None, only({"type": "text"})] = None
+
+    @field_validator("stream_options")
+    @classmethod
+    def _options_belong_to_streams(
+        cls, options: StreamOptions | None, info: ValidationInfo
+    ) -> StreamOptions | None:
+        if options is not None and not info.data.get("stream"):
+            raise PydanticCustomError("without_stream", "it is only allowed when 'stream' is true")
+        return options
+
+    @property
+    def includes_usage(self) -> bool:
+        """Whether the stream ends with a chunk that counts the tokens."""
+        return bool(self.stream_options and self.stream_options.include_usage)

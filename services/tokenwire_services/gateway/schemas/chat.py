@@ -1,0 +1,101 @@
+"""The body of a chat completion request."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from tokenwire_services.gateway.schemas.base import GenerationRequest, Strict, only
+
+
+class TextPart(Strict):
+    """A part of a message's content. Only text is supported."""
+
+    type: Annotated[Literal["text", "image_url", "input_audio", "file", "refusal"], only("text")]
+    text: str
+
+
+class FunctionCall(Strict):
+    """A call that the model made."""
+
+    name: str
+    arguments: Annotated[str, Field(description="A JSON object, as text.")]
+
+
+class ToolCall(Strict):
+    """A call that an assistant message makes."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
+class Message(Strict):
+    """One message of the conversation. What an answer carries is taken back unchanged."""
+
+    role: Literal["developer", "system", "user", "assistant", "tool"]
+    content: str | Annotated[list[TextPart], Field(min_length=1, fail_fast=True)] | None = None
+    name: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+    reasoning_content: str | None = None
+    refusal: Annotated[str | None, only()] = None
+    annotations: Annotated[list[Any] | None, only([])] = None
+    audio: Annotated[dict[str, Any] | None, only()] = None
+    function_call: Annotated[dict[str, Any] | None, only()] = None
+
+    @model_validator(mode="after")
+    def _has_what_its_role_needs(self) -> Message:
+        if self.content is None and not (self.role == "assistant" and self.tool_calls):
+            raise PydanticCustomError(
+                "content_missing", "a message needs 'content', unless an assistant's calls tools"
+            )
+        if self.role == "tool" and self.tool_call_id is None:
+            raise PydanticCustomError("tool_call_id_missing", "a message of role 'tool' needs 'tool_call_id'")
+        return self
+
+
+class FunctionDefinition(Strict):
+    """A function that the model may call."""
+
+    name: Annotated[str, Field(min_length=1, max_length=256)]
+    description: str | None = None
+    parameters: Annotated[dict[str, Any] | None, Field(description="JSON Schema of the parameters.")] = None
+    strict: Annotated[bool | None, only(False)] = None
+
+
+class Tool(Strict):
+    """A tool that the model may call."""
+
+    type: Literal["function"]
+    function: FunctionDefinition
+
+
+class ChatCompletionRequest(GenerationRequest):
+    """A conversation to continue."""
+
+    messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
+    max_completion_tokens: Annotated[
+        int | None, Field(ge=1, le=2**32 - 1, description="Takes precedence over max_tokens.")
+    ] = None
+    tools: Annotated[list[Tool] | None, Field(fail_fast=True)] = None
+    tool_choice: Annotated[str | dict[str, Any] | None, only("auto", "none")] = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: Annotated[
+        dict[str, Any] | None, Field(description="Variables for the chat template.")
+    ] = None
+
+    parallel_tool_calls: Annotated[bool | None, only(True)] = None
+    logprobs: Annotated[bool | None, only(False)] = None
+    top_logprobs: Annotated[int | None, only(0)] = None
+    modalities: Annotated[list[str] | None, only(["text"])] = None
+    audio: Annotated[dict[str, Any] | None, only()] = None
+    prediction: Annotated[dict[str, Any] | None, only()] = None
+    reasoning_effort: Annotated[str | None, only()] = None
+    verbosity: Annotated[str | None, only()] = None
+    web_search_options: Annotated[dict[str, Any] | None, only()] = None
+    functions: Annotated[list[Any] | None, only()] = None
+    function_call: Annotated[str | dict[str, Any] | None, only()] = None

@@ -1,0 +1,162 @@
+"""The slots of one tokenizer session: commands out, columns of deltas in.
+
+Pure bookkeeping, without I/O. A slot is taken from submission until the tokenizer's finish event for it,
+also when the request was cancelled in between, so that a late delta never reaches another request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+
+import grpc
+
+from tokenwire.status import StatusError
+from tokenwire.v1 import generation_pb2, tokenizer_pb2
+from tokenwire_services.gateway.generation import Generation, Wakeup
+from tokenwire_services.gateway.metrics import Metrics
+
+_STEPS_PER_ACK = 16
+_MOST_REQUEST_BYTES = 24 << 20
+"""Less than the tokenizer service takes in one message: a larger one would break the session for all."""
+
+Command = tokenizer_pb2.TokenizerSessionRequest
+
+
+class Session:
+    """All of this gateway's requests over one stream."""
+
+    def __init__(self, metrics: Metrics, request_timeout_s: float | None = None) -> None:
+        self._metrics = metrics
+        self._request_timeout_s = request_timeout_s
+        self._live: dict[int, Generation] = {}
+        self._free_slots: list[int] = []
+        self._num_slots = 0
+        self._acked_step = 0
+        self._outgoing: deque[Command] = deque()
+        self._outgoing_added = Wakeup()
+        self._closed = False
+
+    @property
+    def num_live(self) -> int:
+        """Requests that have not ended."""
+        return len(self._live)
+
+    def submit(
+        self, request: tokenizer_pb2.TokenizerGenerateRequest, wakeup: Wakeup, wake_on_delta: bool
+    ) -> Generation:
+        """Start a request; its deltas arrive in the generation.
+
+        Raises:
+            StatusError: OUT_OF_RANGE for a request that is too large to send.
+        """
+        if (size := request.ByteSize()) > _MOST_REQUEST_BYTES:
+            message = f"the request takes {size} bytes; expected at most {_MOST_REQUEST_BYTES}"
+            raise StatusError(grpc.StatusCode.OUT_OF_RANGE, message)
+        if self._free_slots:
+            slot = self._free_slots.pop()
+        else:
+            slot = self._num_slots
+            self._num_slots += 1
+        generation = Generation(wakeup, wake_on_delta, time.monotonic(), slot)
+        self._live[slot] = generation
+        if self._request_timeout_s is not None:
+            loop = asyncio.get_running_loop()
+            generation.deadline = loop.call_later(self._request_timeout_s, self._expire, generation)
+        self._send(Command(submit=Command.Submit(slot=slot, request=request)))
+        return generation
+
+    def cancel(self, generation: Generation) -> None:
+        """End a request early; nothing more arrives for it. Does nothing when it has ended."""
+        if generation.done:
+            return
+        generation.fail(StatusError(grpc.StatusCode.CANCELLED, "the request was cancelled"))
+        del self._live[generation.slot]
+        self._send(Command(cancel=Command.Cancel(slot=generation.slot)))
+
+    def close(self, error: StatusError) -> None:
+        """End every request with an error, and the stream of commands once all were taken."""
+        for generation in list(self._live.values()):
+            self.cancel(generation)
+            generation.error = error
+        self._closed = True
+        self._outgoing_added.set()
+
+    async def next_command(self) -> Command | None:
+        """The next command to send, in order; None once the session was closed and all were taken."""
+        while not self._outgoing:
+            if self._closed:
+                return None
+            await self._outgoing_added.wait()
+        return self._outgoing.popleft()
+
+    def deliver(self, message: tokenizer_pb2.TokenizerSessionResponse) -> None:
+        """Hand a message's deltas and finish events to the requests that they belong to."""
+        now = time.monotonic()
+        live = self._live
+        metrics = self._metrics
+        # Streams that got their last delta in the same message have waited equally long for this one.
+        waiting_since: dict[float, int] = {}
+        for slot, text, count in zip(message.slots, message.text_deltas, message.token_counts, strict=True):
+            generation = live.get(slot)
+            if generation is None:
+                continue
+            arrived_at = generation.arrived_at
+            if generation.num_tokens:
+                waiting_since[arrived_at] = waiting_since.get(arrived_at, 0) + 1
+            else:
+                metrics.time_to_first_token.observe(now - arrived_at)
+            generation.arrived_at = now
+            generation.num_tokens += count
+            if text:
+                generation.texts.append(text)
+                if generation.wake_on_delta:
+                    generation.wakeup.set()
+        for arrived_at, streams in waiting_since.items():
+            metrics.inter_token_latency.observe(now - arrived_at, streams)
+        metrics.generation_tokens.inc(sum(message.token_counts))
+        for detail in message.details:
+            self._deliver_detail(detail)
+        for event in message.finished:
+            self._finish(event)
+        if message.step - self._acked_step >= _STEPS_PER_ACK:
+            self._acked_step = message.step
+            self._send(Command(ack=Command.Ack(step=message.step)))
+
+    def _deliver_detail(self, detail: tokenizer_pb2.TokenizerSessionResponse.Detail) -> None:
+        generation = self._live.get(detail.slot)
+        if generation is None:
+            return
+        response = detail.response
+        if response.reasoning_delta:
+            generation.reasoning.append(response.reasoning_delta)
+        if response.text_delta:
+            generation.texts.append(response.text_delta)
+        generation.tool_calls.extend(response.tool_calls)
+        if generation.wake_on_delta:
+            generation.wakeup.set()
+
+    def _finish(self, event: tokenizer_pb2.TokenizerSessionResponse.FinishEvent) -> None:
+        self._free_slots.append(event.slot)
+        generation = self._live.pop(event.slot, None)
+        if generation is None:
+            return
+        usage = event.usage
+        self._metrics.prompt_tokens.inc(usage.prompt_tokens)
+        self._metrics.generation_tokens.inc(max(0, usage.completion_tokens - generation.num_tokens))
+        error = None
+        if event.reason == generation_pb2.FINISH_REASON_ERROR:
+            error = StatusError.from_proto(event.error)
+        elif event.reason == generation_pb2.FINISH_REASON_CANCELLED:
+            error = StatusError(grpc.StatusCode.CANCELLED, "the tokenizer service cancelled the request")
+        generation.finish(event.reason, usage, error)
+
+    def _expire(self, generation: Generation) -> None:
+        self.cancel(generation)
+        message = f"the request did not finish within {self._request_timeout_s:g} seconds"
+        generation.error = StatusError(grpc.StatusCode.DEADLINE_EXCEEDED, message)
+
+    def _send(self, command: Command) -> None:
+        self._outgoing.append(command)
+        self._outgoing_added.set()

@@ -1,0 +1,70 @@
+"""Answers sent as they are produced, as server-sent events, straight on ASGI.
+
+One write per wake-up: what arrived since the last one, of all of the request's generations, goes out
+together. While the client's socket is full the write waits, and text gathers in the generation, in as few
+pieces as the client takes. The response's head waits for the first delta, so that a request which fails
+before it gets a proper HTTP status.
+"""
+
+from __future__ import annotations
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from tokenwire_services.gateway.errors import ApiError
+from tokenwire_services.gateway.exchange import Exchange
+from tokenwire_services.gateway.output import Output
+
+_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class EventStream(Response):
+    """The streaming answer of an exchange."""
+
+    def __init__(self, exchange: Exchange, output: Output) -> None:
+        super().__init__()
+        self._exchange = exchange
+        self._output = output
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange, output = self._exchange, self._output
+        async with exchange.attended(receive):
+            await exchange.wakeup.wait()
+            if exchange.error is not None and not exchange.is_disconnected:
+                await ApiError.from_status(exchange.error, output.endpoint).response()(scope, receive, send)
+                return
+            # A copy: what wraps `send` may add headers of its own.
+            await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
+            await self._send_events(send)
+
+    async def _send_events(self, send: Send) -> None:
+        exchange, output, wakeup = self._exchange, self._output, self._exchange.wakeup
+        unfinished = dict(enumerate(exchange.generations))
+        events = output.opening()
+        while not exchange.is_disconnected:
+            for index, generation in list(unfinished.items()):
+                events += output.delta(index, generation)
+                if generation.error is not None:
+                    events += _error_event(ApiError.from_status(generation.error, output.endpoint))
+                    await send({"type": "http.response.body", "body": events})
+                    return
+                if generation.done:
+                    events += output.finish(index, generation)
+                    del unfinished[index]
+            if not unfinished:
+                events += output.closing(exchange.generations)
+                await send({"type": "http.response.body", "body": events})
+                return
+            if events:
+                await send({"type": "http.response.body", "body": events, "more_body": True})
+                events = b""
+            await wakeup.wait()
+
+
+def _error_event(error: ApiError) -> bytes:
+    """The last event of a stream that failed; no [DONE] follows it."""
+    return b"data: " + error.body() + b"\n\n"

@@ -1,0 +1,192 @@
+"""A tokenizer service without a model: the real protocol on a real port, with answers that a test chooses.
+
+By default the answer to a prompt is the prompt, word by word, one word a step for each request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health
+
+from tokenwire.status import StatusError, not_found
+from tokenwire.v1 import generation_pb2, tokenizer_pb2, tokenizer_pb2_grpc
+
+MODEL = "org/fake"
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Request = tokenizer_pb2.TokenizerGenerateRequest
+Response = tokenizer_pb2.TokenizerGenerateResponse
+Deltas = Sequence[str | Response]
+
+
+@dataclass(slots=True)
+class Answer:
+    """What a request gets: a delta a step (text, or a message in full), then its end."""
+
+    deltas: Deltas = ()
+    finish: generation_pb2.FinishReason.ValueType = generation_pb2.FINISH_REASON_STOP
+    error: StatusError | None = None
+    endless: bool = False
+    """The deltas repeat until the request is cancelled; without any, nothing happens until then."""
+
+
+def prompt_of(request: Request) -> str:
+    """The prompt as text; of a chat, its last message."""
+    match request.WhichOneof("prompt"):
+        case "chat":
+            message = request.chat.messages[-1]
+            return message.content or "".join(part.text for part in message.content_parts)
+        case "token_ids":
+            return " ".join(map(str, request.token_ids.ids))
+        case _:
+            return request.text
+
+
+def echo(request: Request) -> Answer:
+    """The prompt, word by word."""
+    if request.model != MODEL:
+        return Answer(error=not_found("model", request.model, f"model {request.model!r} is not served here"))
+    words = prompt_of(request).split(" ")
+    deltas = [words[0], *(" " + word for word in words[1:])]
+    limit = request.stop.max_tokens if request.stop.HasField("max_tokens") else len(deltas)
+    if limit < len(deltas):
+        return Answer(deltas[:limit], generation_pb2.FINISH_REASON_LENGTH)
+    return Answer(deltas)
+
+
+@dataclass(slots=True)
+class Live:
+    """A request that has not ended."""
+
+    request: Request
+    answer: Answer
+    sent: int = 0
+
+
+@dataclass(slots=True)
+class FakeTokenizer(tokenizer_pb2_grpc.TokenizerServicer):
+    """The service, and what was asked of it."""
+
+    answer: Callable[[Request], Answer] = echo
+    step_s: float = 0.0
+    port: int = 0
+    requests: list[Request] = field(default_factory=list)
+    cancelled: list[str] = field(default_factory=list)
+    acked_step: int = 0
+    sessions: int = 0
+    live: dict[int, Live] = field(default_factory=dict)
+    work: asyncio.Event = field(default_factory=asyncio.Event)
+    health: health.HealthServicer = field(default_factory=health.HealthServicer)
+
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncIterator[FakeTokenizer]:
+        """Serve while the body runs, on the same port every time."""
+        server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
+        tokenizer_pb2_grpc.add_TokenizerServicer_to_server(self, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
+        await self.set_healthy(True)
+        self.port = server.add_insecure_port(f"127.0.0.1:{self.port}")
+        await server.start()
+        try:
+            yield self
+        finally:
+            await server.stop(0)
+
+    async def set_healthy(self, healthy: bool) -> None:
+        """What the health service says."""
+        status = health_pb2.HealthCheckResponse
+        await self.health.set("tokenwire.v1.Tokenizer", status.SERVING if healthy else status.NOT_SERVING)
+
+    async def ListModels(  # noqa: N802
+        self, request: tokenizer_pb2.ListModelsRequest, context: Context
+    ) -> tokenizer_pb2.ListModelsResponse:
+        card = tokenizer_pb2.ListModelsResponse.ModelCard(
+            name=MODEL, max_model_len=4096, created_unix_s=1_700_000_000, supports_chat=True, root=MODEL
+        )
+        return tokenizer_pb2.ListModelsResponse(models=[card])
+
+    async def Session(  # noqa: N802
+        self, requests: AsyncIterator[tokenizer_pb2.TokenizerSessionRequest], context: Context
+    ) -> AsyncIterator[tokenizer_pb2.TokenizerSessionResponse]:
+        self.sessions += 1
+        self.live.clear()
+        opened = tokenizer_pb2.TokenizerSessionResponse.Opened()
+        yield tokenizer_pb2.TokenizerSessionResponse(step=1, opened=opened)
+        finished: list[tokenizer_pb2.TokenizerSessionResponse.FinishEvent] = []
+        reader = asyncio.create_task(self._read(requests, finished))
+        step = 1
+        try:
+            while not reader.done():
+                await self.work.wait()
+                await asyncio.sleep(self.step_s)
+                step += 1
+                yield self._step(step, finished)
+        finally:
+            reader.cancel()
+
+    async def _read(
+        self,
+        requests: AsyncIterator[tokenizer_pb2.TokenizerSessionRequest],
+        finished: list[tokenizer_pb2.TokenizerSessionResponse.FinishEvent],
+    ) -> None:
+        async for message in requests:
+            match message.WhichOneof("command"):
+                case "submit":
+                    request = message.submit.request
+                    assert message.submit.slot not in self.live
+                    self.requests.append(request)
+                    self.live[message.submit.slot] = Live(request, self.answer(request))
+                case "cancel":
+                    live = self.live.pop(message.cancel.slot, None)
+                    if live is not None:
+                        self.cancelled.append(live.request.request_id)
+                        finished.append(_finish_event(message.cancel.slot, live, "cancelled"))
+                case "ack":
+                    self.acked_step = message.ack.step
+            self.work.set()
+        self.work.set()
+
+    def _step(
+        self, step: int, finished: list[tokenizer_pb2.TokenizerSessionResponse.FinishEvent]
+    ) -> tokenizer_pb2.TokenizerSessionResponse:
+        """The next delta of every live request."""
+        message = tokenizer_pb2.TokenizerSessionResponse(step=step, finished=finished)
+        finished.clear()
+        for slot, live in list(self.live.items()):
+            deltas = live.answer.deltas
+            if live.answer.endless and not deltas:
+                continue
+            if live.answer.endless or live.sent < len(deltas):
+                delta = deltas[live.sent % len(deltas)]
+                live.sent += 1
+                if isinstance(delta, str):
+                    message.slots.append(slot)
+                    message.text_deltas.append(delta)
+                    message.token_counts.append(1)
+                else:
+                    message.details.add(slot=slot, response=delta)
+            if not live.answer.endless and live.sent == len(deltas):
+                message.finished.append(_finish_event(slot, live))
+                del self.live[slot]
+        if not any(live.answer.deltas for live in self.live.values()):
+            self.work.clear()
+        return message
+
+
+def _finish_event(slot: int, live: Live, how: str = "") -> tokenizer_pb2.TokenizerSessionResponse.FinishEvent:
+    event = tokenizer_pb2.TokenizerSessionResponse.FinishEvent(slot=slot, reason=live.answer.finish)
+    event.usage.prompt_tokens = len(prompt_of(live.request).split())
+    event.usage.completion_tokens = live.sent
+    if how == "cancelled":
+        event.reason = generation_pb2.FINISH_REASON_CANCELLED
+    elif live.answer.error is not None:
+        event.reason = generation_pb2.FINISH_REASON_ERROR
+        event.error.CopyFrom(live.answer.error.to_proto())
+    return event
