@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from tokenwire_engine.distributed.shard import Shard
-from tokenwire_engine.layers.linear import Linear, RowParallelLinear, load_column_parallel, load_row_parallel
+from tokenwire_engine.layers.linear import RowParallelLinear, load_column_parallel, load_row_parallel
+from tokenwire_engine.layers.matmul import Linear
 from tokenwire_engine.layers.norm import RMSNorm, load_norm
 from tokenwire_engine.layers.rotary import RotaryTable
 from tokenwire_engine.models.architecture import Architecture

@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-from tokenwire_engine.layers.linear import Linear
+from tokenwire_engine.layers.matmul import Linear, make_linear
 from tokenwire_engine.models.architecture import Architecture
 from tokenwire_engine.weights.reader import Piece, WeightReader
 
@@ -32,5 +32,7 @@ def load_embeddings(reader: WeightReader, architecture: Architecture) -> tuple[E
     shape = (architecture.vocab_size, architecture.hidden_size)
     embedding = reader.read(Piece(f"{architecture.names.embedding}.weight", shape))
     if architecture.tied_embeddings:
-        return Embedding(embedding), Linear(embedding)
-    return Embedding(embedding), Linear(reader.read(Piece(f"{architecture.names.lm_head}.weight", shape)))
+        return Embedding(embedding), make_linear(embedding)
+    return Embedding(embedding), make_linear(
+        reader.read(Piece(f"{architecture.names.lm_head}.weight", shape))
+    )

@@ -11,24 +11,10 @@ from collections.abc import Sequence
 
 import torch.distributed
 from torch import Tensor
-from torch.nn import functional
 
 from tokenwire_engine.distributed.shard import Shard
+from tokenwire_engine.layers.matmul import Linear, make_linear
 from tokenwire_engine.weights.reader import Piece, WeightReader
-
-
-class Linear:
-    """y = x Wᵀ + b, with W `[out_features, in_features]`."""
-
-    __slots__ = ("bias", "weight")
-
-    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        self.weight = weight
-        self.bias = bias
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """`[num_tokens, in_features]` to `[num_tokens, out_features]`."""
-        return functional.linear(x, self.weight, self.bias)
 
 
 class RowParallelLinear:
@@ -71,7 +57,7 @@ def load_column_parallel(
         Piece(f"{name}.bias", (total,), rows=span)
         for name, total, span in zip(names, out_features, spans, strict=True)
     ]
-    return Linear(reader.read(*weights), reader.read(*biases) if bias else None)
+    return make_linear(reader.read(*weights), reader.read(*biases) if bias else None)
 
 
 def load_row_parallel(
@@ -82,5 +68,5 @@ def load_row_parallel(
     weight = reader.read(Piece(f"{name}.weight", (out_features, in_features), columns=columns))
     has_bias = bias and shard.rank == 0
     return RowParallelLinear(
-        Linear(weight, reader.read(Piece(f"{name}.bias", (out_features,))) if has_bias else None), shard
+        make_linear(weight, reader.read(Piece(f"{name}.bias", (out_features,))) if has_bias else None), shard
     )

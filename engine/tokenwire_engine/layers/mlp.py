@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from tokenwire_engine.distributed.shard import Shard
-from tokenwire_engine.layers.linear import Linear, RowParallelLinear, load_column_parallel, load_row_parallel
+from tokenwire_engine.layers.linear import RowParallelLinear, load_column_parallel, load_row_parallel
+from tokenwire_engine.layers.matmul import Linear
 from tokenwire_engine.models.architecture import Architecture
 from tokenwire_engine.weights.reader import WeightReader
 from tokenwire_kernels import Kernels

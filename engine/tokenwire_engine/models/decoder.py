@@ -14,7 +14,7 @@ from torch import Tensor
 from tokenwire_engine.distributed.shard import Shard
 from tokenwire_engine.layers.attention import Attention, load_attention
 from tokenwire_engine.layers.embedding import Embedding, load_embeddings
-from tokenwire_engine.layers.linear import Linear
+from tokenwire_engine.layers.matmul import Linear
 from tokenwire_engine.layers.mlp import MLP, load_mlp
 from tokenwire_engine.layers.norm import RMSNorm, load_norm
 from tokenwire_engine.layers.rotary import RotaryTable, rotary_table
