@@ -16,6 +16,8 @@ from torch.nn import functional
 from tokenwire_kernels.batch import AttentionBatch
 from tokenwire_kernels.reference.precision import compute_dtype
 
+_INF = float("inf")
+
 
 def paged_attention(
     q: Tensor,
@@ -46,10 +48,10 @@ def paged_attention(
     num_tokens, num_heads, head_dim = q.shape
     num_kv_heads, block_size = key_cache.shape[1:3]
     dtype = compute_dtype(q.dtype)
-    key = (window, num_kv_heads, block_size, dtype)
+    key = (window, soft_cap > 0.0, num_kv_heads, block_size, dtype)
     plan = batch.memo.get(key)
     if plan is None:
-        plan = batch.memo[key] = _make_plan(batch, num_kv_heads, block_size, window, dtype)
+        plan = batch.memo[key] = _make_plan(batch, num_kv_heads, block_size, window, soft_cap > 0.0, dtype)
 
     key_rows, value_rows = key_cache.view(-1, head_dim), value_cache.view(-1, head_dim)
     out = q.new_empty(num_tokens, num_kv_heads, num_heads // num_kv_heads, head_dim)
@@ -104,6 +106,7 @@ def _attend_chunk(
         values[:, None].expand(-1, q.shape[1], -1, -1),
     )
     if soft_cap > 0.0:
+        assert bias is not None
         scores = (q @ keys.mT).mul_(scale / soft_cap).tanh_().mul_(soft_cap).add_(bias)
         attended = scores.softmax(dim=-1) @ values
     else:
@@ -114,8 +117,9 @@ def _attend_chunk(
 
 
 def _make_plan(
-    batch: AttentionBatch, num_kv_heads: int, block_size: int, window: int, dtype: torch.dtype
+    batch: AttentionBatch, num_kv_heads: int, block_size: int, window: int, capped: bool, dtype: torch.dtype
 ) -> list[_Part]:
+    """What to compute together, and for each part which cache rows to gather and which scores to hide."""
     device = batch.block_tables.device
     contexts = batch.context_lens.tolist()
     starts = batch.query_starts.tolist()
@@ -135,7 +139,7 @@ def _make_plan(
         ages = torch.arange(int(spans.max()), device=device)
         seen = ages < spans
         positions = torch.where(seen, ends - spans + ages, ends - 1)
-        bias = torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, float("-inf"))
+        bias = torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, -_INF)
         parts.append(
             _Part(
                 num_seqs=len(seqs),
@@ -152,19 +156,20 @@ def _make_plan(
             continue
         first = max(0, context - num_queries + 1 - window) if window else 0
         keys_at = torch.arange(first, context, device=device)
-        queries_at = torch.arange(context - num_queries, context, device=device)[:, None]
-        hidden = keys_at > queries_at
-        if window:
-            hidden |= keys_at <= queries_at - window
+        bias: Tensor | None = None
+        if capped or num_queries < context or 0 < window < context:
+            queries_at = torch.arange(context - num_queries, context, device=device)[:, None]
+            hidden = keys_at > queries_at
+            if window:
+                hidden |= keys_at <= queries_at - window
+            bias = torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, -_INF)
         parts.append(
             _Part(
                 num_seqs=1,
                 is_decode=False,
                 tokens=slice(starts[seq], starts[seq + 1]),
                 rows=cache_rows(torch.tensor([seq], device=device), keys_at[None]),
-                bias=torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(
-                    hidden, float("-inf")
-                ),
+                bias=bias,
             )
         )
     return parts

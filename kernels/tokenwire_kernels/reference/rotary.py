@@ -44,7 +44,7 @@ def rotary_and_cache(
     _rotate(q, cos, sin)
     _rotate(k, cos, sin)
 
-    if bool((slots < 0).any()):
+    if int(slots.min()) < 0:
         stored = slots >= 0
         k, v, slots = k[stored], v[stored], slots[stored]
     block_size = key_cache.shape[2]
@@ -57,6 +57,9 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> None:
     """Rotate the first 2 * cos.shape[-1] dimensions of x [num_tokens, heads, head_dim] in place."""
     half = cos.shape[-1]
     first, second = x[..., :half], x[..., half : 2 * half]
-    rotated = first * cos - second * sin
-    second.copy_(second * cos + first * sin)
+    rotated = (first * cos).addcmul_(second, sin, value=-1)
+    if x.dtype == cos.dtype:
+        second.mul_(cos).addcmul_(first, sin)
+    else:
+        second.copy_((second * cos).addcmul_(first, sin))
     first.copy_(rotated)

@@ -10,11 +10,16 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from tokenwire_kernels.batch import SamplingBatch
 from tokenwire_kernels.reference.random import uniform
 
 _INF = float("inf")
+_BLOCK = 256
+"""Tokens whose weights are added up together before the cumulative sum: faster, and rounds less."""
+_HEAD = 256
+"""Filters usually keep fewer tokens than this, and finding the largest few is far cheaper than sorting."""
 
 
 def greedy(logits: Tensor) -> Tensor:
@@ -44,43 +49,56 @@ def sample(logits: Tensor, batch: SamplingBatch) -> Tensor:
     """
     if batch.all_greedy:
         return greedy(logits)
-    finite = logits.nan_to_num(nan=-_INF, posinf=torch.finfo(logits.dtype).max, neginf=-_INF)
-    best, tokens = finite.max(dim=-1)
+    limits = torch.finfo(logits.dtype)
+    scaled = functional.pad(logits, (0, -logits.shape[1] % _BLOCK), value=-_INF)
+    scaled.nan_to_num_(nan=-_INF, posinf=limits.max, neginf=-_INF)
+    largest, most_likely = scaled.max(dim=-1, keepdim=True)
     is_greedy = batch.temperatures == 0
-    temperatures = batch.temperatures.masked_fill(is_greedy, 1.0).to(logits.dtype)
-    # Zero is now the largest, so that any temperature is safe to divide by.
-    scaled = (finite - best.clamp(min=torch.finfo(logits.dtype).min)[:, None]).div_(temperatures[:, None])
+    # With the largest logit at 0 no temperature is too small to divide by.
+    scaled.sub_(largest.clamp_(min=limits.min)).div_(batch.temperatures.masked_fill(is_greedy, 1.0)[:, None])
     weights = scaled.exp()
     if not batch.all_unfiltered:
-        weights.masked_fill_(scaled < _threshold(scaled, weights, batch)[:, None], 0.0)
+        weights.masked_fill_(scaled < _threshold(scaled, weights, batch), 0.0)
     drawn = _invert(weights, uniform(batch.seeds, batch.sample_indices, batch.positions))
-    return torch.where(is_greedy, tokens, drawn)
+    return torch.where(is_greedy, most_likely[:, 0], drawn)
 
 
 def _threshold(scaled: Tensor, weights: Tensor, batch: SamplingBatch) -> Tensor:
-    """The least scaled logit [num_rows] that each row's filters keep."""
+    """The least scaled logit [num_rows, 1] that each row's filters keep; weights are exp(scaled)."""
+    top_k, top_p = batch.top_k.long()[:, None], batch.top_p.to(scaled.dtype)[:, None]
+    threshold = batch.min_p.to(scaled.dtype).log()[:, None]
+    if bool(((top_k == 0) & (top_p >= 1.0)).all()):
+        return threshold
     vocab_size = scaled.shape[1]
-    sorted_scaled, order = scaled.sort(dim=-1, descending=True)
-    sorted_weights = weights.gather(1, order)
-
-    top_k = torch.where(batch.top_k > 0, batch.top_k, vocab_size).clamp(max=vocab_size).long()
-    kth = sorted_scaled.gather(1, top_k[:, None] - 1)
-    sorted_weights = sorted_weights.masked_fill(sorted_scaled < kth, 0.0)
-
-    before = sorted_weights.cumsum(dim=-1) - sorted_weights
-    mass = sorted_weights.sum(dim=-1, keepdim=True) * batch.top_p[:, None]
-    kept = (before < mass).sum(dim=-1, keepdim=True).clamp(min=1)
-    pth = sorted_scaled.gather(1, kept - 1)
-    pth = torch.where(batch.top_p[:, None] < 1.0, pth, -_INF)
-
-    return torch.maximum(torch.maximum(kth, pth)[:, 0], batch.min_p.to(scaled.dtype).log())
+    for count in (min(_HEAD, vocab_size), vocab_size):
+        head = scaled.topk(count, dim=-1).values
+        kth = head.gather(1, (top_k - 1).clamp(0, count - 1)).where(top_k > 0, -_INF)
+        mass = weights.masked_fill(scaled < kth, 0.0).sum(dim=-1, keepdim=True).mul_(top_p)
+        cumulative = head.exp().masked_fill_(head < kth, 0.0).cumsum(dim=-1)
+        if bool(((top_k <= count) & ((top_p >= 1.0) | (cumulative[:, -1:] >= mass))).all()):
+            break
+    pth = head.gather(1, (cumulative < mass).sum(dim=-1, keepdim=True).clamp_(max=count - 1))
+    return threshold.maximum(kth).maximum(pth.where(top_p < 1.0, -_INF))
 
 
 def _invert(weights: Tensor, uniforms: Tensor) -> Tensor:
-    """The first token [num_rows] whose cumulative weight exceeds uniform * total."""
-    cumulative = weights.cumsum(dim=-1)
+    """The first token [num_rows] at which the cumulative weight exceeds uniform * total.
+
+    First the block of tokens is found, then the token in it.
+    """
+    blocks = weights.view(weights.shape[0], -1, _BLOCK)
+    cumulative = blocks.sum(dim=-1).cumsum(dim=-1)
     target = uniforms.to(weights.dtype)[:, None] * cumulative[:, -1:]
-    token = torch.searchsorted(cumulative, target, right=True)[:, 0]
-    # Rounding can lift the target to the total itself: then it is the last token that has any weight.
-    last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous())[:, 0]
-    return torch.minimum(token, last)
+    block = _first_above(cumulative, target)
+    before = cumulative.gather(1, (block - 1).clamp(min=0)).where(block > 0, 0.0)
+    within = blocks.gather(1, block[..., None].expand(-1, -1, _BLOCK))[:, 0].cumsum(dim=-1)
+    return (block * _BLOCK + _first_above(within, target - before))[:, 0]
+
+
+def _first_above(cumulative: Tensor, target: Tensor) -> Tensor:
+    """The first index [num_rows, 1] whose cumulative weight exceeds the target.
+
+    Rounding can lift a target to the total itself; then it is the last index that has any weight.
+    """
+    last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous())
+    return torch.searchsorted(cumulative, target, right=True).minimum(last)
