@@ -1,0 +1,52 @@
+"""Everything a tokenizer process is told, once, at its start.
+
+Built from the command line, validated here, immutable afterwards. Light to import.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True, frozen=True)
+class TokenizerConfig:
+    """Options of one tokenizer process.
+
+    Raises:
+        ValueError: on construction, naming the option, what it was, and what is allowed.
+    """
+
+    engines: tuple[str, ...] = ("127.0.0.1:50051",)
+    """Addresses of the engines, each "host:port". This version serves one."""
+    host: str = "127.0.0.1"
+    port: int = 50052
+    """0: any free port; the ready line on `status_fd` says which."""
+    max_prompt_bytes: int = 8 << 20
+    """Longest prompt text, in UTF-8 bytes, after the chat template."""
+    max_message_bytes: int = 32 << 20
+    """Longest gRPC message that is read."""
+    max_backlog_bytes: int = 64 << 20
+    """Text that may wait for one peer that reads too slowly; past it the peer's stream is ended."""
+    status_fd: int | None = None
+    """File descriptor on which start-up progress is written, one JSON object a line."""
+
+    def __post_init__(self) -> None:
+        if not self.engines:
+            raise ValueError("--engine is missing; expected the engine's host:port")
+        if len(self.engines) > 1:
+            raise ValueError(
+                f"--engine was given {len(self.engines)} times; this version routes to one engine"
+            )
+        for address in self.engines:
+            host, _, port = address.rpartition(":")
+            if not host or not port.isdigit() or not 0 < int(port) < 65536:
+                raise ValueError(f"--engine is {address!r}; expected host:port, such as 127.0.0.1:50051")
+        if not 0 <= self.port < 65536:
+            raise ValueError(f"--port is {self.port}; expected 0 to 65535")
+        for option, value in (
+            ("--max-prompt-bytes", self.max_prompt_bytes),
+            ("--max-message-bytes", self.max_message_bytes),
+            ("--max-backlog-bytes", self.max_backlog_bytes),
+        ):
+            if value < 1:
+                raise ValueError(f"{option} is {value}; expected at least 1")

@@ -1,0 +1,67 @@
+"""Generate: one request, one stream."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+
+from tokenwire.status import abort
+from tokenwire.v1 import tokenizer_pb2
+from tokenwire_services.tokenizer.config import TokenizerConfig
+from tokenwire_services.tokenizer.engine_link import EngineLink
+from tokenwire_services.tokenizer.outbox import Deltas, Finish, Outbox
+from tokenwire_services.tokenizer.requests import start
+
+_SLOT = 0
+
+
+async def generate(
+    link: EngineLink,
+    config: TokenizerConfig,
+    request: tokenizer_pb2.TokenizerGenerateRequest,
+    context: grpc.aio.ServicerContext[Any, Any],
+) -> None:
+    """Serve one call. Whatever ends it ends the request at the engine, too.
+
+    A peer that reads slowly makes the writes wait, and what is generated meanwhile comes as one message; what
+    can wait is bounded by the request's own output.
+
+    Raises:
+        StatusError: the request cannot be served.
+    """
+    outbox = Outbox(config.max_backlog_bytes)
+    running = await start(link, config, request, _SLOT, outbox)
+    try:
+        while True:
+            deltas = await outbox.take()
+            for response in responses(deltas):
+                await context.write(response)
+            for _, finish in deltas.finished:
+                if finish.error is not None:
+                    await abort(context, finish.error)
+                return
+    finally:
+        running.cancel()
+
+
+def responses(deltas: Deltas) -> list[tokenizer_pb2.TokenizerGenerateResponse]:
+    """A single request's deltas as messages; the last one carries the end, if it ended without error."""
+    messages = [tokenizer_pb2.TokenizerGenerateResponse(text_delta=text) for text in deltas.texts if text]
+    messages += [detail for _, detail in deltas.details]
+    for _, finish in deltas.finished:
+        if finish.error is None:
+            if not messages:
+                messages.append(tokenizer_pb2.TokenizerGenerateResponse())
+            _end(messages[-1], finish)
+    return messages
+
+
+def _end(message: tokenizer_pb2.TokenizerGenerateResponse, finish: Finish) -> None:
+    message.finish_reason = finish.reason
+    if finish.usage is not None:
+        message.usage.CopyFrom(finish.usage)
+    if finish.stop_string is not None:
+        message.stop_string = finish.stop_string
+    if finish.stop_token_id is not None:
+        message.stop_token_id = finish.stop_token_id

@@ -1,0 +1,160 @@
+"""One request's output on its way from token IDs to text, stop strings and tool calls found.
+
+    token → Detokenizer → StopStrings → OutputParser → Outbox
+
+A request ends once, by whatever comes first: a stop string, the engine's finish event, an error, or the
+peer. Afterwards nothing more goes out.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from tokenwire.status import StatusError
+from tokenwire.v1 import engine_pb2, generation_pb2, tokenizer_pb2
+from tokenwire_services.tokenizer.detokenizer import Detokenizer
+from tokenwire_services.tokenizer.errors import at_field
+from tokenwire_services.tokenizer.outbox import Finish, Outbox
+from tokenwire_services.tokenizer.parsers.base import OutputParser, ParsedCall
+from tokenwire_services.tokenizer.stop_strings import StopStrings
+
+_NO_TOKEN = -1
+
+
+@dataclass(slots=True)
+class Generation:
+    """The state of one request's output."""
+
+    slot: int
+    """The peer's number for the request."""
+    outbox: Outbox
+    num_prompt_tokens: int
+    detokenizer: Detokenizer
+    stop_strings: StopStrings | None = None
+    parser: OutputParser | None = None
+    prompt_field: str = "prompt"
+    """What the prompt is called in the peer's request."""
+    return_token_ids: bool = False
+    prompt_token_ids: Sequence[int] = ()
+    """Returned with the first token IDs."""
+    include_stop_token: bool = False
+    """Whether the text of the token that ended the generation belongs to the output."""
+    num_tokens: int = field(default=0, init=False)
+    """Tokens received."""
+    finished: bool = field(default=False, init=False)
+    _uncounted: int = field(default=0, init=False)
+    """Tokens received whose text has not gone out."""
+    _token_ids: list[int] = field(default_factory=list, init=False)
+    """Those tokens, kept when the request asked for them."""
+    _num_calls: int = field(default=0, init=False)
+    _stop_token_id: int = field(default=_NO_TOKEN, init=False)
+
+    def expect_stop(self, stop_token_id: int) -> None:
+        """Of the tokens about to come, the last one is this one, and ends the generation."""
+        if not self.include_stop_token:
+            self._stop_token_id = stop_token_id
+
+    def push(self, token_id: int) -> None:
+        """Take the next token. It may end the request: see `finished`."""
+        self.num_tokens += 1
+        self._uncounted += 1
+        if self.return_token_ids:
+            self._token_ids.append(token_id)
+        if token_id == self._stop_token_id:
+            return
+        text = self.detokenizer.push(token_id)
+        if text is None:
+            return
+        if self.stop_strings is not None:
+            text = self.stop_strings.push(text)
+            if self.stop_strings.matched is not None:
+                self._end(text, Finish(generation_pb2.FINISH_REASON_STOP, self._usage()))
+                return
+        if text:
+            self._write(text)
+
+    def end(self, event: engine_pb2.SessionResponse.FinishEvent) -> None:
+        """The engine ended the request."""
+        text = self.detokenizer.flush()
+        if self.stop_strings is not None:
+            if text:
+                text = self.stop_strings.push(text)
+            text += self.stop_strings.flush()
+        stop_token_id = event.stop_token_id if event.HasField("stop_token_id") else None
+        self._end(text, Finish(event.reason, event.usage, stop_token_id=stop_token_id))
+
+    def cancel(self) -> None:
+        """The peer ended the request."""
+        self._end("", Finish(generation_pb2.FINISH_REASON_CANCELLED, self._usage()))
+
+    def fail(self, error: StatusError) -> None:
+        """An error ended the request."""
+        if not self.finished:
+            self.finished = True
+            error = at_field(error, "prompt_token_ids", self.prompt_field)
+            self.outbox.finish(self.slot, Finish(generation_pb2.FINISH_REASON_ERROR, error=error))
+
+    def _end(self, text: str, finish: Finish) -> None:
+        if self.finished:
+            return
+        self.finished = True
+        if text:
+            self._write(text)
+        if self.parser is not None:
+            self._write_pieces(self.parser.flush())
+        if self._uncounted or self.prompt_token_ids:
+            self._send("", [])
+        reason, stop_string = finish.reason, None
+        if self.stop_strings is not None and self.stop_strings.matched is not None:
+            reason, stop_string = generation_pb2.FINISH_REASON_STOP, self.stop_strings.matched
+        if self._num_calls and reason == generation_pb2.FINISH_REASON_STOP:
+            reason = generation_pb2.FINISH_REASON_TOOL_CALLS
+        self.outbox.finish(self.slot, Finish(reason, finish.usage, stop_string, finish.stop_token_id))
+
+    def _write(self, text: str) -> None:
+        if self.parser is not None:
+            self._write_pieces(self.parser.push(text))
+        elif self.return_token_ids:
+            self._send(text, [])
+        else:
+            self.outbox.add_text(self.slot, text, self._uncounted)
+            self._uncounted = 0
+
+    def _write_pieces(self, pieces: Sequence[str | ParsedCall]) -> None:
+        for piece in pieces:
+            if isinstance(piece, str):
+                self._send(piece, [])
+            else:
+                call = tokenizer_pb2.ToolCallDelta(
+                    index=self._num_calls,
+                    id=f"call_{uuid.uuid4().hex[:24]}",
+                    name=piece.name,
+                    arguments_delta=piece.arguments_json,
+                )
+                self._num_calls += 1
+                self._send("", [call])
+
+    def _send(self, text: str, tool_calls: Sequence[tokenizer_pb2.ToolCallDelta]) -> None:
+        """Put text and tool calls into the outbox, with the tokens behind them.
+
+        All in one detail for a request that asked for token IDs; otherwise text is a plain delta, and only
+        a tool call needs a detail.
+        """
+        if tool_calls or self.return_token_ids:
+            detail = tokenizer_pb2.TokenizerGenerateResponse(text_delta=text, tool_calls=tool_calls)
+            if self.return_token_ids:
+                detail.token_ids.extend(self._token_ids)
+                detail.prompt_token_ids.extend(self.prompt_token_ids)
+                self.prompt_token_ids = ()
+                self._token_ids.clear()
+                self._uncounted = 0
+            self.outbox.add_detail(self.slot, detail)
+        else:
+            self.outbox.add_text(self.slot, text, self._uncounted)
+            self._uncounted = 0
+
+    def _usage(self) -> generation_pb2.Usage:
+        """Tokens so far. What the prefix cache saved, only the engine's own finish event says."""
+        return generation_pb2.Usage(prompt_tokens=self.num_prompt_tokens, completion_tokens=self.num_tokens)

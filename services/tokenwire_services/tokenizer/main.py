@@ -1,0 +1,129 @@
+"""The tokenizer process: a gRPC server that serves as long as there is an engine behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+
+import grpc
+import uvloop
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health
+from grpc_reflection.v1alpha import reflection
+
+from tokenwire.v1 import tokenizer_pb2, tokenizer_pb2_grpc
+from tokenwire_services.tokenizer.config import TokenizerConfig
+from tokenwire_services.tokenizer.engine_link import EngineLink
+from tokenwire_services.tokenizer.model import ModelFilesError
+from tokenwire_services.tokenizer.service import TokenizerService
+
+log = logging.getLogger(__name__)
+
+SERVICE: str = tokenizer_pb2.DESCRIPTOR.services_by_name["Tokenizer"].full_name
+
+_SHUTDOWN_GRACE_S = 1.0
+"""For calls to hear that the process is going away."""
+
+
+class StartError(Exception):
+    """The process cannot start; says why in one line."""
+
+
+def run(config: TokenizerConfig) -> int:
+    """Serve until SIGTERM or SIGINT; returns the process's exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    try:
+        uvloop.run(serve(config))
+    except (StartError, ModelFilesError) as error:
+        log.error("%s", error)
+        return 1
+    return 0
+
+
+async def serve(config: TokenizerConfig, stop: asyncio.Event | None = None) -> None:
+    """Serve until told to stop, by `stop` or else by a signal.
+
+    Raises:
+        StartError: the address cannot be listened on.
+        ModelFilesError: the engine's tokenizer files cannot be served.
+    """
+    if stop is None:
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    progress = _Progress(config.status_fd)
+    status = health.HealthServicer()
+    port = 0
+
+    async def on_change(serving: bool) -> None:
+        await _set_health(status, serving)
+        if serving:
+            progress.ready(port)
+
+    link = EngineLink(config.engines[0], on_change)
+    server = grpc.aio.server(
+        options=[
+            ("grpc.so_reuseport", 0),
+            ("grpc.max_receive_message_length", config.max_message_bytes),
+            ("grpc.max_send_message_length", -1),
+        ]
+    )
+    tokenizer_pb2_grpc.add_TokenizerServicer_to_server(TokenizerService(link, config), server)
+    health_pb2_grpc.add_HealthServicer_to_server(status, server)
+    names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
+    reflection.enable_server_reflection(names, server)
+    await _set_health(status, serving=False)
+    try:
+        port = server.add_insecure_port(f"{config.host}:{config.port}")
+    except RuntimeError as error:
+        raise StartError(
+            f"cannot listen on {config.host}:{config.port}: {error}; is another process using it?"
+        ) from error
+    await server.start()
+    log.info("listening on %s:%d, waiting for the engine at %s", config.host, port, link.address)
+    progress.waiting(port)
+
+    linked = asyncio.create_task(link.run())
+    stopped = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait([linked, stopped], return_when=asyncio.FIRST_COMPLETED)
+        if linked.done():
+            await linked
+    finally:
+        for task in (linked, stopped):
+            task.cancel()
+        await asyncio.gather(linked, stopped, return_exceptions=True)
+        await server.stop(_SHUTDOWN_GRACE_S)
+
+
+async def _set_health(status: health.HealthServicer, serving: bool) -> None:
+    kinds = health_pb2.HealthCheckResponse
+    for service in ("", SERVICE):
+        await status.set(service, kinds.SERVING if serving else kinds.NOT_SERVING)
+
+
+class _Progress:
+    """Tells whoever started this process how far its start is, one JSON object a line."""
+
+    def __init__(self, fd: int | None) -> None:
+        self._fd = fd
+
+    def waiting(self, port: int) -> None:
+        """Calls are answered on `port`, with UNAVAILABLE until there is an engine."""
+        self._write({"phase": "waiting for the engine", "port": port})
+
+    def ready(self, port: int) -> None:
+        """The last line: the first engine is connected. Later connections are no news to a start."""
+        self._write({"phase": "ready", "port": port})
+        self._fd = None
+
+    def _write(self, line: dict[str, object]) -> None:
+        if self._fd is None:
+            return
+        try:
+            os.write(self._fd, json.dumps(line).encode() + b"\n")
+        except OSError:  # the reader is gone
+            self._fd = None

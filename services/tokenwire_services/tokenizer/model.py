@@ -1,0 +1,123 @@
+"""The model that an engine serves, as far as text is concerned: tokenizer, chat template, limits.
+
+Everything comes from the engine over gRPC and stays in memory; nothing is written to disk.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from tokenwire.v1 import engine_pb2, engine_pb2_grpc
+from tokenwire_services.tokenizer.chat_template import ChatTemplate, ChatTemplateError
+
+MAX_FILES = 64
+MAX_FILES_BYTES = 512 << 20
+
+_SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
+class ModelFilesError(Exception):
+    """The engine's tokenizer files cannot be served; says what is supported."""
+
+
+@dataclass(slots=True, frozen=True)
+class Model:
+    """One served model."""
+
+    info: engine_pb2.GetModelResponse
+    tokenizer: Tokenizer
+    chat_template: ChatTemplate | None
+    chat_template_problem: str
+    """Why there is no chat template."""
+
+
+async def fetch_files(stub: engine_pb2_grpc.EngineAsyncStub, timeout_s: float) -> dict[str, bytes]:
+    """The engine's tokenizer files by name.
+
+    Raises:
+        ModelFilesError: they are larger, or more, than a tokenizer's files can be.
+        grpc.aio.AioRpcError: the engine failed.
+    """
+    files: dict[str, bytearray] = {}
+    size = 0
+    request = engine_pb2.GetTokenizerFilesRequest()
+    async for piece in stub.GetTokenizerFiles(request, timeout=timeout_s):
+        files.setdefault(piece.name, bytearray()).extend(piece.data)
+        size += len(piece.data)
+        if size > MAX_FILES_BYTES or len(files) > MAX_FILES:
+            raise ModelFilesError(
+                f"the engine sent {len(files)} tokenizer files of {size} bytes and more; "
+                f"at most {MAX_FILES} files of {MAX_FILES_BYTES} bytes together are read"
+            )
+    return {name: bytes(data) for name, data in files.items()}
+
+
+def load_model(info: engine_pb2.GetModelResponse, files: Mapping[str, bytes]) -> Model:
+    """Build a model from its tokenizer files. Takes a second for a large vocabulary.
+
+    Raises:
+        ModelFilesError: there is no tokenizer.json, or a file cannot be read.
+    """
+    if "tokenizer.json" not in files:
+        raise ModelFilesError(
+            f"the model has no tokenizer.json (it has: {', '.join(sorted(files)) or 'no tokenizer files'}); "
+            "only the tokenizer.json format of Hugging Face is supported, convert the tokenizer with "
+            "transformers.AutoTokenizer.from_pretrained(...).save_pretrained(...)"
+        )
+    try:
+        tokenizer = Tokenizer.from_str(files["tokenizer.json"].decode())
+    except Exception as error:  # the binding raises its errors as plain Exception
+        raise ModelFilesError(f"tokenizer.json cannot be read: {error}") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    config = _read_object(files, "tokenizer_config.json")
+    source = _template_source(files, config)
+    if not source:
+        return Model(info, tokenizer, None, "the model has no chat template; send text instead of messages")
+    special_tokens = _special_tokens(_read_object(files, "special_tokens_map.json") | config)
+    try:
+        return Model(info, tokenizer, ChatTemplate(source, special_tokens), "")
+    except ChatTemplateError as error:
+        return Model(info, tokenizer, None, f"the model's chat template cannot be used: {error}")
+
+
+def _read_object(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
+    try:
+        value = json.loads(files.get(name, b"{}"))
+    except ValueError as error:
+        raise ModelFilesError(f"{name} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ModelFilesError(f"{name} holds a JSON {type(value).__name__}; expected an object")
+    return value
+
+
+def _template_source(files: Mapping[str, bytes], config: Mapping[str, Any]) -> str | dict[str, str]:
+    """chat_template.jinja, or the tokenizer_config.json's template or named templates; "" for none."""
+    if "chat_template.jinja" in files:
+        return files["chat_template.jinja"].decode()
+    source = config.get("chat_template") or ""
+    if isinstance(source, list):
+        return {entry["name"]: entry["template"] for entry in source}
+    if not isinstance(source, str):
+        raise ModelFilesError(
+            f"tokenizer_config.json: chat_template is a {type(source).__name__}; "
+            "expected a string or a list of {name, template}"
+        )
+    return source
+
+
+def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
+    """The named special tokens as text; each is a string or an object with the string as its `content`."""
+    tokens = {}
+    for name in _SPECIAL_TOKENS:
+        token = config.get(name)
+        if isinstance(token, dict):
+            token = token.get("content")
+        if isinstance(token, str):
+            tokens[name] = token
+    return tokens

@@ -1,0 +1,90 @@
+"""What has been generated and waits for one peer to take it.
+
+Filled while an engine message is processed, emptied by the peer's writer; a peer that reads slowly finds
+several steps merged into one, so what waits is bounded by the text itself and by `max_bytes`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from tokenwire.status import StatusError
+from tokenwire.v1 import generation_pb2, tokenizer_pb2
+
+
+@dataclass(slots=True, frozen=True)
+class Finish:
+    """The end of a request."""
+
+    reason: generation_pb2.FinishReason.ValueType
+    usage: generation_pb2.Usage | None = None
+    stop_string: str | None = None
+    stop_token_id: int | None = None
+    error: StatusError | None = None
+    """Set with FINISH_REASON_ERROR, and only then."""
+
+
+@dataclass(slots=True)
+class Deltas:
+    """New output of several requests. `slots`, `texts`, `token_counts` are parallel; a slot occurs once."""
+
+    slots: list[int] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    token_counts: list[int] = field(default_factory=list)
+    details: list[tuple[int, tokenizer_pb2.TokenizerGenerateResponse]] = field(default_factory=list)
+    finished: list[tuple[int, Finish]] = field(default_factory=list)
+
+
+class Outbox:
+    """One peer's waiting output. `overflowed` is set when more than `max_bytes` waited; it stays so."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.overflowed = asyncio.Event()
+        self._max_bytes = max_bytes
+        self._wake = asyncio.Event()
+        self._clear()
+
+    def add_text(self, slot: int, text: str, num_tokens: int) -> None:
+        """More text of a request, and how many tokens it stands for."""
+        at = self._index.get(slot)
+        if at is None:
+            deltas = self._deltas
+            self._index[slot] = len(deltas.slots)
+            deltas.slots.append(slot)
+            deltas.texts.append(text)
+            deltas.token_counts.append(num_tokens)
+            if len(deltas.slots) == 1:
+                self._wake.set()
+        else:
+            self._deltas.texts[at] += text
+            self._deltas.token_counts[at] += num_tokens
+        self._size += len(text)
+        if self._size > self._max_bytes:
+            self.overflowed.set()
+
+    def add_detail(self, slot: int, response: tokenizer_pb2.TokenizerGenerateResponse) -> None:
+        """What a request asked for beyond text."""
+        self._deltas.details.append((slot, response))
+        self._size += response.ByteSize()
+        if self._size > self._max_bytes:
+            self.overflowed.set()
+        self._wake.set()
+
+    def finish(self, slot: int, finish: Finish) -> None:
+        """A request's end; nothing more comes for the slot until a new request takes it."""
+        self._deltas.finished.append((slot, finish))
+        self._wake.set()
+
+    async def take(self) -> Deltas:
+        """Wait until there is something, and take all of it."""
+        await self._wake.wait()
+        deltas = self._deltas
+        self._clear()
+        return deltas
+
+    def _clear(self) -> None:
+        self._wake.clear()
+        self._deltas = Deltas()
+        self._index: dict[int, int] = {}
+        self._size = 0

@@ -1,0 +1,1 @@
+"""Turning the model's own syntax back into structure."""

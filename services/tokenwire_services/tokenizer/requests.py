@@ -1,0 +1,166 @@
+"""From a text request to a running engine request.
+
+What this process can know is checked here; sampling and stop parameters are the engine's to check, and its
+errors come back unchanged but for the path of the prompt. Sampling parameters that a request leaves unset
+take the values that the model's authors recommend.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tokenwire.status import invalid_argument, not_found, unimplemented
+from tokenwire.v1 import engine_pb2, tokenizer_pb2
+from tokenwire_services.tokenizer.config import TokenizerConfig
+from tokenwire_services.tokenizer.detokenizer import Detokenizer
+from tokenwire_services.tokenizer.engine_link import EngineLink
+from tokenwire_services.tokenizer.generation import Generation
+from tokenwire_services.tokenizer.model import Model
+from tokenwire_services.tokenizer.outbox import Outbox
+from tokenwire_services.tokenizer.parsers import hermes
+from tokenwire_services.tokenizer.prompt import check_token_ids, encode, offers_tools, render_chat
+from tokenwire_services.tokenizer.stop_strings import StopStrings
+
+MAX_STOP_STRINGS = 16
+MAX_STOP_STRING_BYTES = 1024
+MAX_REQUEST_ID_BYTES = 256
+
+
+@dataclass(slots=True)
+class Running:
+    """A request that the engine has."""
+
+    link: EngineLink
+    engine_slot: int
+    generation: Generation
+
+    def cancel(self) -> None:
+        """End it early; does nothing when it has ended."""
+        self.generation.cancel()
+        self.link.cancel(self.engine_slot, self.generation)
+
+
+async def start(
+    link: EngineLink,
+    config: TokenizerConfig,
+    request: tokenizer_pb2.TokenizerGenerateRequest,
+    slot: int,
+    outbox: Outbox,
+) -> Running:
+    """Check a request, encode its prompt and submit it; its output goes to `outbox` under `slot`.
+
+    Raises:
+        StatusError: the request cannot be served; nothing was submitted.
+    """
+    model = resolve_model(link, request.model)
+    _check(request)
+    prompt_token_ids, field = await _encode_prompt(model, config, request)
+    limit = model.info.max_model_len
+    if not prompt_token_ids:
+        raise invalid_argument(field, "empty; expected at least one token")
+    if len(prompt_token_ids) >= limit:
+        raise invalid_argument(
+            field,
+            f"{len(prompt_token_ids)} tokens, which leaves no room in the model's context of {limit}; "
+            f"shorten it to {limit - 1} tokens or less",
+        )
+    tools = request.WhichOneof("prompt") == "chat" and offers_tools(request.chat)
+    skip_special_tokens = not request.HasField("skip_special_tokens") or request.skip_special_tokens
+    generation = Generation(
+        slot=slot,
+        outbox=outbox,
+        num_prompt_tokens=len(prompt_token_ids),
+        prompt_field=field,
+        detokenizer=Detokenizer(model.tokenizer, prompt_token_ids, skip_special_tokens),
+        stop_strings=StopStrings(request.stop_strings, request.include_stop_string)
+        if request.stop_strings
+        else None,
+        parser=hermes.HermesParser() if tools else None,
+        return_token_ids=request.return_token_ids,
+        prompt_token_ids=prompt_token_ids if request.return_token_ids else (),
+        include_stop_token=request.include_stop_string,
+    )
+    engine_slot = link.submit(engine_request(model, request, prompt_token_ids), generation)
+    return Running(link, engine_slot, generation)
+
+
+def resolve_model(link: EngineLink, name: str) -> Model:
+    """The model of that name, or the only one for "".
+
+    Raises:
+        StatusError: NOT_FOUND, or UNAVAILABLE while there is no engine.
+    """
+    model = link.require_model()
+    if name and name not in model.info.served_names:
+        served = ", ".join(model.info.served_names)
+        raise not_found("model", name, f"model {name!r} is not served here; served: {served}")
+    return model
+
+
+def engine_request(
+    model: Model, request: tokenizer_pb2.TokenizerGenerateRequest, prompt_token_ids: list[int]
+) -> engine_pb2.GenerateRequest:
+    """The request in the engine's terms."""
+    result = engine_pb2.GenerateRequest(
+        request_id=request.request_id,
+        model=request.model,
+        prompt_token_ids=prompt_token_ids,
+        sampling=model.info.default_sampling,
+    )
+    result.sampling.MergeFrom(request.sampling)
+    if request.HasField("stop"):
+        result.stop.CopyFrom(request.stop)
+    if request.HasField("constraint"):
+        result.constraint.CopyFrom(request.constraint)
+    if request.HasField("context"):
+        result.context.CopyFrom(request.context)
+    return result
+
+
+def _check(request: tokenizer_pb2.TokenizerGenerateRequest) -> None:
+    """Raise for what is wrong with a request, whatever its prompt and model."""
+    if len(request.request_id.encode()) > MAX_REQUEST_ID_BYTES:
+        raise invalid_argument("request_id", f"longer than {MAX_REQUEST_ID_BYTES} bytes")
+    if request.sampling.HasField("num_samples") and request.sampling.num_samples > 1:
+        raise unimplemented("sampling.num_samples")
+    for name in ("num_logprobs", "num_prompt_logprobs"):
+        if request.logprobs.HasField(name):
+            raise unimplemented(f"logprobs.{name}")
+    if len(request.stop_strings) > MAX_STOP_STRINGS:
+        raise invalid_argument(
+            "stop_strings", f"{len(request.stop_strings)} strings; expected at most {MAX_STOP_STRINGS}"
+        )
+    for i, stop in enumerate(request.stop_strings):
+        size = len(stop.encode())
+        if not 1 <= size <= MAX_STOP_STRING_BYTES:
+            raise invalid_argument(
+                f"stop_strings[{i}]", f"{size} bytes; expected 1 to {MAX_STOP_STRING_BYTES}"
+            )
+
+
+async def _encode_prompt(
+    model: Model, config: TokenizerConfig, request: tokenizer_pb2.TokenizerGenerateRequest
+) -> tuple[list[int], str]:
+    """The prompt's token IDs, and the field that errors about them name."""
+    match request.WhichOneof("prompt"):
+        case "text":
+            special = not request.HasField("add_special_tokens") or request.add_special_tokens
+            return await encode(model, request.text, special, "prompt", config.max_prompt_bytes), "prompt"
+        case "chat":
+            text = render_chat(model, request.chat)
+            _check_tools(model, request.chat)
+            token_ids = await encode(model, text, False, "chat.messages", config.max_prompt_bytes)
+            return token_ids, "chat.messages"
+        case "token_ids":
+            token_ids = list(request.token_ids.ids)
+            check_token_ids(model, token_ids, "prompt")
+            return token_ids, "prompt"
+        case _:
+            raise invalid_argument("prompt", "missing; expected text, chat or token_ids")
+
+
+def _check_tools(model: Model, chat: tokenizer_pb2.ChatPrompt) -> None:
+    """Raise UNIMPLEMENTED when tools are offered to a model whose calls nothing here can parse."""
+    template = model.chat_template
+    if template is not None and offers_tools(chat) and hermes.OPEN not in template.source(with_tools=True):
+        raise unimplemented("chat.tools")

@@ -1,0 +1,75 @@
+"""The Tokenizer service's methods: each hands over to its module and turns its errors into a status."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from tokenwire.status import StatusError, abort
+from tokenwire.v1 import tokenizer_pb2, tokenizer_pb2_grpc
+from tokenwire_services.tokenizer import text
+from tokenwire_services.tokenizer.config import TokenizerConfig
+from tokenwire_services.tokenizer.engine_link import EngineLink
+from tokenwire_services.tokenizer.generate import generate
+from tokenwire_services.tokenizer.session import PeerSession
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class TokenizerService(tokenizer_pb2_grpc.TokenizerServicer):
+    """Serves the model behind one engine link."""
+
+    def __init__(self, link: EngineLink, config: TokenizerConfig) -> None:
+        self._link = link
+        self._config = config
+
+    # Streams are coroutines that write rather than generators: a coroutine is cancelled at once when the peer
+    # hangs up, a generator only when it is collected.
+
+    async def Generate(  # type: ignore[override]  # noqa: N802
+        self, request: tokenizer_pb2.TokenizerGenerateRequest, context: Context
+    ) -> None:
+        async with _errors_to(context):
+            await generate(self._link, self._config, request, context)
+
+    async def Session(  # type: ignore[override]  # noqa: N802
+        self, requests: AsyncIterator[tokenizer_pb2.TokenizerSessionRequest], context: Context
+    ) -> None:
+        async with _errors_to(context):
+            await PeerSession(self._link, self._config, context).serve()
+
+    async def Tokenize(  # noqa: N802
+        self, request: tokenizer_pb2.TokenizeRequest, context: Context
+    ) -> tokenizer_pb2.TokenizeResponse:
+        async with _errors_to(context):
+            return await text.tokenize(self._link, self._config, request)
+
+    async def Detokenize(  # noqa: N802
+        self, request: tokenizer_pb2.DetokenizeRequest, context: Context
+    ) -> tokenizer_pb2.DetokenizeResponse:
+        async with _errors_to(context):
+            return text.detokenize(self._link, request)
+
+    async def RenderChat(  # noqa: N802
+        self, request: tokenizer_pb2.RenderChatRequest, context: Context
+    ) -> tokenizer_pb2.RenderChatResponse:
+        async with _errors_to(context):
+            return text.render(self._link, request)
+
+    async def ListModels(  # noqa: N802
+        self, request: tokenizer_pb2.ListModelsRequest, context: Context
+    ) -> tokenizer_pb2.ListModelsResponse:
+        async with _errors_to(context):
+            return text.list_models(self._link)
+
+
+@contextlib.asynccontextmanager
+async def _errors_to(context: Context) -> AsyncIterator[None]:
+    """Abort the call with the StatusError that its handler raises."""
+    try:
+        yield
+    except StatusError as error:
+        await abort(context, error)

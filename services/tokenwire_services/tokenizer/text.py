@@ -1,0 +1,63 @@
+"""What needs no generation: Tokenize, Detokenize, RenderChat, ListModels.
+
+Each raises StatusError when the request cannot be served.
+"""
+
+from __future__ import annotations
+
+from tokenwire.status import invalid_argument
+from tokenwire.v1 import tokenizer_pb2
+from tokenwire_services.tokenizer.config import TokenizerConfig
+from tokenwire_services.tokenizer.engine_link import EngineLink
+from tokenwire_services.tokenizer.prompt import check_token_ids, encode, render_chat
+from tokenwire_services.tokenizer.requests import resolve_model
+
+
+async def tokenize(
+    link: EngineLink, config: TokenizerConfig, request: tokenizer_pb2.TokenizeRequest
+) -> tokenizer_pb2.TokenizeResponse:
+    """Text or a chat to token IDs, just as Generate encodes it."""
+    model = resolve_model(link, request.model)
+    match request.WhichOneof("input"):
+        case "text":
+            special = not request.HasField("add_special_tokens") or request.add_special_tokens
+            token_ids = await encode(model, request.text, special, "text", config.max_prompt_bytes)
+        case "chat":
+            text = render_chat(model, request.chat)
+            token_ids = await encode(model, text, False, "chat.messages", config.max_prompt_bytes)
+        case _:
+            raise invalid_argument("input", "missing; expected text or chat")
+    return tokenizer_pb2.TokenizeResponse(token_ids=token_ids, max_model_len=model.info.max_model_len)
+
+
+def detokenize(
+    link: EngineLink, request: tokenizer_pb2.DetokenizeRequest
+) -> tokenizer_pb2.DetokenizeResponse:
+    """Token IDs to text."""
+    model = resolve_model(link, request.model)
+    check_token_ids(model, request.token_ids, "token_ids")
+    skip = not request.HasField("skip_special_tokens") or request.skip_special_tokens
+    return tokenizer_pb2.DetokenizeResponse(text=model.tokenizer.decode(request.token_ids, skip))
+
+
+def render(link: EngineLink, request: tokenizer_pb2.RenderChatRequest) -> tokenizer_pb2.RenderChatResponse:
+    """A chat to the prompt's text."""
+    return tokenizer_pb2.RenderChatResponse(
+        text=render_chat(resolve_model(link, request.model), request.chat)
+    )
+
+
+def list_models(link: EngineLink) -> tokenizer_pb2.ListModelsResponse:
+    """One card a served name; the first name is the model, the others are its aliases."""
+    model = link.require_model()
+    cards = [
+        tokenizer_pb2.ListModelsResponse.ModelCard(
+            name=name,
+            max_model_len=model.info.max_model_len,
+            created_unix_s=model.info.created_unix_s,
+            supports_chat=model.chat_template is not None,
+            root=model.info.served_names[0],
+        )
+        for name in model.info.served_names
+    ]
+    return tokenizer_pb2.ListModelsResponse(models=cards)

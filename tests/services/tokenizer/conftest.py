@@ -1,0 +1,123 @@
+"""A running tokenizer service in front of a scripted engine."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+import grpc
+import pytest
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from tests.services.tokenizer.fake_engine import FakeEngine
+from tokenwire.v1 import engine_pb2, generation_pb2, tokenizer_pb2_grpc
+from tokenwire_services.tokenizer.config import TokenizerConfig
+from tokenwire_services.tokenizer.main import serve
+
+CHATML = (
+    "{%- if tools %}<|im_start|>system\n{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}"
+    "Call as <tool_call>{...}</tool_call><|im_end|>\n{% endif %}"
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+TEXT = (
+    "The capital of France is Paris. The weather in Lyon is sunny today, the sky is blue. "
+    'A call is {"name": "get_weather", "arguments": {"city": "Paris"}}. One two three four five. '
+)
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    """A byte-level BPE of 400 tokens with ChatML's markers."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([TEXT] * 4, trainer)
+    tokenizer.add_tokens([AddedToken(marker, normalized=False) for marker in ("<tool_call>", "</tool_call>")])
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def files(tokenizer: Tokenizer) -> dict[str, bytes]:
+    """The tokenizer as a checkpoint's files."""
+    config = {"eos_token": "<|im_end|>", "pad_token": {"content": "<|endoftext|>"}, "bos_token": None}
+    return {
+        "tokenizer.json": tokenizer.to_str().encode(),
+        "tokenizer_config.json": json.dumps(config).encode(),
+        "chat_template.jinja": CHATML.encode(),
+    }
+
+
+@pytest.fixture
+async def engine(tokenizer: Tokenizer, files: dict[str, bytes]) -> AsyncIterator[FakeEngine]:
+    """Replies with TEXT and then the end-of-sequence token."""
+    end = tokenizer.token_to_id("<|im_end|>")
+    info = engine_pb2.GetModelResponse(
+        served_names=["tiny", "tiny-alias"],
+        max_model_len=512,
+        vocab_size=tokenizer.get_vocab_size(),
+        eos_token_ids=[end],
+        created_unix_s=1_700_000_000,
+        default_sampling=generation_pb2.SamplingParams(temperature=0.5, top_k=20),
+    )
+    engine = FakeEngine(dict(files), saying(tokenizer, TEXT), info)
+    await engine.start()
+    yield engine
+    await engine.stop()
+
+
+def saying(tokenizer: Tokenizer, text: str) -> Callable[[object], list[int]]:
+    """A reply: this text, then the end of the turn."""
+    token_ids = tokenizer.encode(text + "<|im_end|>", add_special_tokens=False).ids
+    return lambda request: token_ids
+
+
+@dataclass
+class Service:
+    """A running tokenizer service."""
+
+    channel: grpc.aio.Channel
+    stub: tokenizer_pb2_grpc.TokenizerAsyncStub
+    address: str
+
+
+async def start_service(engine: FakeEngine, *, wait: bool = True) -> AsyncIterator[Service]:
+    """Run the service until the iterator is closed; `wait` until it is connected."""
+    reader, writer = os.pipe()
+    stop = asyncio.Event()
+    config = TokenizerConfig(engines=(f"127.0.0.1:{engine.port}",), port=0, status_fd=writer)
+    running = asyncio.create_task(serve(config, stop))
+    progress = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(progress), os.fdopen(reader)
+    )
+    async with asyncio.timeout(10):
+        for _ in range(2 if wait else 1):
+            line = asyncio.create_task(progress.readline())
+            await asyncio.wait([line, running], return_when=asyncio.FIRST_COMPLETED)
+            if running.done():
+                await running
+            port = json.loads(await line)["port"]
+    address = f"127.0.0.1:{port}"
+    async with grpc.aio.insecure_channel(address) as channel:
+        yield Service(channel, tokenizer_pb2_grpc.TokenizerStub(channel), address)
+        stop.set()
+        await running
+    transport.close()
+    os.close(writer)
+
+
+@pytest.fixture
+async def service(engine: FakeEngine) -> AsyncIterator[Service]:
+    """The service, connected to the engine."""
+    async for service in start_service(engine):
+        yield service
