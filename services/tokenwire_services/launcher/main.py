@@ -18,6 +18,7 @@ from tokenwire_services.launcher import options as opt
 app = typer.Typer(
     help="Serve large language models as microservices.",
     add_completion=False,
+    pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -15,9 +15,9 @@ from tokenwire_services.launcher.lifeline import die_with_parent
 from tokenwire_services.launcher.sizes import parse_size
 
 
-def _size(text: str) -> int:
+def _size(value: str | int) -> int:
     try:
-        return parse_size(text)
+        return parse_size(str(value))  # a default is a number already
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
 
