@@ -1,0 +1,32 @@
+import json
+import shlex
+
+from tokenwire_engine.config import EngineConfig
+from tokenwire_services.gateway.config import GatewayConfig
+from tokenwire_services.launcher.serve import example_request, process_specs
+from tokenwire_services.tokenizer.config import TokenizerConfig
+
+
+def test_the_example_request_can_be_pasted():
+    words = shlex.split(example_request("http://127.0.0.1:8123", "it's", needs_key=False))
+
+    assert words[:3] == ["curl", "-N", "http://127.0.0.1:8123/v1/chat/completions"]
+    assert json.loads(words[words.index("-d") + 1])["model"] == "it's"
+    assert not any("Authorization" in word for word in words)
+
+
+def test_the_example_request_names_the_variable_of_the_key_only():
+    words = shlex.split(example_request("http://127.0.0.1:8000", "demo", needs_key=True))
+
+    assert "Authorization: Bearer $TOKENWIRE_API_KEY" in words
+
+
+def test_keys_reach_the_gateway_only_and_no_command_line():
+    engine, tokenizer, gateway = process_specs(
+        EngineConfig(), TokenizerConfig(), GatewayConfig(api_keys=("secret-1", "secret-2"))
+    )
+
+    assert gateway.environment["TOKENWIRE_API_KEY"] == "secret-1 secret-2"
+    assert engine.environment["TOKENWIRE_API_KEY"] is None
+    assert tokenizer.environment["TOKENWIRE_API_KEY"] is None
+    assert "secret" not in " ".join(engine.arguments + tokenizer.arguments + gateway.arguments)
