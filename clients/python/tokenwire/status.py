@@ -110,12 +110,12 @@ def not_found(kind: str, name: str, message: str) -> StatusError:
 
 def unavailable(message: str, retry_after_s: float | None = None) -> StatusError:
     """A server that cannot answer now, and when to try again."""
-    details = []
-    if retry_after_s is not None:
-        retry = error_details_pb2.RetryInfo()
-        retry.retry_delay.FromMilliseconds(round(retry_after_s * 1000))
-        details.append(retry)
-    return StatusError(grpc.StatusCode.UNAVAILABLE, message, details)
+    return StatusError(grpc.StatusCode.UNAVAILABLE, message, _retry_info(retry_after_s))
+
+
+def resource_exhausted(message: str, retry_after_s: float | None = None) -> StatusError:
+    """A server that holds as much as it can, and when to try again."""
+    return StatusError(grpc.StatusCode.RESOURCE_EXHAUSTED, message, _retry_info(retry_after_s))
 
 
 async def abort(context: grpc.aio.ServicerContext[object, object], error: StatusError) -> NoReturn:
@@ -123,3 +123,11 @@ async def abort(context: grpc.aio.ServicerContext[object, object], error: Status
     trailing = ((DETAILS_KEY, error.to_proto().SerializeToString()),) if error.details else ()
     await context.abort(error.code, error.message, trailing)
     raise AssertionError("abort returned")
+
+
+def _retry_info(retry_after_s: float | None) -> list[Message]:
+    if retry_after_s is None:
+        return []
+    retry = error_details_pb2.RetryInfo()
+    retry.retry_delay.FromMilliseconds(round(retry_after_s * 1000))
+    return [retry]

@@ -14,13 +14,14 @@ from typing import Protocol
 
 import grpc
 
-from tokenwire.status import StatusError, unavailable
+from tokenwire.status import StatusError, resource_exhausted
 from tokenwire_engine.core.commands import Cancel, Command, Submit
 from tokenwire_engine.scheduler.outputs import ChannelOutput, Outputs
 from tokenwire_engine.scheduler.request import Request
 
 MAX_LIVE_REQUESTS = 65_536
 """Beyond this many, waiting ones included, a request is refused: a bound on memory, not on load."""
+RETRY_WHEN_FULL_S = 5.0
 
 
 class Receiver(Protocol):
@@ -74,11 +75,8 @@ class Dispatcher:
                 f"request_id: {request.request_id!r} is in use by a live request; choose another",
             )
         if len(self._live) >= MAX_LIVE_REQUESTS:
-            busy = unavailable("", retry_after_s=5.0)
-            raise StatusError(
-                grpc.StatusCode.RESOURCE_EXHAUSTED,
-                f"{MAX_LIVE_REQUESTS} requests are running or queued; try again later",
-                busy.details,
+            raise resource_exhausted(
+                f"{MAX_LIVE_REQUESTS} requests are running or queued; try again later", RETRY_WHEN_FULL_S
             )
         self._live.add(request.request_id)
         self._channels[request.channel].live.add(request.request_id)

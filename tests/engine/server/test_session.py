@@ -12,6 +12,7 @@ from tests.engine.server.conftest import Engine, StartEngine
 from tokenwire.status import StatusError
 from tokenwire.v1 import generation_pb2
 from tokenwire.v1.engine_pb2 import GenerateRequest, SessionRequest, SessionResponse
+from tokenwire_engine.server import session
 
 FinishEvent = SessionResponse.FinishEvent
 
@@ -181,6 +182,23 @@ async def test_steps_are_put_together_for_a_peer_that_does_not_read(start_engine
     assert len(peer.messages) < (await engine.load()).steps
     for slot in range(64):
         assert peer.tokens[slot] == continuation([slot], 1000)
+
+
+async def test_a_long_backlog_is_sent_in_pieces_with_the_ends_last(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "MAX_MESSAGE_TOKENS", 3)
+    peer = Peer(engine)
+    await peer.open()
+    engine.runner.hold()
+    for slot in range(8):
+        await peer.submit(slot, [slot], max_tokens=4)
+    await asyncio.sleep(0.1)
+    engine.runner.resume()
+    await peer.read_until_finished(*range(8))
+    assert max(len(message.slots) for message in peer.messages) == 3
+    for slot in range(8):
+        assert peer.tokens[slot] == continuation([slot], 4)
 
 
 async def test_acknowledged_steps_must_have_been_sent(peer: Peer) -> None:

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import grpc
+import pytest
+
+from tokenwire.status import StatusError, unavailable
+from tokenwire_engine.core.commands import Cancel, Command, Submit
+from tokenwire_engine.sampling.params import SamplingParams
+from tokenwire_engine.scheduler.outputs import ChannelOutput, Finished
+from tokenwire_engine.scheduler.request import FinishReason, Request
+from tokenwire_engine.server import dispatch
+from tokenwire_engine.server.dispatch import Dispatcher
+
+
+class Recorder:
+    """Keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.outputs: list[ChannelOutput] = []
+        self.errors: list[StatusError] = []
+
+    def receive(self, output: ChannelOutput) -> None:
+        self.outputs.append(output)
+
+    def fail(self, error: StatusError) -> None:
+        self.errors.append(error)
+
+
+@pytest.fixture
+def commands() -> list[Command]:
+    return []
+
+
+@pytest.fixture
+def dispatcher(commands: list[Command]) -> Dispatcher:
+    return Dispatcher(commands.append)
+
+
+def request(request_id: str, channel: int) -> Request:
+    return Request(request_id, [1], SamplingParams(), max_tokens=1, channel=channel)
+
+
+def end_of(request_id: str) -> ChannelOutput:
+    return ChannelOutput(finished=[Finished(request_id, 0, FinishReason.LENGTH, 1, 1)])
+
+
+def test_outputs_reach_the_receiver_of_their_channel_only(dispatcher: Dispatcher) -> None:
+    first, second = Recorder(), Recorder()
+    channel = dispatcher.open(first)
+    dispatcher.open(second)
+    output = ChannelOutput([0], [5])
+    dispatcher.deliver({channel: output})
+    assert (first.outputs, second.outputs) == ([output], [])
+
+
+def test_closing_a_channel_cancels_what_lives_in_it(dispatcher: Dispatcher, commands: list[Command]) -> None:
+    channel = dispatcher.open(Recorder())
+    ended, live = request("ended", channel), request("live", channel)
+    dispatcher.submit(ended)
+    dispatcher.submit(live)
+    dispatcher.deliver({channel: end_of("ended")})
+    dispatcher.close(channel)
+    assert commands == [Submit(ended), Submit(live), Cancel(("live",))]
+
+
+def test_an_id_is_taken_until_the_core_says_that_its_request_ended(dispatcher: Dispatcher) -> None:
+    channel = dispatcher.open(Recorder())
+    dispatcher.submit(request("a", channel))
+    dispatcher.close(channel)
+    other = dispatcher.open(Recorder())
+    with pytest.raises(StatusError) as caught:
+        dispatcher.submit(request("a", other))
+    assert caught.value.code is grpc.StatusCode.ALREADY_EXISTS
+    dispatcher.deliver({channel: end_of("a")})
+    dispatcher.submit(request("a", other))
+
+
+def test_too_many_live_requests_are_refused_with_a_time_to_retry(
+    dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "MAX_LIVE_REQUESTS", 1)
+    channel = dispatcher.open(Recorder())
+    dispatcher.submit(request("a", channel))
+    with pytest.raises(StatusError) as caught:
+        dispatcher.submit(request("b", channel))
+    assert caught.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert caught.value.retry_after_s == 5.0
+
+
+def test_after_the_end_every_receiver_and_every_newcomer_hears_the_error(dispatcher: Dispatcher) -> None:
+    receiver = Recorder()
+    dispatcher.open(receiver)
+    error = unavailable("the engine is shutting down")
+    dispatcher.fail_all(error)
+    assert receiver.errors == [error]
+    with pytest.raises(StatusError) as caught:
+        dispatcher.open(Recorder())
+    assert caught.value is error
