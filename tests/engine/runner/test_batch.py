@@ -1,0 +1,65 @@
+"""How a plan becomes a flat batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from tokenwire_engine.runner.batch import assemble
+from tokenwire_engine.runner.block_tables import BlockTables
+from tokenwire_engine.scheduler.plan import ScheduledTokens
+
+CPU = torch.device("cpu")
+
+
+def tables_of(blocks: dict[int, list[int]]) -> BlockTables:
+    tables = BlockTables(num_slots=4, max_blocks=8, device=CPU)
+    for slot, row in blocks.items():
+        tables.append(slot, row)
+    return tables
+
+
+def test_decodes_come_first_and_samples_keep_the_plans_order() -> None:
+    tables = tables_of({0: [5], 1: [7, 2], 2: [3], 3: [1]})
+    batch = assemble(
+        [
+            ScheduledTokens(0, 0, [10, 11, 12], [], samples=True),
+            ScheduledTokens(1, 16, [20], [], samples=True),
+            ScheduledTokens(2, 0, [30, 31], [], samples=False),
+            ScheduledTokens(3, 4, [40], [], samples=True),
+        ],
+        tables,
+        block_size=16,
+    )
+    arrays = {name: array.tolist() for name, array in batch.arrays.items()}
+    assert arrays["slots"] == [1, 3, 0, 2]
+    assert arrays["token_ids"] == [20, 40, 10, 11, 12, 30, 31]
+    assert arrays["positions"] == [16, 4, 0, 1, 2, 0, 1]
+    assert arrays["cache_slots"] == [2 * 16, 16 + 4, 5 * 16, 5 * 16 + 1, 5 * 16 + 2, 3 * 16, 3 * 16 + 1]
+    assert arrays["query_starts"] == [0, 1, 2, 5, 7]
+    assert arrays["context_lens"] == [17, 5, 3, 2]
+    assert batch.sampled_slots == [0, 1, 3]
+    assert arrays["sampled_tokens"] == [4, 0, 1]
+    assert batch.sampled_positions.tolist() == [3, 17, 5]
+    assert (batch.num_decodes, batch.max_query_len, batch.max_context_len) == (2, 3, 17)
+    assert not batch.samples_all
+
+
+def test_a_batch_of_decodes_samples_all_of_its_tokens_in_order() -> None:
+    batch = assemble(
+        [ScheduledTokens(slot, slot, [slot], [], samples=True) for slot in (2, 0, 1)],
+        tables_of({0: [0], 1: [1], 2: [2]}),
+        block_size=16,
+    )
+    assert batch.samples_all
+    assert batch.arrays["sampled_tokens"].tolist() == [0, 1, 2]
+
+
+def test_a_table_grows_at_its_end_and_starts_anew_when_cleared() -> None:
+    tables = tables_of({1: [4, 6]})
+    tables.append(1, [9])
+    assert tables.rows(torch.tensor([1]), 3).tolist() == [[4, 6, 9]]
+    tables.clear(1)
+    tables.append(1, [8])
+    assert tables.rows(torch.tensor([1]), 1).tolist() == [[8]]
+    assert tables.cache_slots(np.array([1, 1]), np.array([0, 15]), 16).tolist() == [128, 143]

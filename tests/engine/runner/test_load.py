@@ -1,0 +1,105 @@
+"""What a loaded runner says of itself, how its KV cache is sized, and which options are refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.checkpoints import write_checkpoint
+from tests.engine.driver import ignore_progress
+from tokenwire_engine.config import EngineConfig
+from tokenwire_engine.models.errors import ModelError
+from tokenwire_engine.runner.load import load_runner
+from tokenwire_engine.runner.local import LocalRunner
+from tokenwire_engine.runner.memory import CacheGeometry, host_budget, num_cache_blocks
+from tokenwire_engine.sampling.params import SamplingParams
+
+GEOMETRY = CacheGeometry(num_layers=2, num_kv_heads=4, head_dim=8, block_size=16, dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny")
+
+
+def load(directory: Path, **options: Any) -> LocalRunner:
+    return load_runner(
+        EngineConfig(**({"model": str(directory), "device": "cpu"} | options)), ignore_progress
+    )
+
+
+def test_the_runner_describes_its_model(directory: Path) -> None:
+    info = load(directory, max_running=3).info
+    assert (info.name, info.checkpoint, info.architecture) == ("tiny", directory, "LlamaForCausalLM")
+    assert (info.dtype, info.device) == ("float32", "cpu")
+    assert (info.vocab_size, info.max_model_len, info.eos_token_ids) == (320, 256, (2,))
+    assert (info.block_size, info.num_blocks, info.max_step_tokens) == (16, 3 * 256 // 16, 512)
+    assert info.num_parameters == 133_568
+    assert info.default_sampling == SamplingParams()
+
+
+def test_the_recommended_sampling_is_the_checkpoints(directory: Path) -> None:
+    file = directory / "generation_config.json"
+    before = file.read_text()
+    file.write_text(json.dumps({"temperature": 0.6, "top_k": 20, "top_p": 0.95, "do_sample": True}))
+    assert load(directory).info.default_sampling == SamplingParams(temperature=0.6, top_k=20, top_p=0.95)
+    file.write_text('{"top_p": 3}')
+    with pytest.raises(ModelError, match=r"generation_config\.json has top_p = 3"):
+        load(directory)
+    file.write_text(before)
+
+
+def test_the_whole_start_reports_its_phases(directory: Path) -> None:
+    phases: list[str] = []
+    load_runner(
+        EngineConfig(model=str(directory), device="cpu"), lambda phase, fraction=None: phases.append(phase)
+    )
+    assert list(dict.fromkeys(phases)) == ["finding the model", "loading weights", "allocating the KV cache"]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_16_bit_format_is_refused_on_a_cpu(dtype: str, directory: Path) -> None:
+    with pytest.raises(ModelError, match=f"--dtype is {dtype}, which is not supported on a CPU"):
+        load(directory, dtype=dtype)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there_is_refused(directory: Path) -> None:
+    with pytest.raises(ModelError, match="--device is cuda, but there are 0 CUDA devices"):
+        load(directory, device="cuda")
+
+
+def test_a_context_beyond_the_models_is_refused(directory: Path) -> None:
+    assert load(directory, max_model_len=100).info.max_model_len == 100
+    with pytest.raises(ModelError, match="--max-model-len is 257, but the model's own limit is 256 tokens"):
+        load(directory, max_model_len=257)
+
+
+def test_a_cache_too_small_for_one_context_is_refused_with_both_sizes(directory: Path) -> None:
+    # 3 layers x keys and values x 2 heads x 16 dimensions x 4 bytes = 768 bytes a token.
+    with pytest.raises(
+        ModelError,
+        match=r"a context of 256 tokens needs a KV cache of 0.2 MiB, but there are 0.1 MiB for it: "
+        r"lower --max-model-len to 80 or less, or raise --kv-cache-memory",
+    ):
+        load(directory, kv_cache_memory=80 * 768)
+    assert load(directory, kv_cache_memory=256 * 768).info.num_blocks == 16
+
+
+def test_the_cache_is_no_larger_than_all_running_sequences_can_fill() -> None:
+    assert GEOMETRY.block_bytes == 2 * 2 * 4 * 16 * 8 * 4
+    assert num_cache_blocks(GEOMETRY, 2**40, max_model_len=100, max_running=3) == 3 * 7
+    assert num_cache_blocks(GEOMETRY, 10 * GEOMETRY.block_bytes, max_model_len=100, max_running=3) == 10
+
+
+def test_a_host_gives_a_modest_share_or_one_context_if_that_is_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = 1000 * GEOMETRY.block_bytes
+    monkeypatch.setattr("tokenwire_engine.runner.memory.available_host_memory", lambda: free)
+    assert host_budget(GEOMETRY, max_model_len=16, mapped_weights=0) == free // 4
+    assert host_budget(GEOMETRY, max_model_len=16 * 500, mapped_weights=0) == free // 2
+    assert host_budget(GEOMETRY, max_model_len=16 * 5000, mapped_weights=0) == int(free * 0.8)
+    assert host_budget(GEOMETRY, max_model_len=16, mapped_weights=2 * free) == 0
