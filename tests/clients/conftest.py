@@ -19,8 +19,8 @@ from tokenwire.v1 import generation_pb2, tokenizer_pb2, tokenizer_pb2_grpc
 class FakeTokenizer(tokenizer_pb2_grpc.TokenizerServicer):
     """Answers with `deltas`, or fails with `error`; remembers the last request.
 
-    `arrived` is set when a request came, `cancelled` when a stream has ended. With `hold` a stream does not end
-    by itself.
+    `arrived` is set when a request came, `cancelled` when a stream has ended. With `hold` a stream does not
+    end by itself.
     """
 
     target: str = ""

@@ -67,34 +67,33 @@ class ChildProcess:
         on_progress: Callable[[Progress], None],
     ) -> ChildProcess:
         """Run a spec; the callbacks get each line of its output and each step of its start-up."""
-        progress_in, progress_out = os.pipe()
-        progress_lines = await _pipe_reader(progress_in)
+        # The pipes are ours, not asyncio's, for which a process has not ended while a pipe of it is open
+        # somewhere: in a process that it started and left behind.
+        output, output_end = await _pipe()
+        status, status_end = await _pipe()
         try:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 *spec.arguments,
-                f"--status-fd={progress_out}",
+                f"--status-fd={status_end}",
                 f"--parent-pid={os.getpid()}",
                 stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
+                stdout=output_end,
                 stderr=asyncio.subprocess.STDOUT,
                 env=_environment(spec.environment),
-                pass_fds=(progress_out,),
+                pass_fds=(status_end,),
                 start_new_session=True,
             )
         finally:
-            os.close(progress_out)
+            os.close(output_end)
+            os.close(status_end)
 
-        def on_progress_line(line: str) -> None:
+        def on_status(line: str) -> None:
             progress = parse_progress(line)
             if progress is not None:
                 on_progress(progress)
 
-        assert process.stdout is not None
-        readers = asyncio.gather(
-            _read_lines(process.stdout, on_line), _read_lines(progress_lines, on_progress_line)
-        )
-        return cls(process, readers)
+        return cls(process, asyncio.gather(_read_lines(output, on_line), _read_lines(status, on_status)))
 
     @property
     def pid(self) -> int:
@@ -154,12 +153,14 @@ def _environment(changes: Mapping[str, str | None]) -> dict[str, str]:
     return environment
 
 
-async def _pipe_reader(descriptor: int) -> asyncio.StreamReader:
+async def _pipe() -> tuple[asyncio.StreamReader, int]:
+    """A new pipe: its end to read from, and the descriptor of its end to write to."""
+    read_end, write_end = os.pipe()
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(descriptor, "rb", buffering=0)
+        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read_end, "rb", buffering=0)
     )
-    return reader
+    return reader, write_end
 
 
 async def _read_lines(reader: asyncio.StreamReader, on_line: Callable[[str], None]) -> None:
