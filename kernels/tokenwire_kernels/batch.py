@@ -21,7 +21,7 @@ class AttentionBatch:
     block_tables: Tensor
     """int32 [num_seqs, max_blocks]: physical blocks in token order; past a context, nothing is read."""
     query_starts: Tensor
-    """int32 [num_seqs + 1]: where each sequence's query tokens begin in the flat batch."""
+    """int32 [num_seqs + 1]: where each sequence's query tokens begin; every sequence has one or more."""
     context_lens: Tensor
     """int32 [num_seqs]: tokens in the cache, this step's included. At least the number of query tokens."""
     max_query_len: int

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Protocol
 
@@ -59,9 +60,16 @@ class Kernels:
 
 
 def select_kernels(device: torch.device) -> Kernels:
-    """The best implementation of every operator for `device`; the reference where there is no other."""
+    """The best implementation of every operator for `device`; the reference where there is no other.
+
+    An implementation is imported only if it is selected: a host without a GPU never loads Triton.
+    """
     from tokenwire_kernels import reference
 
+    if _runs_triton(device):
+        from tokenwire_kernels import triton
+
+        return _kernels_of(triton)
     return _kernels_of(reference)
 
 
@@ -75,3 +83,10 @@ def describe_kernels(kernels: Kernels) -> list[tuple[str, str]]:
 
 def _kernels_of(package: ModuleType) -> Kernels:
     return Kernels(**{operator.name: getattr(package, operator.name) for operator in fields(Kernels)})
+
+
+def _runs_triton(device: torch.device) -> bool:
+    """NVIDIA, of the generation that brought bfloat16 (sm_80) or newer, with Triton installed."""
+    if device.type != "cuda" or torch.version.cuda is None or find_spec("triton") is None:
+        return False
+    return torch.cuda.get_device_capability(device) >= (8, 0)

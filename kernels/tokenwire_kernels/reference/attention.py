@@ -121,9 +121,7 @@ def _make_plan(
 ) -> list[_Part]:
     """What to compute together, and for each part which cache rows to gather and which scores to hide."""
     device = batch.block_tables.device
-    contexts = batch.context_lens.tolist()
-    starts = batch.query_starts.tolist()
-    parts = []
+    contexts, starts = batch.context_lens.tolist(), batch.query_starts.tolist()
 
     def cache_rows(seqs: Tensor, positions: Tensor) -> Tensor:
         """Cache rows of positions [num_seqs, span] of some sequences, for every kv head."""
@@ -132,28 +130,24 @@ def _make_plan(
         rows = (blocks[:, None] * num_kv_heads + heads) * block_size + (positions % block_size)[:, None]
         return rows.flatten()
 
-    for seqs in _similar(contexts[: batch.num_decodes]):
+    def decodes(seqs: list[int]) -> _Part:
         members = torch.tensor(seqs, device=device)
         ends = torch.tensor([contexts[seq] for seq in seqs], device=device)[:, None]
         spans = ends.clamp(max=window) if window else ends
-        ages = torch.arange(int(spans.max()), device=device)
-        seen = ages < spans
-        positions = torch.where(seen, ends - spans + ages, ends - 1)
-        bias = torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, -_INF)
-        parts.append(
-            _Part(
-                num_seqs=len(seqs),
-                is_decode=True,
-                tokens=slice(len(seqs)) if len(seqs) == batch.num_decodes else members,
-                rows=cache_rows(members, positions),
-                bias=bias.repeat_interleave(num_kv_heads, dim=0)[:, None],
-            )
+        steps = torch.arange(int(spans.max()), device=device)
+        seen = steps < spans
+        # Where a shorter context has nothing more to show, its own last token stands in, hidden.
+        positions = torch.where(seen, ends - spans + steps, ends - 1)
+        return _Part(
+            num_seqs=len(seqs),
+            is_decode=True,
+            tokens=slice(len(seqs)) if len(seqs) == batch.num_decodes else members,
+            rows=cache_rows(members, positions),
+            bias=_hide(~seen, dtype).repeat_interleave(num_kv_heads, dim=0)[:, None],
         )
 
-    for seq in range(batch.num_decodes, len(contexts)):
+    def chunk(seq: int) -> _Part:
         context, num_queries = contexts[seq], starts[seq + 1] - starts[seq]
-        if num_queries == 0:
-            continue
         first = max(0, context - num_queries + 1 - window) if window else 0
         keys_at = torch.arange(first, context, device=device)
         bias: Tensor | None = None
@@ -162,17 +156,22 @@ def _make_plan(
             hidden = keys_at > queries_at
             if window:
                 hidden |= keys_at <= queries_at - window
-            bias = torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, -_INF)
-        parts.append(
-            _Part(
-                num_seqs=1,
-                is_decode=False,
-                tokens=slice(starts[seq], starts[seq + 1]),
-                rows=cache_rows(torch.tensor([seq], device=device), keys_at[None]),
-                bias=bias,
-            )
+            bias = _hide(hidden, dtype)
+        return _Part(
+            num_seqs=1,
+            is_decode=False,
+            tokens=slice(starts[seq], starts[seq + 1]),
+            rows=cache_rows(torch.tensor([seq], device=device), keys_at[None]),
+            bias=bias,
         )
-    return parts
+
+    chunks = range(batch.num_decodes, len(contexts))
+    return [decodes(seqs) for seqs in _similar(contexts[: batch.num_decodes])] + [chunk(seq) for seq in chunks]
+
+
+def _hide(hidden: Tensor, dtype: torch.dtype) -> Tensor:
+    """Minus infinity where `hidden`, 0 elsewhere."""
+    return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, -_INF)
 
 
 def _similar(contexts: list[int]) -> list[list[int]]:

@@ -1,0 +1,241 @@
+"""What the Triton kernels need of each GPU generation, found without a GPU.
+
+The launches are those that the operators really make, recorded over a table of shapes on tensors that
+have no memory, and compiled ahead of time. `python -m benchmarks.compile` writes registers, shared
+memory and spills to benchmarks/results/compile.md; the kernels' tests assert on the same numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia import compiler as nvidia
+from triton.compiler import ASTSource
+from triton.compiler import compile as compile_kernel
+from triton.runtime.jit import JITFunction
+
+from tokenwire_kernels import AttentionBatch, SamplingBatch
+from tokenwire_kernels.triton import activation, attention, norm, rotary, sampling
+
+SHARED_MEMORY_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
+"""Bytes that one program may use, by compute capability (CUDA C++ Programming Guide, appendix K)."""
+RESULTS = Path(__file__).parent / "results" / "compile.md"
+_TYPE_NAMES = {
+    torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16",
+    torch.int32: "*i32", torch.int64: "*i64",
+}  # fmt: skip
+
+
+@dataclass(slots=True, frozen=True)
+class Launch:
+    """One kernel with the arguments that an operator gave it."""
+
+    kernel: str
+    case: str
+    function: Any
+    arguments: dict[str, Any]
+    options: dict[str, Any]
+
+
+@dataclass(slots=True, frozen=True)
+class Usage:
+    """What a compiled kernel needs."""
+
+    kernel: str
+    case: str
+    capability: int
+    registers: int
+    stack_bytes: int
+    """Per thread: registers spilled to memory, or arrays that did not fit in any."""
+    shared_bytes: int
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print the measurements; write no report")
+    parser.add_argument("--quick", action="store_true", help="only the shapes of the usual checkpoints")
+    options = parser.parse_args()
+    found = launches(quick=options.quick)
+    usages = [usage_of(launch, capability) for launch in found for capability in SHARED_MEMORY_LIMIT]
+    if options.json:
+        print(json.dumps([asdict(usage) for usage in usages]))
+    else:
+        RESULTS.write_text(report(usages))
+        print(RESULTS.read_text())
+
+
+def launches(quick: bool = False) -> list[Launch]:
+    """Every distinct launch over the table of shapes."""
+    found: list[Launch] = []
+    dtypes = [torch.bfloat16] if quick else [torch.bfloat16, torch.float16, torch.float32]
+    for dtype in dtypes:
+        name = str(dtype).removeprefix("torch.")
+        for hidden in [4096] if quick else [576, 4096, 8192]:
+            case = f"{name}, hidden {hidden}"
+            x, weight = _empty(32, hidden, dtype=dtype), _empty(hidden, dtype=dtype)
+            found += _record(case, lambda x=x, w=weight: norm.rms_norm(x, w, 1e-5), norm)
+            found += _record(case, lambda x=x, w=weight: norm.add_rms_norm(x, x, w, 1e-5), norm)
+            found += _record(case, lambda x=x: activation.silu_and_mul(x), activation)
+        for head_dim in [64, 128] if quick else [64, 80, 96, 128, 192, 256]:
+            for heads, kv_heads in [(32, 8)] if quick else [(32, 8), (9, 3), (8, 8)]:
+                case = f"{name}, {heads} heads of {head_dim} over {kv_heads}"
+                found += _record(case, lambda d=dtype, s=(heads, kv_heads, head_dim): _rotary(d, *s), rotary)
+                for window, soft_cap in [(0, 0.0)] if quick else [(0, 0.0), (4096, 50.0)]:
+                    found += _record(
+                        case + (f", window {window}, soft cap" if window else ""),
+                        lambda d=dtype, s=(heads, kv_heads, head_dim), w=window, c=soft_cap: _attention(d, *s, w, c),
+                        attention,
+                    )
+    logits = _empty(32, 128256, dtype=torch.float32)
+    found += _record("vocabulary 128256", lambda: sampling.greedy(logits), sampling)
+    for unfiltered in (False, True):
+        case = "vocabulary 128256" + (", unfiltered" if unfiltered else "")
+        found += _record(case, lambda u=unfiltered: sampling.sample(logits, _sampling_batch(u)), sampling)
+    return found
+
+
+def usage_of(launch: Launch, capability: int) -> Usage:
+    """Compile for one generation, and read the binary's resource usage."""
+    signature, constants, attributes = {}, {}, {}
+    for index, (parameter, (name, value)) in enumerate(zip(launch.function.params, launch.arguments.items(), strict=True)):
+        if parameter.is_constexpr or (isinstance(value, int) and value == 1):
+            signature[name], constants[(index,)] = "constexpr", value
+        elif isinstance(value, Tensor):
+            signature[name], attributes[(index,)] = _TYPE_NAMES[value.dtype], [["tt.divisibility", 16]]
+        elif isinstance(value, float):
+            signature[name] = "fp32"
+        else:
+            signature[name] = "i32"
+            if value % 16 == 0:
+                attributes[(index,)] = [["tt.divisibility", 16]]
+    source = ASTSource(launch.function, signature, constants, attributes)
+    compiled = compile_kernel(source, target=GPUTarget("cuda", capability, 32), options=launch.options)
+    registers, stack = _resources(compiled.asm["cubin"])
+    return Usage(launch.kernel, launch.case, capability, registers, stack, compiled.metadata.shared)
+
+
+def report(usages: list[Usage]) -> str:
+    """The measurements as a Markdown page."""
+    lines = [
+        "# What the Triton kernels need",
+        "",
+        "Compiled ahead of time, without a GPU, by `python -m benchmarks.compile`. Registers and stack are per",
+        "thread; a stack of 0 means that nothing was spilled.",
+        "",
+        "| kernel | case | sm | registers | stack, bytes | shared memory, bytes |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {u.kernel} | {u.case} | {u.capability} | {u.registers} | {u.stack_bytes} | {u.shared_bytes} |"
+        for u in usages
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _resources(cubin: bytes) -> tuple[int, int]:
+    """Registers, and bytes of stack and local memory, of the one kernel in a binary."""
+    cuobjdump = Path(nvidia.__file__).parent / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        shown = subprocess.run(
+            [cuobjdump, "--dump-resource-usage", file.name], check=True, capture_output=True, text=True
+        ).stdout
+    fields = {name: int(value) for name, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", shown)}
+    return fields["REG"], fields["STACK"] + fields["LOCAL"]
+
+
+def _record(case: str, operator: Callable[[], object], module: ModuleType) -> list[Launch]:
+    """The launches that an operator makes, none of which is carried out."""
+    found: list[Launch] = []
+    with _recording(module, case, found):
+        operator()
+    return found
+
+
+@contextmanager
+def _recording(module: ModuleType, case: str, found: list[Launch]) -> Iterator[None]:
+    kernels = {name: value for name, value in vars(module).items() if isinstance(value, JITFunction)}
+    try:
+        for name, function in kernels.items():
+            setattr(module, name, _Recorder(name, function, case, found))
+        yield
+    finally:
+        for name, function in kernels.items():
+            setattr(module, name, function)
+
+
+@dataclass(slots=True)
+class _Recorder:
+    """Stands where a kernel was; `recorder[grid](...)` notes the arguments."""
+
+    name: str
+    function: Any
+    case: str
+    found: list[Launch]
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        return self._note
+
+    def _note(self, *positional: Any, **named: Any) -> None:
+        names = [parameter.name for parameter in self.function.params]
+        options = {name: named.pop(name) for name in ("num_warps", "num_stages") if name in named}
+        given = {**dict(zip(names, positional, strict=False)), **named}
+        arguments = {name: given[name] for name in names}
+        kernel = self.name.strip("_").removesuffix("_kernel")
+        self.found.append(Launch(kernel, self.case, self.function, arguments, options))
+
+
+def _empty(*shape: int, dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def _rotary(dtype: torch.dtype, heads: int, kv_heads: int, head_dim: int) -> None:
+    qkv = _empty(32, heads + 2 * kv_heads, head_dim, dtype=dtype)
+    q, k, v = qkv.split([heads, kv_heads, kv_heads], dim=1)
+    angles = _empty(8192, head_dim // 2, dtype=torch.float32)
+    cache = _empty(1024, kv_heads, 16, head_dim, dtype=dtype)
+    places = _empty(32, dtype=torch.int64)
+    rotary.rotary_and_cache(q, k, v, angles, angles, places, cache, cache, places)
+
+
+def _attention(
+    dtype: torch.dtype, heads: int, kv_heads: int, head_dim: int, window: int, soft_cap: float
+) -> None:
+    """Two decodes, split in parts, and a chunk of 512 tokens."""
+    cache = _empty(1024, kv_heads, 16, head_dim, dtype=dtype)
+    batch = AttentionBatch(
+        block_tables=_empty(3, 512, dtype=torch.int32),
+        query_starts=_empty(4, dtype=torch.int32),
+        context_lens=_empty(3, dtype=torch.int32),
+        max_query_len=512,
+        max_context_len=8192,
+        num_decodes=2,
+    )
+    attention.paged_attention(_empty(514, heads, head_dim, dtype=dtype), cache, cache, batch, 0.1, window, soft_cap)
+
+
+def _sampling_batch(unfiltered: bool) -> SamplingBatch:
+    float_row, int_row = _empty(32, dtype=torch.float32), _empty(32, dtype=torch.int32)
+    long_row = _empty(32, dtype=torch.int64)
+    return SamplingBatch(
+        temperatures=float_row, top_k=int_row, top_p=float_row, min_p=float_row,
+        seeds=long_row, sample_indices=int_row, positions=long_row, all_unfiltered=unfiltered,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

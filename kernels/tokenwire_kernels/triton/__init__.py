@@ -1,0 +1,21 @@
+"""The operators as Triton kernels, for NVIDIA GPUs from sm_80 on.
+
+Every launch is decided by shapes and host integers alone: nothing waits for the device, and every
+operator can be captured in a CUDA graph.
+"""
+
+from tokenwire_kernels.triton.activation import silu_and_mul
+from tokenwire_kernels.triton.attention import paged_attention
+from tokenwire_kernels.triton.norm import add_rms_norm, rms_norm
+from tokenwire_kernels.triton.rotary import rotary_and_cache
+from tokenwire_kernels.triton.sampling import greedy, sample
+
+__all__ = [
+    "add_rms_norm",
+    "greedy",
+    "paged_attention",
+    "rms_norm",
+    "rotary_and_cache",
+    "sample",
+    "silu_and_mul",
+]
