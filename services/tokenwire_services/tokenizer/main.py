@@ -69,6 +69,9 @@ async def serve(config: TokenizerConfig, stop: asyncio.Event | None = None) -> N
             ("grpc.so_reuseport", 0),
             ("grpc.max_receive_message_length", config.max_message_bytes),
             ("grpc.max_send_message_length", -1),
+            # Peers may check every few seconds that this process is still there.
+            ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+            ("grpc.keepalive_permit_without_calls", 1),
         ]
     )
     tokenizer_pb2_grpc.add_TokenizerServicer_to_server(TokenizerService(link, config), server)

@@ -20,7 +20,8 @@ from tokenwire_services.tokenizer.main import serve
 CHATML = (
     "{%- if tools %}<|im_start|>system\n{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}"
     "Call as <tool_call>{...}</tool_call><|im_end|>\n{% endif %}"
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{{ message.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 TEXT = (
@@ -90,11 +91,18 @@ class Service:
     address: str
 
 
-async def start_service(engine: FakeEngine, *, wait: bool = True) -> AsyncIterator[Service]:
+async def start_service(
+    engine: FakeEngine, *, wait: bool = True, max_backlog_bytes: int = 64 << 20
+) -> AsyncIterator[Service]:
     """Run the service until the iterator is closed; `wait` until it is connected."""
     reader, writer = os.pipe()
     stop = asyncio.Event()
-    config = TokenizerConfig(engines=(f"127.0.0.1:{engine.port}",), port=0, status_fd=writer)
+    config = TokenizerConfig(
+        engines=(f"127.0.0.1:{engine.port}",),
+        port=0,
+        max_backlog_bytes=max_backlog_bytes,
+        status_fd=writer,
+    )
     running = asyncio.create_task(serve(config, stop))
     progress = asyncio.StreamReader()
     transport, _ = await asyncio.get_running_loop().connect_read_pipe(

@@ -30,7 +30,7 @@ class Live:
 
 @dataclass
 class FakeEngine(engine_pb2_grpc.EngineServicer):
-    """Every request gets the tokens that `reply` says, one a step; the model's end-of-sequence token ends it."""
+    """Every request gets the tokens that `reply` says; the model's end-of-sequence token ends it."""
 
     files: dict[str, bytes]
     reply: Reply
@@ -46,6 +46,9 @@ class FakeEngine(engine_pb2_grpc.EngineServicer):
     acknowledged: int = 0
     live: dict[int, Live] = field(default_factory=dict)
     file_requests: int = 0
+    sessions: int = 0
+    _breaks: int = 0
+    _news: list[asyncio.Event] = field(default_factory=list)
     port: int = 0
     health: health.HealthServicer = field(default_factory=health.HealthServicer)
     _server: grpc.aio.Server | None = None
@@ -71,16 +74,22 @@ class FakeEngine(engine_pb2_grpc.EngineServicer):
             await self._server.stop(None)
         self.live.clear()
 
-    async def GetModel(self, request: Any, context: Context) -> engine_pb2.GetModelResponse:
+    def break_sessions(self) -> None:
+        """End every session, as a network does; the engine lives on."""
+        self._breaks += 1
+        for news in self._news:
+            news.set()
+
+    async def GetModel(self, request: Any, context: Context) -> engine_pb2.GetModelResponse:  # noqa: N802
         return self.info
 
-    async def GetLoad(self, request: Any, context: Context) -> engine_pb2.GetLoadResponse:
+    async def GetLoad(self, request: Any, context: Context) -> engine_pb2.GetLoadResponse:  # noqa: N802
         return engine_pb2.GetLoadResponse(running_requests=len(self.live))
 
-    def Generate(self, request: Any, context: Context) -> Any:
+    def Generate(self, request: Any, context: Context) -> Any:  # noqa: N802
         raise NotImplementedError("requests come by session")
 
-    async def GetTokenizerFiles(
+    async def GetTokenizerFiles(  # noqa: N802
         self, request: Any, context: Context
     ) -> AsyncIterator[engine_pb2.GetTokenizerFilesResponse]:
         self.file_requests += 1
@@ -88,11 +97,14 @@ class FakeEngine(engine_pb2_grpc.EngineServicer):
             for begin in range(0, max(len(data), 1), 1000):
                 yield engine_pb2.GetTokenizerFilesResponse(name=name, data=data[begin : begin + 1000])
 
-    async def Session(
+    async def Session(  # noqa: N802
         self, requests: AsyncIterator[engine_pb2.SessionRequest], context: Context
     ) -> AsyncIterator[engine_pb2.SessionResponse]:
+        self.sessions += 1
+        breaks = self._breaks
         finished: list[engine_pb2.SessionResponse.FinishEvent] = []
         news = asyncio.Event()
+        self._news.append(news)
         reader = asyncio.create_task(self._read(requests, finished, news))
         try:
             yield engine_pb2.SessionResponse(step=1, opened=engine_pb2.SessionResponse.Opened())
@@ -101,6 +113,8 @@ class FakeEngine(engine_pb2_grpc.EngineServicer):
                 if not self.live and not finished:
                     news.clear()
                     await news.wait()
+                if breaks != self._breaks:
+                    return
                 await asyncio.sleep(0)
                 await self.flowing.wait()
                 step += 1

@@ -1,19 +1,260 @@
-"""Generate: one request, one stream."""
+"""Generate: one request, one stream, from text to text."""
 
 from __future__ import annotations
 
+import asyncio
+import json
+from typing import Any
+
+import grpc
+import pytest
 from tokenizers import Tokenizer
 
-from tests.services.tokenizer.conftest import TEXT, Service
+from tests.services.tokenizer.conftest import TEXT, Service, saying
+from tests.services.tokenizer.fake_engine import FakeEngine
+from tokenwire.status import StatusError, invalid_argument, unimplemented
 from tokenwire.v1 import generation_pb2, tokenizer_pb2
 
 Request = tokenizer_pb2.TokenizerGenerateRequest
+ChatMessage = tokenizer_pb2.ChatMessage
+HELLO = ChatMessage(role="user", content="Hello")
+
+
+def chat(*messages: ChatMessage, **options: Any) -> Request:
+    return Request(chat=tokenizer_pb2.ChatPrompt(messages=messages or (HELLO,), **options))
+
+
+async def generate(service: Service, request: Request) -> list[tokenizer_pb2.TokenizerGenerateResponse]:
+    return [response async for response in service.stub.Generate(request)]
+
+
+async def refusal(service: Service, request: Request) -> StatusError:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await generate(service, request)
+    return StatusError.from_call(caught.value)
+
+
+def text_of(responses: list[tokenizer_pb2.TokenizerGenerateResponse]) -> str:
+    return "".join(response.text_delta for response in responses)
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.005)
 
 
 async def test_the_text_of_all_deltas_is_what_the_engine_said(service: Service, tokenizer: Tokenizer) -> None:
-    responses = [response async for response in service.stub.Generate(Request(text="Hello"))]
+    responses = await generate(service, Request(text="Hello"))
 
-    assert "".join(response.text_delta for response in responses) == TEXT
+    assert text_of(responses) == TEXT
     assert responses[-1].finish_reason == generation_pb2.FINISH_REASON_STOP
     assert responses[-1].stop_token_id == tokenizer.token_to_id("<|im_end|>")
     assert responses[-1].usage.completion_tokens == len(tokenizer.encode(TEXT).ids) + 1
+    assert responses[-1].usage.prompt_tokens == len(tokenizer.encode("Hello").ids)
+
+
+async def test_a_chat_is_rendered_and_encoded_without_further_special_tokens(
+    service: Service, engine: FakeEngine, tokenizer: Tokenizer
+) -> None:
+    await generate(service, chat())
+
+    rendered = "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"
+    assert list(engine.requests[0].prompt_token_ids) == tokenizer.encode(rendered).ids
+
+
+async def test_token_ids_are_returned_when_asked_for(service: Service, tokenizer: Tokenizer) -> None:
+    responses = await generate(service, Request(text="Hello", return_token_ids=True))
+
+    prompt = [token for response in responses for token in response.prompt_token_ids]
+    output = [token for response in responses for token in response.token_ids]
+    assert prompt == tokenizer.encode("Hello").ids
+    assert output == tokenizer.encode(TEXT + "<|im_end|>").ids
+    assert text_of(responses) == TEXT
+
+
+@pytest.mark.parametrize("include", [False, True])
+async def test_a_stop_string_ends_the_request_here_and_at_the_engine(
+    service: Service, engine: FakeEngine, tokenizer: Tokenizer, include: bool
+) -> None:
+    engine.reply = saying(tokenizer, TEXT * 20)
+    responses = await generate(
+        service, Request(text="Hello", stop_strings=["blue. A", "sky is"], include_stop_string=include)
+    )
+
+    assert text_of(responses) == TEXT[: TEXT.index("sky is") + (6 if include else 0)]
+    assert responses[-1].finish_reason == generation_pb2.FINISH_REASON_STOP
+    assert responses[-1].stop_string == "sky is"
+    until_stop = tokenizer.encode(TEXT[: TEXT.index("sky is") + len("sky is")]).ids
+    assert responses[-1].usage.completion_tokens == len(until_stop)
+    await until(lambda: engine.cancelled and not engine.live)
+
+
+async def test_text_held_back_for_a_stop_string_comes_at_the_end(service: Service) -> None:
+    assert text_of(await generate(service, Request(text="Hello", stop_strings=["five. six"]))) == TEXT
+
+
+async def test_special_tokens_are_shown_on_request(
+    service: Service, engine: FakeEngine, tokenizer: Tokenizer
+) -> None:
+    engine.reply = saying(tokenizer, "a<|endoftext|>b")
+
+    hidden = await generate(service, Request(text="Hello"))
+    shown = await generate(service, Request(text="Hello", skip_special_tokens=False))
+
+    assert (text_of(hidden), text_of(shown)) == ("ab", "a<|endoftext|>b")
+
+
+async def test_unset_sampling_parameters_are_the_models_recommended_ones(
+    service: Service, engine: FakeEngine
+) -> None:
+    await generate(service, Request(text="Hello"))
+    await generate(service, Request(text="Hello", sampling={"temperature": 0.0, "top_p": 0.9}))
+
+    first, second = (request.sampling for request in engine.requests)
+    assert (first.temperature, first.top_k, first.HasField("top_p")) == (0.5, 20, False)
+    assert (second.temperature, second.top_k, second.top_p) == (0.0, 20, pytest.approx(0.9))
+
+
+async def test_a_caller_that_hangs_up_has_its_request_cancelled(
+    service: Service, engine: FakeEngine, tokenizer: Tokenizer
+) -> None:
+    engine.reply = saying(tokenizer, TEXT * 100)
+    call = service.stub.Generate(Request(text="Hello"))
+    await call.read()
+    call.cancel()
+
+    await until(lambda: engine.cancelled and not engine.live)
+
+
+async def test_a_missed_deadline_cancels_the_request(service: Service, engine: FakeEngine) -> None:
+    engine.flowing.clear()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await service.stub.Generate(Request(text="Hello"), timeout=0.2).read()
+
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    await until(lambda: engine.cancelled)
+
+
+WEATHER = tokenizer_pb2.ToolDefinition(
+    name="get_weather", parameters_json='{"type": "object", "properties": {"city": {"type": "string"}}}'
+)
+
+
+async def test_a_tool_call_comes_out_as_structure(
+    service: Service, engine: FakeEngine, tokenizer: Tokenizer
+) -> None:
+    call = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
+    engine.reply = saying(tokenizer, f"One call.\n{call}")
+
+    responses = await generate(service, chat(tools=[WEATHER]))
+
+    (delta,) = (delta for response in responses for delta in response.tool_calls)
+    assert (delta.index, delta.name, json.loads(delta.arguments_delta)) == (
+        0,
+        "get_weather",
+        {"city": "Paris"},
+    )
+    assert delta.id
+    assert text_of(responses) == "One call."
+    assert responses[-1].finish_reason == generation_pb2.FINISH_REASON_TOOL_CALLS
+    assert '"name": "get_weather"' in tokenizer.decode(engine.requests[0].prompt_token_ids)
+
+
+async def test_a_broken_tool_call_comes_out_as_text(
+    service: Service, engine: FakeEngine, tokenizer: Tokenizer
+) -> None:
+    engine.reply = saying(tokenizer, "One <tool_call>{weather}</tool_call>")
+
+    responses = await generate(service, chat(tools=[WEATHER]))
+
+    assert text_of(responses) == "One <tool_call>{weather}</tool_call>"
+    assert responses[-1].finish_reason == generation_pb2.FINISH_REASON_STOP
+
+
+async def test_tool_choice_none_leaves_the_tools_out(
+    service: Service, engine: FakeEngine, tokenizer: Tokenizer
+) -> None:
+    await generate(service, chat(tools=[WEATHER], tool_choice="none"))
+
+    assert "get_weather" not in tokenizer.decode(engine.requests[0].prompt_token_ids)
+
+
+@pytest.mark.parametrize(
+    ("request_", "code", "field"),
+    [
+        (Request(), "INVALID_ARGUMENT", "prompt"),
+        (Request(text=""), "INVALID_ARGUMENT", "prompt"),
+        (Request(text="word " * 600), "INVALID_ARGUMENT", "prompt"),
+        (Request(token_ids={"ids": [1, 99_999]}), "INVALID_ARGUMENT", "prompt"),
+        (Request(chat={}), "INVALID_ARGUMENT", "chat.messages"),
+        (chat(ChatMessage(role="user", content="word " * 600)), "INVALID_ARGUMENT", "chat.messages"),
+        (chat(HELLO, ChatMessage(role="robot")), "INVALID_ARGUMENT", "chat.messages[1].role"),
+        (chat(template_kwargs_json="[1]"), "INVALID_ARGUMENT", "chat.template_kwargs_json"),
+        (chat(template_kwargs_json='{"messages": 1}'), "INVALID_ARGUMENT", "chat.template_kwargs_json"),
+        (chat(template_kwargs_json="[" * 100_000), "INVALID_ARGUMENT", "chat.template_kwargs_json"),
+        (
+            chat(continue_final_message=True, add_generation_prompt=True),
+            "INVALID_ARGUMENT",
+            "chat.continue_final_message",
+        ),
+        (
+            chat(ChatMessage(role="user", content_parts=[{"image_url": "data:,"}])),
+            "UNIMPLEMENTED",
+            "chat.messages[0].content_parts[0].image_url",
+        ),
+        (
+            chat(ChatMessage(role="assistant", tool_calls=[{"name": "f", "arguments_json": "{"}])),
+            "INVALID_ARGUMENT",
+            "chat.messages[0].tool_calls[0].arguments_json",
+        ),
+        (chat(tools=[WEATHER], tool_choice="required"), "UNIMPLEMENTED", "chat.tool_choice"),
+        (chat(chat_template="{{ 1 }}"), "UNIMPLEMENTED", "chat.chat_template"),
+        (Request(text="a", stop_strings=["x"] * 17), "INVALID_ARGUMENT", "stop_strings"),
+        (Request(text="a", stop_strings=["x", ""]), "INVALID_ARGUMENT", "stop_strings[1]"),
+        (Request(text="a", stop_strings=["é" * 513]), "INVALID_ARGUMENT", "stop_strings[0]"),
+        (Request(text="a", request_id="x" * 257), "INVALID_ARGUMENT", "request_id"),
+        (Request(text="a", sampling={"num_samples": 2}), "UNIMPLEMENTED", "sampling.num_samples"),
+        (Request(text="a", logprobs={"num_logprobs": 0}), "UNIMPLEMENTED", "logprobs.num_logprobs"),
+    ],
+)
+async def test_what_is_wrong_with_a_request_is_named_and_the_next_one_is_served(
+    service: Service, request_: Request, code: str, field: str
+) -> None:
+    error = await refusal(service, request_)
+
+    assert (error.code.name, error.field) == (code, field)
+    assert text_of(await generate(service, Request(text="Hello"))) == TEXT
+
+
+async def test_a_prompt_that_is_too_long_is_refused_with_both_numbers(service: Service) -> None:
+    error = await refusal(service, Request(token_ids={"ids": [5] * 512}))
+
+    assert "512 tokens" in error.message
+    assert "511" in error.message
+
+
+async def test_an_unknown_model_is_not_found(service: Service) -> None:
+    error = await refusal(service, Request(text="a", model="gpt-5"))
+
+    assert error.code is grpc.StatusCode.NOT_FOUND
+    assert "tiny" in error.message
+    assert error.details
+
+
+async def test_nul_characters_are_text(service: Service, engine: FakeEngine, tokenizer: Tokenizer) -> None:
+    await generate(service, chat(ChatMessage(role="user", content="a\0b")))
+
+    assert "a\0b" in tokenizer.decode(engine.requests[0].prompt_token_ids)
+
+
+async def test_the_engines_errors_come_through_with_the_callers_field(
+    service: Service, engine: FakeEngine
+) -> None:
+    engine.refuse = unimplemented("sampling.typical_p")
+    error = await refusal(service, Request(text="a"))
+    assert (error.code, error.field) == (grpc.StatusCode.UNIMPLEMENTED, "sampling.typical_p")
+
+    engine.refuse = invalid_argument("prompt_token_ids[3]", "is wrong")
+    error = await refusal(service, chat())
+    assert (error.message, error.field) == ("chat.messages[3]: is wrong", "chat.messages[3]")

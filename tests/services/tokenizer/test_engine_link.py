@@ -1,0 +1,124 @@
+"""The connection to the engine: waiting for it, losing it, getting it back."""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tokenizers import Tokenizer
+
+from tests.services.tokenizer.conftest import TEXT, Service, saying, start_service
+from tests.services.tokenizer.fake_engine import FakeEngine
+from tests.services.tokenizer.test_generate import generate, refusal, text_of, until
+from tests.services.tokenizer.test_session import Peer
+from tokenwire.status import StatusError
+from tokenwire.v1 import tokenizer_pb2
+from tokenwire_services.tokenizer.model import ModelFilesError, load_model
+
+Request = tokenizer_pb2.TokenizerGenerateRequest
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+async def health_of(service: Service) -> int:
+    request = health_pb2.HealthCheckRequest(service="tokenwire.v1.Tokenizer")
+    return (await health_pb2_grpc.HealthStub(service.channel).Check(request)).status
+
+
+async def until_health_is(service: Service, status: int) -> None:
+    async with asyncio.timeout(10):
+        while await health_of(service) != status:
+            await asyncio.sleep(0.01)
+
+
+async def test_it_waits_for_an_engine_that_still_loads(engine: FakeEngine) -> None:
+    await engine.set_serving(False)
+    async for service in start_service(engine, wait=False):
+        assert await health_of(service) == NOT_SERVING
+        error = await refusal(service, Request(text="Hello"))
+        assert error.code is grpc.StatusCode.UNAVAILABLE
+        assert error.retry_after_s == 1.0
+
+        await engine.set_serving(True)
+        await until_health_is(service, SERVING)
+        assert text_of(await generate(service, Request(text="Hello"))) == TEXT
+
+
+async def test_it_waits_for_an_engine_that_is_not_there_yet(engine: FakeEngine) -> None:
+    await engine.stop()
+    async for service in start_service(engine, wait=False):
+        assert await health_of(service) == NOT_SERVING
+        await engine.start()
+        await until_health_is(service, SERVING)
+
+
+async def test_requests_in_flight_fail_when_the_engine_dies_and_new_ones_succeed_when_it_is_back(
+    service: Service, engine: FakeEngine, tokenizer: Tokenizer
+) -> None:
+    engine.reply = saying(tokenizer, TEXT * 200)
+    peer = Peer(service.stub.Session())
+    await peer.open()
+    await peer.submit(0, Request(text="Hello"))
+    await peer.read()
+    await engine.stop()
+
+    ended = await peer.finish(1)
+    assert StatusError.from_proto(ended[0].error).retry_after_s == 1.0
+    await until_health_is(service, NOT_SERVING)
+    assert (await refusal(service, Request(text="Hello"))).code is grpc.StatusCode.UNAVAILABLE
+
+    engine.reply = saying(tokenizer, "back")
+    await engine.start()
+    await until_health_is(service, SERVING)
+    assert text_of(await generate(service, Request(text="Hello"))) == "back"
+    await peer.submit(0, Request(text="Hello"))  # the peer's own session went on
+    await peer.finish(1)
+    assert peer.text(0).endswith("back")
+
+
+async def test_the_tokenizer_is_loaded_again_only_for_another_engine_process(
+    service: Service, engine: FakeEngine
+) -> None:
+    engine.break_sessions()
+    await until(lambda: engine.sessions == 2)
+    await until_health_is(service, SERVING)
+    assert engine.file_requests == 1
+
+    await engine.stop()
+    engine.info.served_names[0] = "other"
+    await engine.start()
+    await until_health_is(service, SERVING)
+    assert engine.file_requests == 2
+    models = (await service.stub.ListModels(tokenizer_pb2.ListModelsRequest())).models
+    assert models[0].name == "other"
+
+
+def test_a_model_without_a_tokenizer_json_says_what_is_supported(engine: FakeEngine) -> None:
+    with pytest.raises(ModelFilesError, match=r"no tokenizer\.json \(it has: spiece\.model\).*supported"):
+        load_model(engine.info, {"spiece.model": b""})
+
+
+def test_named_templates_and_special_tokens_are_read_from_the_tokenizers_config(
+    engine: FakeEngine, files: dict[str, bytes]
+) -> None:
+    config = (
+        b'{"bos_token": {"content": "<s>"}, "eos_token": "</s>", "chat_template": ['
+        b'{"name": "default", "template": "{{ bos_token }}{{ eos_token }}{{ pad_token }}"},'
+        b'{"name": "tool_use", "template": "tools"}]}'
+    )
+    only = {"tokenizer.json": files["tokenizer.json"], "tokenizer_config.json": config}
+    model = load_model(engine.info, only | {"special_tokens_map.json": b'{"pad_token": "<pad>"}'})
+
+    assert model.chat_template is not None
+    messages = [{"role": "user", "content": ""}]
+    assert model.chat_template.render(messages) == "<s></s><pad>"
+    assert model.chat_template.render(messages, tools=[]) == "tools"
+
+
+def test_a_model_without_a_template_serves_text_only(engine: FakeEngine, files: dict[str, bytes]) -> None:
+    model = load_model(engine.info, {"tokenizer.json": files["tokenizer.json"]})
+
+    assert model.chat_template is None
+    assert "no chat template" in model.chat_template_problem

@@ -1,0 +1,257 @@
+"""Session: many requests over one stream, as columns."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+from tokenizers import Tokenizer
+
+from tests.services.tokenizer.conftest import TEXT, Service, saying, start_service
+from tests.services.tokenizer.fake_engine import FakeEngine
+from tests.services.tokenizer.test_generate import until
+from tokenwire.status import StatusError
+from tokenwire.v1 import generation_pb2, tokenizer_pb2
+
+Request = tokenizer_pb2.TokenizerGenerateRequest
+Command = tokenizer_pb2.TokenizerSessionRequest
+Message = tokenizer_pb2.TokenizerSessionResponse
+
+
+class Peer:
+    """A gateway's side of a session."""
+
+    def __init__(self, call: Any) -> None:
+        self.call = call
+        self.messages: list[Message] = []
+
+    async def open(self) -> None:
+        await self.call.write(Command(open={"session_id": "a"}))
+        assert (await self.call.read()).HasField("opened")
+
+    async def submit(self, slot: int, request: Request) -> None:
+        await self.call.write(Command(submit={"slot": slot, "request": request}))
+
+    async def cancel(self, slot: int) -> None:
+        await self.call.write(Command(cancel={"slot": slot}))
+
+    async def read(self) -> Message:
+        async with asyncio.timeout(10):
+            message = await self.call.read()
+        assert isinstance(message, Message), "the session ended"
+        self.messages.append(message)
+        return message
+
+    async def finish(self, num_requests: int) -> dict[int, Message.FinishEvent]:
+        """Read until so many requests have ended."""
+        ends: dict[int, Message.FinishEvent] = {}
+        while len(ends) < num_requests:
+            for event in (await self.read()).finished:
+                assert event.slot not in ends, "a slot ended twice"
+                ends[event.slot] = event
+        return ends
+
+    def text(self, slot: int) -> str:
+        columns = (
+            text
+            for message in self.messages
+            for at, text in zip(message.slots, message.text_deltas, strict=True)
+            if at == slot
+        )
+        return "".join(columns)
+
+    def num_tokens(self, slot: int) -> int:
+        return sum(
+            count
+            for message in self.messages
+            for at, count in zip(message.slots, message.token_counts, strict=True)
+            if at == slot
+        )
+
+
+@pytest.fixture
+async def peer(service: Service) -> Peer:
+    peer = Peer(service.stub.Session())
+    await peer.open()
+    return peer
+
+
+async def test_all_requests_of_a_step_come_in_one_message(
+    peer: Peer, engine: FakeEngine, tokenizer: Tokenizer
+) -> None:
+    for slot in range(32):
+        await peer.submit(slot, Request(text="Hello"))
+    ends = await peer.finish(32)
+
+    num_tokens = len(tokenizer.encode(TEXT).ids) + 1
+    for slot in range(32):
+        assert peer.text(slot) == TEXT
+        assert peer.num_tokens(slot) == ends[slot].usage.completion_tokens == num_tokens
+        assert ends[slot].reason == generation_pb2.FINISH_REASON_STOP
+    assert max(Counter(slot for m in peer.messages for slot in {*m.slots}).values()) <= len(peer.messages)
+    assert all(len(set(message.slots)) == len(message.slots) for message in peer.messages)
+    assert max(len(message.slots) for message in peer.messages) > 16
+    assert engine.acknowledged > 0
+
+
+async def test_steps_increase(peer: Peer) -> None:
+    await peer.submit(0, Request(text="Hello"))
+    await peer.finish(1)
+
+    steps = [message.step for message in peer.messages]
+    assert steps == sorted(set(steps))
+    assert steps[0] > 1
+
+
+async def test_requests_differ_in_what_they_want(
+    peer: Peer, engine: FakeEngine, tokenizer: Tokenizer
+) -> None:
+    await peer.submit(3, Request(text="Hello", stop_strings=["sunny"]))
+    await peer.submit(900, Request(text="Hello", return_token_ids=True))
+    await peer.submit(5, Request(text="Hello", stop={"max_tokens": 3}))
+    ends = await peer.finish(3)
+
+    assert peer.text(3) == TEXT[: TEXT.index("sunny")]
+    assert ends[3].stop_string == "sunny"
+    details = [detail.response for m in peer.messages for detail in m.details if detail.slot == 900]
+    assert "".join(response.text_delta for response in details) == TEXT
+    assert [t for response in details for t in response.token_ids] == tokenizer.encode(
+        TEXT + "<|im_end|>"
+    ).ids
+    assert ends[5].reason == generation_pb2.FINISH_REASON_LENGTH
+    assert peer.text(5) == tokenizer.decode(tokenizer.encode(TEXT).ids[:3])
+
+
+async def test_a_refused_request_ends_with_its_error_and_the_others_go_on(peer: Peer) -> None:
+    await peer.submit(0, Request(text="Hello"))
+    await peer.submit(1, Request(text="Hello", stop_strings=[""]))
+    await peer.submit(2, Request(text="Hello", model="gpt-5"))
+    ends = await peer.finish(3)
+
+    assert peer.text(0) == TEXT
+    assert StatusError.from_proto(ends[1].error).field == "stop_strings[0]"
+    assert StatusError.from_proto(ends[2].error).code is grpc.StatusCode.NOT_FOUND
+
+
+async def test_a_slot_is_free_again_after_its_finish_event(peer: Peer) -> None:
+    for _ in range(3):
+        await peer.submit(7, Request(text="Hello"))
+        await peer.finish(1)
+
+    assert peer.text(7) == TEXT * 3
+
+
+async def test_a_cancelled_request_ends_here_and_at_the_engine(
+    peer: Peer, engine: FakeEngine, tokenizer: Tokenizer
+) -> None:
+    engine.reply = saying(tokenizer, TEXT * 200)
+    await peer.submit(0, Request(text="Hello"))
+    await peer.read()
+    await peer.cancel(0)
+    await peer.cancel(0)
+    ends = await peer.finish(1)
+
+    assert ends[0].reason == generation_pb2.FINISH_REASON_CANCELLED
+    assert ends[0].usage.completion_tokens > 0
+    await until(lambda: not engine.live)
+
+    engine.reply = saying(tokenizer, "after")
+    await peer.submit(0, Request(text="Hello"))
+    assert (await peer.finish(1))[0].reason == generation_pb2.FINISH_REASON_STOP
+    assert peer.text(0).endswith("after")
+
+
+async def test_a_request_cancelled_while_its_prompt_is_encoded_never_reaches_the_engine(
+    peer: Peer, engine: FakeEngine
+) -> None:
+    await peer.submit(0, Request(text="Hello " * 300_000))
+    await peer.cancel(0)
+    ends = await peer.finish(1)
+
+    assert ends[0].reason == generation_pb2.FINISH_REASON_CANCELLED
+    assert engine.requests == []
+
+
+@pytest.mark.parametrize("how", ["half-closes", "hangs up"])
+async def test_when_the_peer_leaves_its_requests_are_cancelled(
+    peer: Peer, engine: FakeEngine, tokenizer: Tokenizer, how: str
+) -> None:
+    engine.reply = saying(tokenizer, TEXT * 200)
+    for slot in range(4):
+        await peer.submit(slot, Request(text="Hello"))
+    await peer.read()
+    if how == "hangs up":
+        peer.call.cancel()
+    else:
+        await peer.call.done_writing()
+
+    await until(lambda: len(engine.cancelled) == 4 and not engine.live)
+
+
+async def test_a_peer_that_reads_slowly_gets_several_steps_in_one_message(
+    peer: Peer, engine: FakeEngine, tokenizer: Tokenizer
+) -> None:
+    text = TEXT * 40
+    engine.reply = saying(tokenizer, text)
+    engine.tokens_per_step = 8
+    for slot in range(64):
+        await peer.submit(slot, Request(text="Hello"))
+    await until(lambda: len(engine.requests) == 64 and not engine.live)
+    await peer.finish(64)
+
+    assert all(peer.text(slot) == text for slot in range(64))
+
+
+async def test_a_peer_that_does_not_read_at_all_loses_its_session(
+    engine: FakeEngine, tokenizer: Tokenizer
+) -> None:
+    engine.reply = saying(tokenizer, TEXT * 60)
+    engine.tokens_per_step = 64
+    services: AsyncIterator[Service] = start_service(engine, max_backlog_bytes=1 << 20)
+    async for service in services:
+        peer = Peer(service.stub.Session())
+        await peer.open()
+        for slot in range(512):
+            await peer.submit(slot, Request(text="Hello"))
+        await until(lambda: len(engine.cancelled) > 100 and not engine.live)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            while True:
+                await peer.call.read()
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+@pytest.mark.parametrize(
+    ("commands", "code", "field"),
+    [
+        ([Command(cancel={"slot": 0})], "INVALID_ARGUMENT", "open"),
+        ([Command(open={"session_id": "a", "resume_after_step": 3})], "NOT_FOUND", None),
+        ([Command(open={"session_id": "a"}), Command(open={"session_id": "a"})], "INVALID_ARGUMENT", "open"),
+        ([Command(open={"session_id": "a"}), Command()], "INVALID_ARGUMENT", "command"),
+    ],
+)
+async def test_a_peer_that_breaks_the_protocol_is_told_so(
+    service: Service, commands: list[Command], code: str, field: str | None
+) -> None:
+    call = service.stub.Session()
+    for command in commands:
+        await call.write(command)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        while await call.read() is not grpc.aio.EOF:
+            pass
+
+    error = StatusError.from_call(caught.value)
+    assert (error.code.name, error.field) == (code, field)
+
+
+async def test_a_slot_cannot_be_taken_twice(peer: Peer, engine: FakeEngine) -> None:
+    engine.flowing.clear()
+    await peer.submit(0, Request(text="Hello"))
+    await peer.submit(0, Request(text="Hello"))
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await peer.call.read()
+    assert StatusError.from_call(caught.value).field == "submit.slot"
