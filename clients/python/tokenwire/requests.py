@@ -92,7 +92,6 @@ class SamplingOptions(ModelOptions, total=False):
     """Makes sampling repeatable."""
     max_tokens: int
     """Most tokens to generate. Left out: until the context is full."""
-    min_tokens: int
     stop: str | Sequence[str]
     """Strings that end the generation."""
     include_stop_string: bool
@@ -141,7 +140,7 @@ _SAMPLING = (
     "frequency_penalty",
     "seed",
 )
-_STOP = ("max_tokens", "min_tokens", "stop_token_ids", "ignore_eos")
+_STOP = ("max_tokens", "stop_token_ids", "ignore_eos")
 _REQUEST = (
     "model",
     "request_id",

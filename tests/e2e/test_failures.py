@@ -1,0 +1,121 @@
+"""Processes that are killed: what is in flight gets a clear error, and the next request is served."""
+
+import signal
+import socket
+
+import httpx
+import openai
+import psutil
+import pytest
+
+import tokenwire
+from tests.e2e.stack import eventually, free_ports, has_ended, running, serving
+
+HELLO = [{"role": "user", "content": "Hello"}]
+LONG = {"max_tokens": 900, "ignore_eos": True}
+
+
+@pytest.fixture(scope="module")
+def fragile():
+    """A stack whose processes the tests kill; SIGTERM still stops it cleanly."""
+    with serving() as stack:
+        yield stack
+        children = stack.children()
+        assert len(children) == 3
+        assert stack.stop(signal.SIGTERM) == 0
+        assert all(map(has_ended, children.values()))
+
+
+@pytest.fixture
+def openai_client(fragile):
+    with openai.OpenAI(base_url=fragile.url, api_key="none", max_retries=0, timeout=60) as client:
+        yield client
+
+
+def kill(stack, name: str) -> None:
+    """Kill a process of the stack, and wait until another one is ready in its place."""
+    ready = f"the {name} is ready again"
+    before = sum(ready in line for line in stack.lines)
+    killed = stack.children()[name]
+    killed.kill()
+    stack.wait_for(ready, before + 1)
+    assert any(f"the {name} was killed by signal 9 (SIGKILL); restarting it" in line for line in stack.lines)
+    assert stack.children()[name].pid != killed.pid
+
+
+def is_served(openai_client) -> bool:
+    try:
+        answer = openai_client.chat.completions.create(model="tokenwire-demo", messages=HELLO, max_tokens=3)
+    except (openai.APIConnectionError, openai.InternalServerError):
+        return False
+    return answer.usage.completion_tokens >= 1
+
+
+@pytest.mark.parametrize("name", ["engine", "tokenizer", "gateway"])
+def test_a_killed_process_is_restarted_and_the_next_request_is_served(fragile, openai_client, name):
+    stream = openai_client.completions.create(
+        model="tokenwire-demo", prompt="Once", max_tokens=900, stream=True, extra_body={"ignore_eos": True}
+    )
+    next(iter(stream))
+    kill(fragile, name)
+    # An error of the API where the gateway lives to tell it, else of the connection.
+    with pytest.raises(httpx.TransportError if name == "gateway" else openai.APIError):
+        list(stream)
+
+    eventually(lambda: is_served(openai_client))
+    eventually(fragile.is_idle)
+
+
+def test_a_killed_engine_is_an_error_of_the_client(fragile):
+    with tokenwire.Client(fragile.tokenizer, timeout=60) as client:
+        stream = client.stream_generate("Once", **LONG)
+        next(stream)
+        kill(fragile, "engine")
+        with pytest.raises(tokenwire.UnavailableError):
+            stream.result()
+
+        eventually(lambda: client.models() and True)
+        assert client.generate("Once", max_tokens=3).usage.completion_tokens == 3
+
+
+def test_when_the_launcher_is_killed_nothing_is_left():
+    with serving() as stack:
+        children = stack.children()
+        assert len(children) == 3
+        stack.process.kill()
+        eventually(lambda: all(map(has_ended, children.values())))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_the_start_stops_everything(number):
+    gateway, tokenizer, engine = free_ports(3)
+    with running(
+        "serve", f"--port={gateway}", f"--tokenizer-port={tokenizer}", f"--engine-port={engine}"
+    ) as launcher:
+        launcher.wait_for("engine    | ")
+        children = psutil.Process(launcher.process.pid).children()
+        assert launcher.stop(number) == 0
+        assert all(map(has_ended, children))
+
+
+def test_a_model_that_is_not_there_stops_everything_and_says_so(tmp_path):
+    gateway, tokenizer, engine = free_ports(3)
+    missing = str(tmp_path / "missing")
+    with running(
+        "serve", missing, f"--port={gateway}", f"--tokenizer-port={tokenizer}", f"--engine-port={engine}"
+    ) as launcher:
+        assert launcher.process.wait(60) == 1
+        launcher.wait_for(missing)
+        launcher.wait_for("tokenwire serve: the engine exited with code 1 before it was ready")
+        assert not any("Traceback" in line for line in launcher.lines)
+
+
+def test_a_port_in_use_is_said_before_anything_starts():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with running("serve", f"--port={port}") as launcher:
+            assert launcher.process.wait(30) == 1
+            launcher.wait_for(f"tokenwire serve: port {port} is already in use; choose another with --port")
+            assert len(launcher.lines) == 1

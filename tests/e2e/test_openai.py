@@ -1,0 +1,111 @@
+"""The `openai` package against the stack."""
+
+import asyncio
+
+from tests.e2e.stack import eventually
+
+MODEL = "tokenwire-demo"
+FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
+
+
+def test_models_are_listed(sync_openai):
+    assert [model.id for model in sync_openai.models.list()] == [MODEL]
+
+
+def test_a_chat_is_answered(sync_openai):
+    answer = sync_openai.chat.completions.create(model=MODEL, messages=FRANCE, temperature=0)
+
+    assert "Paris" in answer.choices[0].message.content
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+
+
+def test_a_stream_says_what_the_whole_answer_says(sync_openai):
+    request = {"model": MODEL, "messages": FRANCE, "temperature": 0, "max_tokens": 40}
+    whole = sync_openai.chat.completions.create(**request)
+    chunks = list(
+        sync_openai.chat.completions.create(**request, stream=True, stream_options={"include_usage": True})
+    )
+
+    assert text_of(chunks) == whole.choices[0].message.content
+    assert chunks[-1].usage == whole.usage
+
+
+async def test_the_asynchronous_client_streams(async_openai):
+    stream = await async_openai.chat.completions.create(
+        model=MODEL, messages=FRANCE, temperature=0, stream=True
+    )
+    assert "Paris" in text_of([chunk async for chunk in stream])
+
+
+def test_a_text_is_completed_up_to_max_tokens(sync_openai):
+    completion = sync_openai.completions.create(
+        model=MODEL, prompt="Once upon a time", max_tokens=5, extra_body={"ignore_eos": True}
+    )
+    assert completion.choices[0].finish_reason == "length"
+    assert completion.usage.completion_tokens == 5
+
+
+def test_a_stop_string_ends_the_text_before_it(sync_openai):
+    completion = sync_openai.chat.completions.create(
+        model=MODEL, messages=FRANCE, temperature=0, stop=["of France"]
+    )
+    assert "of France" not in completion.choices[0].message.content
+    assert completion.choices[0].finish_reason == "stop"
+
+
+def test_a_seed_makes_sampling_repeatable(sync_openai):
+    texts = [
+        sync_openai.completions.create(
+            model=MODEL, prompt="A story:", max_tokens=30, temperature=1.5, seed=seed
+        )
+        .choices[0]
+        .text
+        for seed in (1, 1, 2)
+    ]
+    assert texts[0] == texts[1] != texts[2]
+
+
+async def test_each_of_64_concurrent_streams_is_what_it_is_alone(async_openai):
+    requests = [
+        {
+            "model": MODEL,
+            "messages": [
+                {
+                    "role": "user",
+                    "content": f"What is {number} plus {number % 7}?" + " Please." * (number % 5),
+                }
+            ],
+            "temperature": 0.0 if number % 2 else 1.0,
+            "seed": number,
+            "max_tokens": 8 + number % 24,
+        }
+        for number in range(64)
+    ]
+
+    async def answer(request):
+        stream = await async_openai.chat.completions.create(**request, stream=True)
+        chunks = [chunk async for chunk in stream]
+        return text_of(chunks), chunks[-1].choices[0].finish_reason
+
+    together = await asyncio.gather(*map(answer, requests))
+    alone = [await answer(request) for request in requests]
+
+    assert together == alone
+    assert {reason for _, reason in together} <= {"stop", "length"}
+
+
+async def test_hanging_up_frees_the_requests_blocks(stack, async_openai):
+    stream = await async_openai.completions.create(
+        model=MODEL, prompt="Once", max_tokens=900, stream=True, extra_body={"ignore_eos": True}
+    )
+    await anext(aiter(stream))
+    generated = stack.load().generated_tokens
+    await stream.close()
+
+    await asyncio.to_thread(eventually, stack.is_idle)
+    assert stack.load().generated_tokens - generated < 800
+
+
+def text_of(chunks) -> str:
+    return "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
