@@ -55,10 +55,8 @@ class Scheduler:
         self.pool = pool
         self.counters = Counters()
         self.context_limit = min(limits.max_model_len, pool.num_tokens)
-        # No more requests than tokens in a step, so that each gets at least one token in every step.
-        num_slots = min(limits.max_running, limits.max_step_tokens)
         self._token_budget = limits.max_step_tokens
-        self._free_slots = list(range(num_slots - 1, -1, -1))
+        self._free_slots = list(range(limits.max_running - 1, -1, -1))
         self._waiting: OrderedDict[str, Request] = OrderedDict()
         self._running: dict[str, Request] = {}
         self._released: list[int] = []
@@ -120,9 +118,10 @@ class Scheduler:
                 budget -= self._schedule(request, budget, step)
 
         for request in prefilling:
-            if request.slot != NO_SLOT and budget > 0:
+            if budget > 0:
                 budget -= self._schedule(request, budget, step)
 
+        # Only with tokens to spare, so that there are never more requests running than tokens in a step.
         while budget > 0 and (admitted := self._admit()):
             step.plan.admitted.append(_admission(admitted))
             budget -= self._schedule(admitted, budget, step)

@@ -81,10 +81,37 @@ def test_the_youngest_gives_way_and_goes_on_where_it_was() -> None:
     assert simulation.delivered[1] == continuation([2] * 15, 40)
 
 
+def test_a_request_that_gave_way_is_ahead_of_those_that_arrived_after_it() -> None:
+    simulation = Simulation(num_blocks=4, max_running=2)
+    simulation.submit([1] * 15, max_tokens=40)
+    simulation.submit([2] * 15, max_tokens=40)
+    simulation.submit([3], max_tokens=1)
+    simulation.run()
+    assert simulation.scheduler.counters.preemptions > 0
+    assert list(simulation.finished) == [0, 1, 2]
+
+
+def test_a_request_may_give_way_in_the_middle_of_its_prompt() -> None:
+    simulation = Simulation(num_blocks=5, max_step_tokens=2)
+    simulation.submit([1], max_tokens=50)
+    simulation.submit([2] * 48, max_tokens=2)
+    while not simulation.scheduler.counters.preemptions:
+        simulation.step()
+    assert simulation.delivered[1] == []
+    assert (simulation.scheduler.num_running, simulation.scheduler.num_waiting) == (1, 1)
+    simulation.run()
+    assert simulation.delivered[0] == continuation([1], 50)
+    assert simulation.delivered[1] == continuation([2] * 48, 2)
+
+
 def test_there_are_no_more_requests_in_a_step_than_tokens() -> None:
     simulation = Simulation(max_running=8, max_step_tokens=2)
     for number in range(4):
         simulation.submit([number] * 5, max_tokens=3)
+    simulation.step()
+    simulation.step()
+    simulation.step()
+    assert simulation.scheduler.num_running <= 2
     simulation.run()
     for number in range(4):
         assert simulation.delivered[number] == continuation([number] * 5, 3)
