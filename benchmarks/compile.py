@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -86,31 +87,31 @@ def launches(quick: bool = False) -> list[Launch]:
         for hidden in [4096] if quick else [576, 4096, 8192]:
             case = f"{name}, hidden {hidden}"
             x, weight = _empty(32, hidden, dtype=dtype), _empty(hidden, dtype=dtype)
-            found += _record(case, lambda x=x, w=weight: norm.rms_norm(x, w, 1e-5), norm)
-            found += _record(case, lambda x=x, w=weight: norm.add_rms_norm(x, x, w, 1e-5), norm)
-            found += _record(case, lambda x=x: activation.silu_and_mul(x), activation)
+            found += _record(case, norm, partial(norm.rms_norm, x, weight, 1e-5))
+            found += _record(case, norm, partial(norm.add_rms_norm, x, x, weight, 1e-5))
+            found += _record(case, activation, partial(activation.silu_and_mul, x))
         for head_dim in [64, 128] if quick else [64, 80, 96, 128, 192, 256]:
-            for heads, kv_heads in [(32, 8)] if quick else [(32, 8), (9, 3), (8, 8)]:
-                case = f"{name}, {heads} heads of {head_dim} over {kv_heads}"
-                found += _record(case, lambda d=dtype, s=(heads, kv_heads, head_dim): _rotary(d, *s), rotary)
-                for window, soft_cap in [(0, 0.0)] if quick else [(0, 0.0), (4096, 50.0)]:
-                    found += _record(
-                        case + (f", window {window}, soft cap" if window else ""),
-                        lambda d=dtype, s=(heads, kv_heads, head_dim), w=window, c=soft_cap: _attention(d, *s, w, c),
-                        attention,
-                    )
+            heads = (32, 8, head_dim)
+            case = f"{name}, 32 heads of {head_dim} over 8"
+            found += _record(case, rotary, partial(_rotary, dtype, *heads))
+            found += _record(case, attention, partial(_attention, dtype, *heads, 0, 0.0))
+            case += ", window, soft cap"
+            found += _record(case, attention, partial(_attention, dtype, *heads, 4096, 50.0))
     logits = _empty(32, 128256, dtype=torch.float32)
-    found += _record("vocabulary 128256", lambda: sampling.greedy(logits), sampling)
-    for unfiltered in (False, True):
-        case = "vocabulary 128256" + (", unfiltered" if unfiltered else "")
-        found += _record(case, lambda u=unfiltered: sampling.sample(logits, _sampling_batch(u)), sampling)
+    case = "vocabulary 128256"
+    found += _record(case, sampling, partial(sampling.greedy, logits))
+    found += _record(case, sampling, partial(sampling.sample, logits, _sampling_batch(unfiltered=False)))
+    case += ", unfiltered"
+    found += _record(case, sampling, partial(sampling.sample, logits, _sampling_batch(unfiltered=True)))
     return found
 
 
 def usage_of(launch: Launch, capability: int) -> Usage:
     """Compile for one generation, and read the binary's resource usage."""
     signature, constants, attributes = {}, {}, {}
-    for index, (parameter, (name, value)) in enumerate(zip(launch.function.params, launch.arguments.items(), strict=True)):
+    for index, (parameter, (name, value)) in enumerate(
+        zip(launch.function.params, launch.arguments.items(), strict=True)
+    ):
         if parameter.is_constexpr or (isinstance(value, int) and value == 1):
             signature[name], constants[(index,)] = "constexpr", value
         elif isinstance(value, Tensor):
@@ -132,8 +133,8 @@ def report(usages: list[Usage]) -> str:
     lines = [
         "# What the Triton kernels need",
         "",
-        "Compiled ahead of time, without a GPU, by `python -m benchmarks.compile`. Registers and stack are per",
-        "thread; a stack of 0 means that nothing was spilled.",
+        "Compiled ahead of time, without a GPU, by `python -m benchmarks.compile`. Registers and stack are",
+        "per thread; a stack of 0 means that nothing was spilled.",
         "",
         "| kernel | case | sm | registers | stack, bytes | shared memory, bytes |",
         "|---|---|---|---|---|---|",
@@ -158,7 +159,7 @@ def _resources(cubin: bytes) -> tuple[int, int]:
     return fields["REG"], fields["STACK"] + fields["LOCAL"]
 
 
-def _record(case: str, operator: Callable[[], object], module: ModuleType) -> list[Launch]:
+def _record(case: str, module: ModuleType, operator: Callable[[], object]) -> list[Launch]:
     """The launches that an operator makes, none of which is carried out."""
     found: list[Launch] = []
     with _recording(module, case, found):
@@ -192,7 +193,7 @@ class _Recorder:
 
     def _note(self, *positional: Any, **named: Any) -> None:
         names = [parameter.name for parameter in self.function.params]
-        options = {name: named.pop(name) for name in ("num_warps", "num_stages") if name in named}
+        options: dict[str, Any] = {key: named.pop(key) for key in ("num_warps", "num_stages") if key in named}
         given = {**dict(zip(names, positional, strict=False)), **named}
         arguments = {name: given[name] for name in names}
         kernel = self.name.strip("_").removesuffix("_kernel")
@@ -205,7 +206,7 @@ def _empty(*shape: int, dtype: torch.dtype) -> Tensor:
 
 def _rotary(dtype: torch.dtype, heads: int, kv_heads: int, head_dim: int) -> None:
     qkv = _empty(32, heads + 2 * kv_heads, head_dim, dtype=dtype)
-    q, k, v = qkv.split([heads, kv_heads, kv_heads], dim=1)
+    q, k, v = torch.split(qkv, [heads, kv_heads, kv_heads], dim=1)
     angles = _empty(8192, head_dim // 2, dtype=torch.float32)
     cache = _empty(1024, kv_heads, 16, head_dim, dtype=dtype)
     places = _empty(32, dtype=torch.int64)
@@ -225,7 +226,9 @@ def _attention(
         max_context_len=8192,
         num_decodes=2,
     )
-    attention.paged_attention(_empty(514, heads, head_dim, dtype=dtype), cache, cache, batch, 0.1, window, soft_cap)
+    attention.paged_attention(
+        _empty(514, heads, head_dim, dtype=dtype), cache, cache, batch, 0.1, window, soft_cap
+    )
 
 
 def _sampling_batch(unfiltered: bool) -> SamplingBatch:

@@ -166,7 +166,9 @@ def _make_plan(
         )
 
     chunks = range(batch.num_decodes, len(contexts))
-    return [decodes(seqs) for seqs in _similar(contexts[: batch.num_decodes])] + [chunk(seq) for seq in chunks]
+    return [decodes(seqs) for seqs in _similar(contexts[: batch.num_decodes])] + [
+        chunk(seq) for seq in chunks
+    ]
 
 
 def _hide(hidden: Tensor, dtype: torch.dtype) -> Tensor:

@@ -7,6 +7,8 @@ of them. A long decode is split along its past into parts that run in parallel a
 launches the most tiles that there can be, and those without work leave at once.
 """
 
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
+# (A kernel's parameters are what Triton makes of the launch's arguments: no Python types.)
 from __future__ import annotations
 
 import functools
@@ -40,10 +42,11 @@ def paged_attention(
     group = num_heads // num_kv_heads
     num_decodes = batch.num_decodes
     num_chunks = batch.context_lens.shape[0] - num_decodes
-    shape = dict(
-        WINDOW=window, CAPPED=soft_cap > 0.0, GROUP=group, NUM_KV_HEADS=num_kv_heads,
-        HEAD_DIM=head_dim, COLUMNS=triton.next_power_of_2(head_dim), BLOCK_SIZE=block_size,
-    )  # fmt: skip
+    columns = triton.next_power_of_2(head_dim)
+    shape = {
+        "WINDOW": window, "CAPPED": soft_cap > 0.0, "GROUP": group, "NUM_KV_HEADS": num_kv_heads,
+        "HEAD_DIM": head_dim, "COLUMNS": columns, "BLOCK_SIZE": block_size,
+    }  # fmt: skip
     inputs = (q, key_cache, value_cache, batch.block_tables, batch.query_starts, batch.context_lens)
     scalars = (scale, soft_cap, q.stride(0), batch.block_tables.stride(0))
 
@@ -53,8 +56,8 @@ def paged_attention(
         splits = num_splits(num_decodes * num_kv_heads, seen, _num_processors(q.device))
         partial, weight = out, out
         if splits > 1:
-            partial = torch.empty((num_decodes, num_heads, splits, head_dim), dtype=torch.float32, device=q.device)
-            weight = torch.empty((num_decodes, num_heads, splits), dtype=torch.float32, device=q.device)
+            partial = q.new_empty((num_decodes, num_heads, splits, head_dim), dtype=torch.float32)
+            weight = q.new_empty((num_decodes, num_heads, splits), dtype=torch.float32)
         _decode_kernel[(splits, num_kv_heads, num_decodes)](
             *inputs, partial, weight, *scalars,
             **shape, SPLITS=splits, ROWS=tile.rows, KEYS=tile.keys,
@@ -63,7 +66,7 @@ def paged_attention(
         if splits > 1:
             _combine_kernel[(num_heads, num_decodes)](
                 partial, weight, out,
-                SPLITS=splits, PARTS=triton.next_power_of_2(splits), HEAD_DIM=head_dim, COLUMNS=shape["COLUMNS"],
+                SPLITS=splits, PARTS=triton.next_power_of_2(splits), HEAD_DIM=head_dim, COLUMNS=columns,
                 num_warps=4,
             )  # fmt: skip
 
@@ -102,9 +105,9 @@ def chunk_tile(head_dim: int, group: int, itemsize: int) -> Tile:
     columns = triton.next_power_of_2(head_dim)
     rows = max(16, triton.next_power_of_2(group))
     if itemsize == 4:  # exact float32 products run outside the tensor cores
-        return Tile(rows=max(rows, 32), keys=32 if columns <= 128 else 16, warps=4, stages=1)
+        return Tile(rows=max(rows, 32), keys=16, warps=4, stages=1)
     if columns <= 128:
-        return Tile(rows=max(rows, 128), keys=64, warps=8, stages=2)
+        return Tile(rows=max(rows, 128), keys=64, warps=8, stages=3)
     return Tile(rows=max(rows, 64), keys=32, warps=8, stages=2)
 
 
@@ -116,7 +119,9 @@ def num_splits(programs: int, max_context: int, processors: int) -> int:
 
 @functools.cache
 def _num_processors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+    if device.type != "cuda":  # interpreted, or compiled ahead of time: as on an H200
+        return 132
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 @triton.jit
@@ -143,9 +148,7 @@ def _decode_kernel(
     column = tl.arange(0, COLUMNS)
     head = kv_head * GROUP + row
     mask = (row < GROUP)[:, None] & (column < HEAD_DIM)[None, :]
-    q = tl.load(
-        q_ptr + token * q_stride + head[:, None] * HEAD_DIM + column[None, :], mask=mask, other=0.0
-    )
+    q = tl.load(q_ptr + token * q_stride + head[:, None] * HEAD_DIM + column[None, :], mask=mask, other=0.0)
     accumulator, largest, total = _attend(
         q, tl.full([ROWS], 0, tl.int32) + context - 1, begin, end, kv_head,
         key_cache_ptr, value_cache_ptr, block_tables_ptr + seq.to(tl.int64) * table_stride, scale, soft_cap,
@@ -157,12 +160,15 @@ def _decode_kernel(
     if SPLITS == 1:
         at = token * (NUM_KV_HEADS * GROUP) + head
         tl.store(
-            out_ptr + at[:, None] * HEAD_DIM + column[None, :], attended.to(out_ptr.dtype.element_ty), mask=mask
+            out_ptr + at[:, None] * HEAD_DIM + column[None, :],
+            attended.to(out_ptr.dtype.element_ty),
+            mask=mask,
         )
     else:
         at = (seq.to(tl.int64) * (NUM_KV_HEADS * GROUP) + head) * SPLITS + split
         tl.store(out_ptr + at[:, None] * HEAD_DIM + column[None, :], attended, mask=mask)
-        tl.store(weight_ptr + at, tl.where(total > 0.0, largest + tl.log2(total_or_one), float("-inf")), mask=row < GROUP)
+        log_weight = tl.where(total > 0.0, largest + tl.log2(total_or_one), float("-inf"))
+        tl.store(weight_ptr + at, log_weight, mask=row < GROUP)
 
 
 @triton.jit
@@ -227,7 +233,7 @@ def _chunk_kernel(
     if WINDOW > 0:
         begin = tl.maximum(before + first_query + 1 - WINDOW, 0)
     end = tl.minimum(before + first_query + QUERIES, context)
-    accumulator, largest, total = _attend(
+    accumulator, _, total = _attend(
         q, before + query, begin, end, kv_head,
         key_cache_ptr, value_cache_ptr, block_tables_ptr + seq.to(tl.int64) * table_stride, scale, soft_cap,
         WINDOW, CAPPED, NUM_KV_HEADS, HEAD_DIM, COLUMNS, BLOCK_SIZE, ROWS, KEYS,

@@ -4,6 +4,8 @@ Rounds exactly where the reference does: the sum to the residual's dtype, the no
 input's dtype, the product with the weight once more.
 """
 
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
+# (A kernel's parameters are what Triton makes of the launch's arguments: no Python types.)
 from __future__ import annotations
 
 import torch
@@ -16,7 +18,7 @@ _TILE = 1024
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """See `reference.norm.rms_norm`. `x` may be a view whose rows are apart, such as one part of a fused qkv."""
+    """See `reference.norm.rms_norm`. Rows may be apart, as the heads in one part of a fused qkv are."""
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     rows = x.view(-1, 1, x.shape[-1]) if x.is_contiguous() else x.unflatten(0, (-1, 1)) if x.dim() == 2 else x
     if rows.dim() != 3 or rows.stride(-1) != 1:

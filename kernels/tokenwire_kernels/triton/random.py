@@ -1,5 +1,7 @@
 """The reference's random numbers, bit for bit: Philox4x32-10 keyed by seed, position and sample index."""
 
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
+# (A kernel's parameters are what Triton makes of the launch's arguments: no Python types.)
 from __future__ import annotations
 
 import triton

@@ -4,6 +4,8 @@ A program takes one token and a few heads: query heads are rotated in place, key
 the cache, and the value heads go along with the key heads.
 """
 
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
+# (A kernel's parameters are what Triton makes of the launch's arguments: no Python types.)
 from __future__ import annotations
 
 import triton

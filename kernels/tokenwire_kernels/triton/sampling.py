@@ -6,6 +6,8 @@ tokens, or the wanted mass, at or above it. The draw inverts the cumulative dist
 order. One program owns a row, so its result depends on nothing around it.
 """
 
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
+# (A kernel's parameters are what Triton makes of the launch's arguments: no Python types.)
 from __future__ import annotations
 
 import torch
@@ -163,9 +165,7 @@ def _sample_kernel(
                     row_ptr, start + column, vocab_size, largest, temperature, least_rank, least_scaled
                 )
             wanted = tl.sum(mass, axis=0) * top_p
-            by_mass = _find_rank(
-                row_ptr, vocab_size, largest, temperature, least_rank, wanted, True, COLUMNS
-            )
+            by_mass = _find_rank(row_ptr, vocab_size, largest, temperature, least_rank, wanted, True, COLUMNS)
             least_rank = tl.maximum(least_rank, by_mass)
         min_p = tl.load(min_p_ptr + row)
         least_scaled = tl.where(min_p > 0.0, tl.log(tl.maximum(min_p, 1e-38)), float("-inf"))
@@ -173,10 +173,14 @@ def _sample_kernel(
     total = 0.0
     for start in range(0, vocab_size, COLUMNS):
         total += tl.sum(
-            _kept_weights(row_ptr, start + column, vocab_size, largest, temperature, least_rank, least_scaled),
+            _kept_weights(
+                row_ptr, start + column, vocab_size, largest, temperature, least_rank, least_scaled
+            ),
             axis=0,
         )
-    number = uniform(tl.load(seeds_ptr + row), tl.load(sample_indices_ptr + row), tl.load(positions_ptr + row))
+    number = uniform(
+        tl.load(seeds_ptr + row), tl.load(sample_indices_ptr + row), tl.load(positions_ptr + row)
+    )
     target = number * total
 
     # The same sums in the same order: the part in which the cumulative weight passes the target, or the last
@@ -185,7 +189,9 @@ def _sample_kernel(
     searching = True
     for start in range(0, vocab_size, COLUMNS):
         weight = tl.sum(
-            _kept_weights(row_ptr, start + column, vocab_size, largest, temperature, least_rank, least_scaled),
+            _kept_weights(
+                row_ptr, start + column, vocab_size, largest, temperature, least_rank, least_scaled
+            ),
             axis=0,
         )
         take = searching & (weight > 0.0)
