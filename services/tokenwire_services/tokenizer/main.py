@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 SERVICE: str = tokenizer_pb2.DESCRIPTOR.services_by_name["Tokenizer"].full_name
 
-_SHUTDOWN_GRACE_S = 1.0
+_SHUTDOWN_GRACE_S = 0.3
 """For calls to hear that the process is going away."""
 
 

@@ -25,6 +25,9 @@ MAX_STOP_STRINGS = 16
 MAX_STOP_STRING_BYTES = 1024
 MAX_REQUEST_ID_BYTES = 256
 
+_MOST_BYTES_PER_TOKEN = 64
+"""No text averages more, so that longer ones are refused without the time that encoding them takes."""
+
 
 @dataclass(slots=True)
 class Running:
@@ -142,14 +145,15 @@ async def _encode_prompt(
     model: Model, config: TokenizerConfig, request: tokenizer_pb2.TokenizerGenerateRequest
 ) -> tuple[list[int], str]:
     """The prompt's token IDs, and the field that errors about them name."""
+    max_bytes = min(config.max_prompt_bytes, _MOST_BYTES_PER_TOKEN * model.info.max_model_len)
     match request.WhichOneof("prompt"):
         case "text":
             special = not request.HasField("add_special_tokens") or request.add_special_tokens
-            return await encode(model, request.text, special, "prompt", config.max_prompt_bytes), "prompt"
+            return await encode(model, request.text, special, "prompt", max_bytes), "prompt"
         case "chat":
             text = render_chat(model, request.chat)
             _check_tools(model, request.chat)
-            token_ids = await encode(model, text, False, "chat.messages", config.max_prompt_bytes)
+            token_ids = await encode(model, text, False, "chat.messages", max_bytes)
             return token_ids, "chat.messages"
         case "token_ids":
             token_ids = list(request.token_ids.ids)

@@ -80,16 +80,16 @@ class FakeEngine(engine_pb2_grpc.EngineServicer):
         for news in self._news:
             news.set()
 
-    async def GetModel(self, request: Any, context: Context) -> engine_pb2.GetModelResponse:  # noqa: N802
+    async def GetModel(self, request: Any, context: Context) -> engine_pb2.GetModelResponse:
         return self.info
 
-    async def GetLoad(self, request: Any, context: Context) -> engine_pb2.GetLoadResponse:  # noqa: N802
+    async def GetLoad(self, request: Any, context: Context) -> engine_pb2.GetLoadResponse:
         return engine_pb2.GetLoadResponse(running_requests=len(self.live))
 
-    def Generate(self, request: Any, context: Context) -> Any:  # noqa: N802
+    def Generate(self, request: Any, context: Context) -> Any:
         raise NotImplementedError("requests come by session")
 
-    async def GetTokenizerFiles(  # noqa: N802
+    async def GetTokenizerFiles(
         self, request: Any, context: Context
     ) -> AsyncIterator[engine_pb2.GetTokenizerFilesResponse]:
         self.file_requests += 1
@@ -97,7 +97,7 @@ class FakeEngine(engine_pb2_grpc.EngineServicer):
             for begin in range(0, max(len(data), 1), 1000):
                 yield engine_pb2.GetTokenizerFilesResponse(name=name, data=data[begin : begin + 1000])
 
-    async def Session(  # noqa: N802
+    async def Session(
         self, requests: AsyncIterator[engine_pb2.SessionRequest], context: Context
     ) -> AsyncIterator[engine_pb2.SessionResponse]:
         self.sessions += 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -15,7 +14,7 @@ from tests.services.tokenizer.conftest import TEXT, Service, saying, start_servi
 from tests.services.tokenizer.fake_engine import FakeEngine
 from tests.services.tokenizer.test_generate import until
 from tokenwire.status import StatusError
-from tokenwire.v1 import generation_pb2, tokenizer_pb2
+from tokenwire.v1 import generation_pb2, tokenizer_pb2, tokenizer_pb2_grpc
 
 Request = tokenizer_pb2.TokenizerGenerateRequest
 Command = tokenizer_pb2.TokenizerSessionRequest
@@ -54,6 +53,11 @@ class Peer:
                 assert event.slot not in ends, "a slot ended twice"
                 ends[event.slot] = event
         return ends
+
+    async def drain(self) -> None:
+        """Read until the session ends."""
+        while await self.call.read() is not grpc.aio.EOF:
+            pass
 
     def text(self, slot: int) -> str:
         columns = (
@@ -166,11 +170,15 @@ async def test_a_cancelled_request_ends_here_and_at_the_engine(
 
 
 async def test_a_request_cancelled_while_its_prompt_is_encoded_never_reaches_the_engine(
-    peer: Peer, engine: FakeEngine
+    engine: FakeEngine,
 ) -> None:
-    await peer.submit(0, Request(text="Hello " * 300_000))
-    await peer.cancel(0)
-    ends = await peer.finish(1)
+    engine.info.max_model_len = 1 << 20
+    async for service in start_service(engine):
+        peer = Peer(service.stub.Session())
+        await peer.open()
+        await peer.submit(0, Request(text="Hello " * 20_000))
+        await peer.cancel(0)
+        ends = await peer.finish(1)
 
     assert ends[0].reason == generation_pb2.FINISH_REASON_CANCELLED
     assert engine.requests == []
@@ -210,18 +218,20 @@ async def test_a_peer_that_does_not_read_at_all_loses_its_session(
     engine: FakeEngine, tokenizer: Tokenizer
 ) -> None:
     engine.reply = saying(tokenizer, TEXT * 60)
-    engine.tokens_per_step = 64
-    services: AsyncIterator[Service] = start_service(engine, max_backlog_bytes=1 << 20)
-    async for service in services:
-        peer = Peer(service.stub.Session())
-        await peer.open()
-        for slot in range(512):
-            await peer.submit(slot, Request(text="Hello"))
-        await until(lambda: len(engine.cancelled) > 100 and not engine.live)
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            while True:
-                await peer.call.read()
-        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    engine.tokens_per_step = 16
+    # Little is buffered on the way, so that the service soon notices that nobody reads.
+    narrow = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_535)]
+    async for service in start_service(engine, max_backlog_bytes=256 << 10):
+        async with grpc.aio.insecure_channel(service.address, options=narrow) as channel:
+            peer = Peer(tokenizer_pb2_grpc.TokenizerStub(channel).Session())
+            await peer.open()
+            for slot in range(128):
+                await peer.submit(slot, Request(text="Hello"))
+            await until(lambda: len(engine.cancelled) > 100 and not engine.live)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await peer.drain()
+
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 @pytest.mark.parametrize(
@@ -240,8 +250,7 @@ async def test_a_peer_that_breaks_the_protocol_is_told_so(
     for command in commands:
         await call.write(command)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        while await call.read() is not grpc.aio.EOF:
-            pass
+        await Peer(call).drain()
 
     error = StatusError.from_call(caught.value)
     assert (error.code.name, error.field) == (code, field)
