@@ -21,6 +21,7 @@ from tokenwire_services.gateway.field_names import Endpoint
 from tokenwire_services.gateway.limits import LimitBody
 from tokenwire_services.gateway.metrics import MeasureRequests, Metrics
 from tokenwire_services.gateway.request_id import HEADER, NameRequests
+from tokenwire_services.gateway.sse import OfferServerSend
 from tokenwire_services.gateway.tokenizer_link import TokenizerLink
 from tokenwire_services.gateway.validation import explain
 
@@ -58,7 +59,7 @@ def create_app(config: GatewayConfig, link: TokenizerLink, metrics: Metrics) -> 
     app.add_exception_handler(RequestValidationError, _on_invalid_body)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(Exception, _on_bug)
-    return NameRequests(MeasureRequests(app, metrics))
+    return OfferServerSend(NameRequests(MeasureRequests(app, metrics)))
 
 
 async def _on_status_error(request: Request, error: Exception) -> Response:

@@ -9,17 +9,33 @@ before it gets a proper HTTP status.
 from __future__ import annotations
 
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tokenwire_services.gateway.errors import ApiError
 from tokenwire_services.gateway.exchange import Exchange
 from tokenwire_services.gateway.output import Output
+
+_SERVER_SEND = "tokenwire.server_send"
 
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
+
+
+class OfferServerSend:
+    """The outermost layer: lets the events of a stream go straight to the server.
+
+    Every layer looks at a response's head only, so the events, which are many, need not pass through all.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[_SERVER_SEND] = send
+        await self._app(scope, receive, send)
 
 
 class EventStream(Response):
@@ -39,7 +55,7 @@ class EventStream(Response):
                 return
             # A copy: what wraps `send` may add headers of its own.
             await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
-            await self._send_events(send)
+            await self._send_events(scope[_SERVER_SEND])
 
     async def _send_events(self, send: Send) -> None:
         exchange, output, wakeup = self._exchange, self._output, self._exchange.wakeup

@@ -20,10 +20,10 @@ _EXPECTED = {
     "literal_error": "a string",
 }
 _BOUNDS = {
-    "greater_than_equal": (">=", "ge", "below_min_value"),
-    "greater_than": (">", "gt", "below_min_value"),
-    "less_than_equal": ("<=", "le", "above_max_value"),
-    "less_than": ("<", "lt", "above_max_value"),
+    "greater_than_equal": (">=", "ge", "below minimum value", "below_min_value"),
+    "greater_than": (">", "gt", "below minimum value", "below_min_value"),
+    "less_than_equal": ("<=", "le", "above maximum value", "above_max_value"),
+    "less_than": ("<", "lt", "above maximum value", "above_max_value"),
 }
 _LENGTHS = {
     "too_short": ("array", "at least", "min_length", "array_below_min_length"),
@@ -40,14 +40,13 @@ def explain(errors: Sequence[Detail], body: Any) -> ApiError:
     """The first of pydantic's errors as OpenAI would report it.
 
     Where a value may be one of several types there is an error for each; those that reached deepest into
-    the value belong to the type that was meant.
+    the value belong to the type that was meant, and so does one that is not about the type.
     """
     first = _keys(errors[0], body)
     paths = [(_keys(error, body), error) for error in errors]
-    keys, error = max(
-        ((keys, error) for keys, error in paths if keys[: len(first)] == first), key=lambda pair: len(pair[0])
-    )
-    same_place = [other for other_keys, other in paths if other_keys == keys]
+    keys = max((keys for keys, _ in paths if keys[: len(first)] == first), key=len)
+    same_place = [error for error_keys, error in paths if error_keys == keys]
+    error = min(same_place, key=lambda error: error["type"] in _EXPECTED)
     kind, value, context = error["type"], error.get("input"), error.get("ctx", {})
     param = _path(keys)
 
@@ -71,9 +70,9 @@ def explain(errors: Sequence[Detail], body: Any) -> ApiError:
         message = f"Invalid type {where}: expected {expected}, but got {_type_name(value)} instead."
         return _invalid(message, param or None, "invalid_type")
     if kind in _BOUNDS:
-        sign, bound, code = _BOUNDS[kind]
+        sign, bound, problem, code = _BOUNDS[kind]
         number = "integer" if isinstance(value, int) else "decimal"
-        message = f"Invalid '{param}': {number} {code.replace('_', ' ')}. "
+        message = f"Invalid '{param}': {number} {problem}. "
         message += f"Expected a value {sign} {context[bound]}, but got {_quote(value)} instead."
         return _invalid(message, param, f"{number}_{code}")
     if kind in _LENGTHS:

@@ -1,4 +1,7 @@
-"""A gateway on a free port in front of a tokenizer service whose answers the test chooses."""
+"""A gateway on a free port in front of a tokenizer service whose answers the test chooses.
+
+Both serve all tests of a module, on the module's event loop.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Any
 
 import httpx
 import openai
-import pytest
+import pytest_asyncio
 
 from tests.services.gateway.fake_tokenizer import FakeTokenizer
 from tokenwire_services.gateway.config import GatewayConfig
@@ -17,44 +20,54 @@ from tokenwire_services.gateway.server import GatewayServer, listen
 
 
 @contextlib.asynccontextmanager
-async def running_gateway(tokenizer_port: int, **options: Any) -> AsyncIterator[str]:
+async def running_gateway(
+    tokenizer_port: int, *, wait_open: bool = True, **options: Any
+) -> AsyncIterator[str]:
     """A gateway on this event loop; its URL."""
     config = GatewayConfig(port=0, tokenizer=f"127.0.0.1:{tokenizer_port}", **options)
     listener = listen(config.host, config.port)
     server = GatewayServer(config)
     serving = asyncio.create_task(server.serve([listener]))
     try:
-        with contextlib.suppress(TimeoutError):  # a test may leave the tokenizer out
-            await asyncio.wait_for(server.link.wait_open(), 0.3 if tokenizer_port == 1 else 10)
+        if wait_open:
+            await asyncio.wait_for(server.link.wait_open(), 10)
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
         await serving
 
 
-@pytest.fixture
-async def tokenizer() -> AsyncIterator[FakeTokenizer]:
-    """The tokenizer service."""
-    async with FakeTokenizer().serving() as tokenizer:
-        yield tokenizer
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def service() -> AsyncIterator[FakeTokenizer]:
+    """The tokenizer service of a module's tests."""
+    async with FakeTokenizer().serving() as service:
+        yield service
 
 
-@pytest.fixture
-async def gateway(tokenizer: FakeTokenizer) -> AsyncIterator[str]:
-    """The gateway's URL."""
-    async with running_gateway(tokenizer.port) as url:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def gateway(service: FakeTokenizer) -> AsyncIterator[str]:
+    """The URL of the gateway of a module's tests."""
+    async with running_gateway(service.port) as url:
         yield url
 
 
-@pytest.fixture
-async def http(gateway: str) -> AsyncIterator[httpx.AsyncClient]:
+@pytest_asyncio.fixture(loop_scope="module")
+async def tokenizer(service: FakeTokenizer) -> FakeTokenizer:
+    """The tokenizer service, as if nothing had been asked of it yet."""
+    await until(lambda: service.live == {})
+    await service.forget()
+    return service
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def http(gateway: str, tokenizer: FakeTokenizer) -> AsyncIterator[httpx.AsyncClient]:
     """Plain HTTP to the gateway."""
     async with httpx.AsyncClient(base_url=gateway, timeout=10) as client:
         yield client
 
 
-@pytest.fixture
-async def client(gateway: str) -> AsyncIterator[openai.AsyncOpenAI]:
+@pytest_asyncio.fixture(loop_scope="module")
+async def client(gateway: str, tokenizer: FakeTokenizer) -> AsyncIterator[openai.AsyncOpenAI]:
     """OpenAI's client, pointed at the gateway."""
     async with openai.AsyncOpenAI(base_url=f"{gateway}/v1", api_key="any", max_retries=0) as client:
         yield client
@@ -63,5 +76,5 @@ async def client(gateway: str) -> AsyncIterator[openai.AsyncOpenAI]:
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for something that another task or process does."""
     async with asyncio.timeout(5):
-        while not condition():
+        while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.005)

@@ -23,6 +23,7 @@ MODEL = "org/fake"
 Context = grpc.aio.ServicerContext[Any, Any]
 Request = tokenizer_pb2.TokenizerGenerateRequest
 Response = tokenizer_pb2.TokenizerGenerateResponse
+FinishEvent = tokenizer_pb2.TokenizerSessionResponse.FinishEvent
 Deltas = Sequence[str | Response]
 
 
@@ -81,8 +82,8 @@ class FakeTokenizer(tokenizer_pb2_grpc.TokenizerServicer):
     cancelled: list[str] = field(default_factory=list)
     acked_step: int = 0
     sessions: int = 0
-    live: dict[int, Live] = field(default_factory=dict)
-    work: asyncio.Event = field(default_factory=asyncio.Event)
+    live: dict[tuple[int, int], Live] = field(default_factory=dict)
+    """By session and slot."""
     health: health.HealthServicer = field(default_factory=health.HealthServicer)
 
     @contextlib.asynccontextmanager
@@ -99,12 +100,20 @@ class FakeTokenizer(tokenizer_pb2_grpc.TokenizerServicer):
         finally:
             await server.stop(0)
 
+    async def forget(self) -> None:
+        """Forget what was asked of it, and answer as by default."""
+        self.answer = echo
+        self.step_s = 0.0
+        self.requests.clear()
+        self.cancelled.clear()
+        await self.set_healthy(True)
+
     async def set_healthy(self, healthy: bool) -> None:
         """What the health service says."""
         status = health_pb2.HealthCheckResponse
         await self.health.set("tokenwire.v1.Tokenizer", status.SERVING if healthy else status.NOT_SERVING)
 
-    async def ListModels(  # noqa: N802
+    async def ListModels(
         self, request: tokenizer_pb2.ListModelsRequest, context: Context
     ) -> tokenizer_pb2.ListModelsResponse:
         card = tokenizer_pb2.ListModelsResponse.ModelCard(
@@ -112,81 +121,91 @@ class FakeTokenizer(tokenizer_pb2_grpc.TokenizerServicer):
         )
         return tokenizer_pb2.ListModelsResponse(models=[card])
 
-    async def Session(  # noqa: N802
+    async def Session(
         self, requests: AsyncIterator[tokenizer_pb2.TokenizerSessionRequest], context: Context
     ) -> AsyncIterator[tokenizer_pb2.TokenizerSessionResponse]:
         self.sessions += 1
-        self.live.clear()
+        session = _Session(self, self.sessions)
         opened = tokenizer_pb2.TokenizerSessionResponse.Opened()
         yield tokenizer_pb2.TokenizerSessionResponse(step=1, opened=opened)
-        finished: list[tokenizer_pb2.TokenizerSessionResponse.FinishEvent] = []
-        reader = asyncio.create_task(self._read(requests, finished))
+        reader = asyncio.create_task(session.read(requests))
         step = 1
         try:
             while not reader.done():
-                await self.work.wait()
+                await session.work.wait()
                 await asyncio.sleep(self.step_s)
                 step += 1
-                yield self._step(step, finished)
+                yield session.step(step)
         finally:
             reader.cancel()
+            for slot in session.slots():
+                del self.live[session.number, slot]
 
-    async def _read(
-        self,
-        requests: AsyncIterator[tokenizer_pb2.TokenizerSessionRequest],
-        finished: list[tokenizer_pb2.TokenizerSessionResponse.FinishEvent],
-    ) -> None:
+
+@dataclass(slots=True)
+class _Session:
+    """One gateway's requests."""
+
+    fake: FakeTokenizer
+    number: int
+    work: asyncio.Event = field(default_factory=asyncio.Event)
+    finished: list[FinishEvent] = field(default_factory=list)
+    """Ends to report with the next step."""
+
+    def slots(self) -> list[int]:
+        return [slot for number, slot in self.fake.live if number == self.number]
+
+    async def read(self, requests: AsyncIterator[tokenizer_pb2.TokenizerSessionRequest]) -> None:
+        """Obey."""
+        fake = self.fake
         async for message in requests:
             match message.WhichOneof("command"):
                 case "submit":
                     request = message.submit.request
-                    assert message.submit.slot not in self.live
-                    self.requests.append(request)
-                    self.live[message.submit.slot] = Live(request, self.answer(request))
+                    assert (self.number, message.submit.slot) not in fake.live
+                    fake.requests.append(request)
+                    fake.live[self.number, message.submit.slot] = Live(request, fake.answer(request))
                 case "cancel":
-                    live = self.live.pop(message.cancel.slot, None)
+                    slot = message.cancel.slot
+                    live = fake.live.pop((self.number, slot), None)
                     if live is not None:
-                        self.cancelled.append(live.request.request_id)
-                        finished.append(_finish_event(message.cancel.slot, live, "cancelled"))
+                        fake.cancelled.append(live.request.request_id)
+                        cancelled = Answer(finish=generation_pb2.FINISH_REASON_CANCELLED)
+                        self.finished.append(_finish_event(slot, Live(live.request, cancelled)))
                 case "ack":
-                    self.acked_step = message.ack.step
+                    fake.acked_step = message.ack.step
             self.work.set()
         self.work.set()
 
-    def _step(
-        self, step: int, finished: list[tokenizer_pb2.TokenizerSessionResponse.FinishEvent]
-    ) -> tokenizer_pb2.TokenizerSessionResponse:
-        """The next delta of every live request."""
-        message = tokenizer_pb2.TokenizerSessionResponse(step=step, finished=finished)
-        finished.clear()
-        for slot, live in list(self.live.items()):
-            deltas = live.answer.deltas
-            if live.answer.endless and not deltas:
-                continue
-            if live.answer.endless or live.sent < len(deltas):
-                delta = deltas[live.sent % len(deltas)]
+    def step(self, step: int) -> tokenizer_pb2.TokenizerSessionResponse:
+        """The next delta of every request."""
+        message = tokenizer_pb2.TokenizerSessionResponse(step=step, finished=self.finished)
+        self.finished.clear()
+        self.work.clear()
+        for slot in self.slots():
+            live = self.fake.live[self.number, slot]
+            answer = live.answer
+            if answer.deltas and (answer.endless or live.sent < len(answer.deltas)):
+                delta = answer.deltas[live.sent % len(answer.deltas)]
                 live.sent += 1
+                self.work.set()
                 if isinstance(delta, str):
                     message.slots.append(slot)
                     message.text_deltas.append(delta)
                     message.token_counts.append(1)
                 else:
                     message.details.add(slot=slot, response=delta)
-            if not live.answer.endless and live.sent == len(deltas):
+            if not answer.endless and live.sent == len(answer.deltas):
                 message.finished.append(_finish_event(slot, live))
-                del self.live[slot]
-        if not any(live.answer.deltas for live in self.live.values()):
-            self.work.clear()
+                del self.fake.live[self.number, slot]
         return message
 
 
-def _finish_event(slot: int, live: Live, how: str = "") -> tokenizer_pb2.TokenizerSessionResponse.FinishEvent:
-    event = tokenizer_pb2.TokenizerSessionResponse.FinishEvent(slot=slot, reason=live.answer.finish)
+def _finish_event(slot: int, live: Live) -> FinishEvent:
+    event = FinishEvent(slot=slot, reason=live.answer.finish)
     event.usage.prompt_tokens = len(prompt_of(live.request).split())
     event.usage.completion_tokens = live.sent
-    if how == "cancelled":
-        event.reason = generation_pb2.FINISH_REASON_CANCELLED
-    elif live.answer.error is not None:
+    if live.answer.error is not None:
         event.reason = generation_pb2.FINISH_REASON_ERROR
         event.error.CopyFrom(live.answer.error.to_proto())
     return event

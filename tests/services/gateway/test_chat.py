@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import openai
+import pytest
 
 from tests.services.gateway.fake_tokenizer import MODEL, FakeTokenizer
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 HELLO = [{"role": "user", "content": "good morning to you"}]
 

@@ -43,7 +43,7 @@ class Strict(BaseModel):
 def only(*accepted: Any) -> AfterValidator:
     """A field that is refused unless it is null or has one of these values."""
     names = " or ".join(repr(value) for value in accepted)
-    reason = f"It is not supported; leave it out, or send {names}" if accepted else "It is not supported"
+    reason = f"Only {names} is supported" if accepted else "Leave it out"
 
     def check(value: Any) -> Any:
         if value is None or value in accepted:

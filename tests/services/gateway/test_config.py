@@ -1,0 +1,41 @@
+"""A gateway's options: checked once, naming what is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tokenwire_services.gateway.config import GatewayConfig
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"port": 70000}, "--port is 70000"),
+        ({"tokenizer": "localhost"}, "expected HOST:PORT"),
+        ({"tokenizer": "localhost:http"}, "expected HOST:PORT"),
+        ({"max_body_bytes": 0}, "--max-body-bytes is 0"),
+        ({"request_timeout_s": 0.0}, "--request-timeout-s is 0.0"),
+        ({"cors_origins": ("example.com",)}, "--cors-origin is 'example.com'"),
+        ({"api_keys": ("good", "two words")}, "API key number 2"),
+        ({"api_key_file": Path("/nowhere/keys")}, "/nowhere/keys cannot be read"),
+    ],
+)
+def test_a_bad_option_is_named(options: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        GatewayConfig(**options)
+
+
+def test_keys_come_from_the_command_line_and_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("# ours\nsecond\n\n  third  \nfirst\n")
+    assert GatewayConfig(api_keys=("first",), api_key_file=path).api_keys == ("first", "second", "third")
+
+
+def test_a_file_without_keys_does_not_open_the_gateway_to_all(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("# none yet\n")
+    with pytest.raises(ValueError, match="holds no key"):
+        GatewayConfig(api_key_file=path)

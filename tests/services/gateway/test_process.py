@@ -1,0 +1,107 @@
+"""The gateway as a process: its start, its end, and what it loads."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+
+from tests.services.gateway.conftest import until
+from tests.services.gateway.fake_tokenizer import MODEL, Answer, FakeTokenizer
+
+RUN = """
+import json, sys
+from tokenwire_services.gateway.config import GatewayConfig
+from tokenwire_services.gateway.main import run
+sys.exit(run(GatewayConfig(**json.loads(sys.argv[1]))))
+"""
+
+
+def start(**options: object) -> subprocess.Popen[str]:
+    """A gateway that reports its progress on standard output."""
+    return subprocess.Popen(
+        [sys.executable, "-c", RUN, json.dumps({"status_fd": 1, **options})],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def progress(process: subprocess.Popen[str]) -> dict[str, object]:
+    """The next line of progress."""
+    assert process.stdout is not None
+    while not (line := process.stdout.readline()).startswith("{"):
+        assert line, "the gateway ended"
+    report: dict[str, object] = json.loads(line)
+    return report
+
+
+@pytest.fixture
+async def tokenizer() -> AsyncIterator[FakeTokenizer]:
+    """A tokenizer service of the test's own."""
+    async with FakeTokenizer().serving() as tokenizer:
+        yield tokenizer
+
+
+@pytest.fixture
+async def process(tokenizer: FakeTokenizer) -> AsyncIterator[subprocess.Popen[str]]:
+    """A running gateway."""
+    process = start(port=0, tokenizer=f"127.0.0.1:{tokenizer.port}")
+    yield process
+    process.kill()
+    process.communicate()
+
+
+async def test_it_says_when_it_is_ready_and_stops_on_a_signal(process: subprocess.Popen[str]) -> None:
+    waiting = await asyncio.to_thread(progress, process)
+    assert "waiting" in str(waiting["phase"])
+    ready = await asyncio.to_thread(progress, process)
+    assert ready["phase"] == "ready"
+    async with httpx.AsyncClient() as http:
+        assert (await http.get(f"http://127.0.0.1:{ready['port']}/health")).status_code == 200
+    process.send_signal(signal.SIGINT)
+    assert await asyncio.to_thread(process.wait, 5) == 0
+
+
+async def test_open_streams_hear_that_it_stops(
+    process: subprocess.Popen[str], tokenizer: FakeTokenizer
+) -> None:
+    tokenizer.answer = lambda request: Answer(["x"], endless=True)
+    tokenizer.step_s = 0.01
+    await asyncio.to_thread(progress, process)
+    port = (await asyncio.to_thread(progress, process))["port"]
+    body = {"model": MODEL, "prompt": "hi", "stream": True}
+    async with httpx.AsyncClient() as http:
+        asking = asyncio.create_task(http.post(f"http://127.0.0.1:{port}/v1/completions", json=body))
+        await until(lambda: len(tokenizer.live) == 1)
+        process.terminate()
+        last = (await asking).text.rstrip().rpartition("\n\n")[2]
+    assert json.loads(last.removeprefix("data: "))["error"]["message"] == "the gateway is shutting down"
+    assert await asyncio.to_thread(process.wait, 5) == 0
+    await until(lambda: len(tokenizer.cancelled) == 1)
+
+
+def test_a_port_that_is_taken_is_one_clear_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        process = start(port=port)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert errors == f"tokenwire gateway: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+
+
+def test_it_loads_nothing_that_belongs_to_models() -> None:
+    code = (
+        "import sys, tokenwire_services.gateway.main\n"
+        "print(*{name.partition('.')[0] for name in sys.modules}"
+        " & {'torch', 'tokenizers', 'numpy', 'jinja2', 'transformers', 'tokenwire_engine'})"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == ""

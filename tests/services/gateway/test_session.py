@@ -1,0 +1,91 @@
+"""The slots of a session, without a connection."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokenwire.status import StatusError, unavailable
+from tokenwire.v1 import generation_pb2, tokenizer_pb2
+from tokenwire_services.gateway.generation import Wakeup
+from tokenwire_services.gateway.metrics import Metrics
+from tokenwire_services.gateway.session import Session
+
+Message = tokenizer_pb2.TokenizerSessionResponse
+Request = tokenizer_pb2.TokenizerGenerateRequest
+STOP = generation_pb2.FINISH_REASON_STOP
+
+
+def text(slot: int, text: str) -> Message:
+    return Message(slots=[slot], text_deltas=[text], token_counts=[1])
+
+
+def end(slot: int) -> Message:
+    return Message(finished=[Message.FinishEvent(slot=slot, reason=STOP)])
+
+
+def test_a_slot_is_used_again_only_after_its_finish_event() -> None:
+    session = Session(Metrics())
+    first = session.submit(Request(), Wakeup(), True)
+    session.cancel(first)
+    second = session.submit(Request(), Wakeup(), True)
+    assert second.slot != first.slot
+    session.deliver(text(first.slot, "late"))
+    session.deliver(end(first.slot))
+    third = session.submit(Request(), Wakeup(), True)
+    assert third.slot == first.slot
+    assert (first.texts, second.texts, third.texts) == ([], [], [])
+
+
+def test_a_request_too_large_to_send_is_refused_before_it_takes_a_slot() -> None:
+    session = Session(Metrics())
+    with pytest.raises(StatusError, match="expected at most"):
+        session.submit(Request(text="x" * (25 << 20)), Wakeup(), True)
+    assert session.num_live == 0
+
+
+async def test_closing_ends_every_request_and_then_the_commands() -> None:
+    session = Session(Metrics())
+    generation = session.submit(Request(), Wakeup(), True)
+    error = unavailable("gone")
+    session.close(error)
+    assert generation.done
+    assert generation.error is error
+    kinds = []
+    while (command := await session.next_command()) is not None:
+        kinds.append(command.WhichOneof("command"))
+    assert kinds == ["submit", "cancel"]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["submit", "text", "end", "cancel"]), st.integers(0, 7)), max_size=60)
+)
+def test_every_request_gets_exactly_its_own_text(actions: list[tuple[str, int]]) -> None:
+    session = Session(Metrics())
+    running: dict[int, Any] = {}  # by slot, as the tokenizer sees it
+    expected: dict[int, list[str]] = {}
+    generations = []
+    for number, (action, choice) in enumerate(actions):
+        if action == "submit":
+            generation = session.submit(Request(), Wakeup(), True)
+            assert generation.slot not in running
+            running[generation.slot] = generation
+            expected[id(generation)] = []
+            generations.append(generation)
+        elif running:
+            slot = sorted(running)[choice % len(running)]
+            generation = running[slot]
+            if action == "text":
+                if not generation.done:
+                    expected[id(generation)].append(str(number))
+                session.deliver(text(slot, str(number)))
+            elif action == "end":
+                session.deliver(end(slot))
+                del running[slot]
+            else:
+                session.cancel(generation)
+    assert [generation.texts for generation in generations] == [expected[id(each)] for each in generations]
+    assert session.num_live == sum(not generation.done for generation in generations)

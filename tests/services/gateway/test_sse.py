@@ -1,0 +1,92 @@
+"""Streams on the wire: their bytes, clients that hang up, clients that read slowly."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import httpx
+import pytest
+
+from tests.services.gateway.conftest import until
+from tests.services.gateway.fake_tokenizer import MODEL, Answer, FakeTokenizer
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+CHAT = "/v1/chat/completions"
+BODY = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
+
+
+async def test_the_bytes_of_a_chat_stream(http: httpx.AsyncClient, tokenizer: FakeTokenizer) -> None:
+    tokenizer.answer = lambda request: Answer(['"é"\n', "\u2028𝄞"])
+    tokenizer.step_s = 0.02
+    response = await http.post(CHAT, json={**BODY, "stream": True, "stream_options": {"include_usage": True}})
+    assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert response.headers["cache-control"] == "no-cache"
+    *events, done, end = response.text.split("\n\n")
+    assert (done, end) == ("data: [DONE]", "")
+    first, *rest = [json.loads(event.removeprefix("data: ")) for event in events]
+    head = {key: first[key] for key in ("id", "object", "created", "model")}
+    assert head["object"] == "chat.completion.chunk"
+
+    def chunk(delta: dict[str, str], finish_reason: str | None = None) -> dict[str, object]:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+        return {**head, "choices": [choice], "usage": None}
+
+    assert [first, *rest[:-1]] == [
+        chunk({"role": "assistant", "content": ""}),
+        chunk({"content": '"é"\n'}),
+        chunk({"content": "\u2028𝄞"}),
+        chunk({}, "stop"),
+    ]
+    assert rest[-1]["choices"] == []
+    assert rest[-1]["usage"]["completion_tokens"] == 2
+
+
+async def test_without_include_usage_no_chunk_mentions_it(http: httpx.AsyncClient) -> None:
+    response = await http.post("/v1/completions", json={"model": MODEL, "prompt": "a b", "stream": True})
+    events = [json.loads(line.removeprefix("data: ")) for line in response.text.split("\n\n")[:-2]]
+    assert all("usage" not in event for event in events)
+    assert [event["choices"][0]["text"] for event in events][-1] == ""
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+@pytest.mark.parametrize("begun", [False, True], ids=["before text", "after text"])
+async def test_a_client_that_hangs_up_has_its_request_cancelled(
+    http: httpx.AsyncClient, tokenizer: FakeTokenizer, stream: bool, begun: bool
+) -> None:
+    tokenizer.answer = lambda request: Answer(["text"] if begun else [], endless=True)
+    tokenizer.step_s = 0.01
+    asking = asyncio.create_task(http.post(CHAT, json={**BODY, "stream": stream}))
+    await until(lambda: any(live.sent >= 2 * begun for live in tokenizer.live.values()))
+    asking.cancel()
+    await until(lambda: tokenizer.cancelled == [tokenizer.requests[0].request_id])
+    assert tokenizer.live == {}
+
+
+async def test_a_slow_reader_gets_all_its_text_and_holds_up_nobody(
+    gateway: str, http: httpx.AsyncClient, tokenizer: FakeTokenizer
+) -> None:
+    piece = "x" * 4096
+    tokenizer.answer = lambda request: Answer(
+        [piece] * 4000 if request.stop.max_tokens == 4000 else ["quick"]
+    )
+    host, port = gateway.removeprefix("http://").split(":")
+    body = json.dumps({**BODY, "stream": True, "max_tokens": 4000}).encode()
+    reader, writer = await asyncio.open_connection(host, int(port), limit=4096)
+    writer.write(
+        b"POST %b HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
+        % (CHAT.encode(), len(body))
+    )
+    writer.write(body)
+    await until(
+        lambda: any(live.sent > 1000 for live in tokenizer.live.values())
+    )  # far past any socket's buffer
+    quick = await http.post(CHAT, json={**BODY, "stream": True, "max_tokens": 1})
+    assert "quick" in quick.text
+    await until(lambda: tokenizer.live == {})
+    received = await reader.read(-1)
+    writer.close()
+    assert received.count(b"x" * 16) == 4096 // 16 * 4000
+    assert received.count(b"data: ") < 3000  # what gathered while the socket was full went out together
+    assert b"data: [DONE]" in received[-40:]

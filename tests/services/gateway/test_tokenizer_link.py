@@ -1,0 +1,83 @@
+"""The session to the tokenizer service: opened when it can be, broken with a clear error, opened again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import httpx
+import openai
+import pytest
+
+from tests.services.gateway.conftest import running_gateway, until
+from tests.services.gateway.fake_tokenizer import MODEL, Answer, FakeTokenizer
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+CHAT = "/v1/chat/completions"
+BODY = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
+
+
+async def until_healthy(url: str) -> None:
+    """Wait until the gateway has a session again."""
+    async with asyncio.timeout(5), httpx.AsyncClient() as http:
+        while (await http.get(f"{url}/health")).status_code != 200:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+async def test_all_requests_share_one_session(http: httpx.AsyncClient, tokenizer: FakeTokenizer) -> None:
+    await asyncio.gather(*(http.post(CHAT, json=BODY) for _ in range(8)))
+    assert tokenizer.sessions == 1
+
+
+async def test_what_was_received_is_acknowledged(http: httpx.AsyncClient, tokenizer: FakeTokenizer) -> None:
+    tokenizer.answer = lambda request: Answer(["x"] * 100)
+    await http.post(CHAT, json=BODY)
+    await until(lambda: tokenizer.acked_step >= 80)
+
+
+async def test_without_a_tokenizer_service_requests_are_refused_until_it_comes() -> None:
+    tokenizer = FakeTokenizer()
+    async with tokenizer.serving():
+        pass  # its port is known now, and nobody listens on it
+    async with (
+        running_gateway(tokenizer.port, wait_open=False) as url,
+        httpx.AsyncClient(base_url=url) as http,
+    ):
+        for response in (
+            await http.post(CHAT, json=BODY),
+            await http.post(CHAT, json={**BODY, "stream": True}),
+            await http.get("/v1/models"),
+            await http.get("/health"),
+        ):
+            assert response.status_code == 503
+            assert int(response.headers["retry-after"]) >= 1
+            assert f"127.0.0.1:{tokenizer.port}" in response.json()["error"]["message"]
+        async with tokenizer.serving():
+            await until(lambda: tokenizer.sessions == 1)
+            await until_healthy(url)
+            assert (await http.post(CHAT, json=BODY)).status_code == 200
+
+
+async def test_requests_in_flight_end_with_an_error_when_the_session_breaks() -> None:
+    tokenizer = FakeTokenizer(step_s=0.005)
+    tokenizer.answer = lambda request: Answer(["x"] if request.stop.max_tokens == 9 else [], endless=True)
+    async with contextlib.AsyncExitStack() as stack:
+        async with tokenizer.serving():
+            url = await stack.enter_async_context(running_gateway(tokenizer.port))
+            client = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0)
+            stream = await client.chat.completions.create(stream=True, max_tokens=9, **BODY)  # type: ignore[call-overload]
+            await anext(stream)
+            silent = asyncio.create_task(client.chat.completions.create(**BODY))  # type: ignore[call-overload]
+            await until(lambda: len(tokenizer.live) == 2)
+        with pytest.raises(openai.APIError, match="broke"):
+            [chunk async for chunk in stream]
+        with pytest.raises(openai.InternalServerError) as caught:
+            await silent
+        assert caught.value.status_code == 503
+
+        tokenizer.answer = lambda request: Answer(["back"])
+        async with tokenizer.serving():
+            await until_healthy(url)
+            answer = await client.chat.completions.create(**BODY)  # type: ignore[call-overload]
+            assert answer.choices[0].message.content == "back"

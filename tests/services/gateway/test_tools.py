@@ -1,0 +1,70 @@
+"""Tools offered to the model, and the calls that it makes."""
+
+from __future__ import annotations
+
+import json
+
+import openai
+import pytest
+
+from tests.services.gateway.fake_tokenizer import MODEL, Answer, FakeTokenizer, Response
+from tokenwire.v1 import generation_pb2, tokenizer_pb2
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+ASK = [{"role": "user", "content": "weather in Oslo and Rome?"}]
+PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}}
+TOOLS = [
+    {"type": "function", "function": {"name": "weather", "description": "Now.", "parameters": PARAMETERS}}
+]
+Delta = tokenizer_pb2.ToolCallDelta
+
+
+@pytest.fixture(autouse=True)
+def two_calls(tokenizer: FakeTokenizer) -> None:
+    """The model thinks, then calls the weather twice."""
+    pieces = [
+        Delta(index=0, id="call_a", name="weather", arguments_delta=""),
+        Delta(index=0, arguments_delta='{"city":'),
+        Delta(index=0, arguments_delta='"Oslo"}'),
+        Delta(index=1, id="call_b", name="weather", arguments_delta='{"city":"Rome"}'),
+    ]
+    deltas = [Response(reasoning_delta="two cities"), *(Response(tool_calls=[piece]) for piece in pieces)]
+    tokenizer.answer = lambda request: Answer(deltas, generation_pb2.FINISH_REASON_TOOL_CALLS)
+
+
+async def test_calls_are_part_of_the_message(client: openai.AsyncOpenAI) -> None:
+    answer = await client.chat.completions.create(model=MODEL, messages=ASK, tools=TOOLS)  # type: ignore[arg-type]
+    (choice,) = answer.choices
+    assert choice.finish_reason == "tool_calls"
+    assert choice.message.content is None
+    assert choice.message.tool_calls is not None
+    assert [(call.id, call.type) for call in choice.message.tool_calls] == [
+        ("call_a", "function"),
+        ("call_b", "function"),
+    ]
+    arguments = [json.loads(call.function.arguments) for call in choice.message.tool_calls]  # type: ignore[union-attr]
+    assert arguments == [{"city": "Oslo"}, {"city": "Rome"}]
+    assert choice.message.model_extra == {"reasoning_content": "two cities"}
+
+
+async def test_calls_are_streamed_in_pieces(client: openai.AsyncOpenAI) -> None:
+    async with client.chat.completions.stream(model=MODEL, messages=ASK, tools=TOOLS) as stream:  # type: ignore[arg-type]
+        async for _ in stream:
+            pass
+        answer = await stream.get_final_completion()
+    (choice,) = answer.choices
+    assert choice.finish_reason == "tool_calls"
+    assert choice.message.tool_calls is not None
+    assert [call.function.name for call in choice.message.tool_calls] == ["weather", "weather"]
+    assert json.loads(choice.message.tool_calls[1].function.arguments) == {"city": "Rome"}
+
+
+async def test_the_tools_are_offered_as_they_were_described(
+    client: openai.AsyncOpenAI, tokenizer: FakeTokenizer
+) -> None:
+    await client.chat.completions.create(model=MODEL, messages=ASK, tools=TOOLS, tool_choice="none")  # type: ignore[arg-type]
+    chat = tokenizer.requests[0].chat
+    assert (chat.tools[0].name, chat.tools[0].description) == ("weather", "Now.")
+    assert json.loads(chat.tools[0].parameters_json) == PARAMETERS
+    assert chat.tool_choice == "none"
