@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tokenwire.status import invalid_argument, not_found, unimplemented
+from tokenwire.status import invalid_argument, not_found, unavailable, unimplemented
 from tokenwire.v1 import engine_pb2, tokenizer_pb2
 from tokenwire_services.tokenizer.config import TokenizerConfig
 from tokenwire_services.tokenizer.detokenizer import Detokenizer
 from tokenwire_services.tokenizer.engine_link import EngineLink
+from tokenwire_services.tokenizer.engine_session import EngineSession
 from tokenwire_services.tokenizer.generation import Generation
 from tokenwire_services.tokenizer.model import Model
 from tokenwire_services.tokenizer.outbox import Outbox
@@ -33,14 +34,14 @@ _MOST_BYTES_PER_TOKEN = 64
 class Running:
     """A request that the engine has."""
 
-    link: EngineLink
+    session: EngineSession
     engine_slot: int
     generation: Generation
 
     def cancel(self) -> None:
         """End it early; does nothing when it has ended."""
         self.generation.cancel()
-        self.link.cancel(self.engine_slot, self.generation)
+        self.session.cancel(self.engine_slot, self.generation)
 
 
 async def start(
@@ -83,8 +84,11 @@ async def start(
         prompt_token_ids=prompt_token_ids if request.return_token_ids else (),
         include_stop_token=request.include_stop_string,
     )
-    engine_slot = link.submit(engine_request(model, request, prompt_token_ids), generation)
-    return Running(link, engine_slot, generation)
+    if link.model is not model:
+        raise unavailable("the engine was replaced by another while the prompt was encoded; try again", 0.0)
+    session = link.session
+    engine_slot = session.submit(engine_request(model, request, prompt_token_ids), generation)
+    return Running(session, engine_slot, generation)
 
 
 def resolve_model(link: EngineLink, name: str) -> Model:
@@ -93,7 +97,7 @@ def resolve_model(link: EngineLink, name: str) -> Model:
     Raises:
         StatusError: NOT_FOUND, or UNAVAILABLE while there is no engine.
     """
-    model = link.require_model()
+    model = link.model
     if name and name not in model.info.served_names:
         served = ", ".join(model.info.served_names)
         raise not_found("model", name, f"model {name!r} is not served here; served: {served}")

@@ -49,7 +49,7 @@ def render(link: EngineLink, request: tokenizer_pb2.RenderChatRequest) -> tokeni
 
 def list_models(link: EngineLink) -> tokenizer_pb2.ListModelsResponse:
     """One card a served name; the first name is the model, the others are its aliases."""
-    model = link.require_model()
+    model = link.model
     cards = [
         tokenizer_pb2.ListModelsResponse.ModelCard(
             name=name,
