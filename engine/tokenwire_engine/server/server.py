@@ -144,11 +144,16 @@ class EngineServer:
             runner = self._load_runner(self._config, self._progress)
             runner.warm_up()
             core = EngineCore(self._make_scheduler(runner.info), runner, self._deliver_soon)
-            self._on_loop(partial(self._on_loaded, core, runner.info))
+        except Exception as error:
+            logger.debug("the model was not loaded", exc_info=True)
+            self._on_loop(partial(self._on_failed, error))
+            return
+        self._on_loop(partial(self._on_loaded, core, runner.info))
+        try:
             core.run()
             runner.close()
         except Exception as error:
-            logger.debug("the core thread ended", exc_info=True)
+            logger.exception("the core thread died")
             self._on_loop(partial(self._on_failed, error))
 
     def _make_scheduler(self, info: ModelInfo) -> Scheduler:
