@@ -160,6 +160,8 @@ def has_ended(process: psutil.Process) -> bool:
 
 def _popen(arguments: tuple[str, ...], key: str | None) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    # One thread: on a busy machine, two that compute one small step mostly wait for each other.
+    environment.setdefault("OMP_NUM_THREADS", "1")
     environment.pop("TOKENWIRE_API_KEY", None)
     if key is not None:
         environment["TOKENWIRE_API_KEY"] = key

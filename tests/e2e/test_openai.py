@@ -78,7 +78,7 @@ async def test_each_of_64_concurrent_streams_is_what_it_is_alone(async_openai):
             ],
             "temperature": 0.0 if number % 2 else 1.0,
             "seed": number,
-            "max_tokens": 8 + number % 24,
+            "max_tokens": 4 + number % 16,
         }
         for number in range(64)
     ]

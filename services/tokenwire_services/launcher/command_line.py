@@ -25,7 +25,8 @@ def command_line(command: str, config: DataclassInstance) -> tuple[str, ...]:
 
     The interpreter does not look for modules in the working directory (`-P`), where anything may lie.
     """
-    arguments = ["-P", "-m", _MODULE, command]
+    model = getattr(config, "model", None)
+    arguments = ["-P", "-m", _MODULE, command, *([] if model is None else [model])]
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if field.name in _UNSAID or value == field.default:
@@ -36,7 +37,4 @@ def command_line(command: str, config: DataclassInstance) -> tuple[str, ...]:
             continue
         values = value if isinstance(value, tuple) else (value,)
         arguments += [f"{option}={each}" for each in values]
-    model = getattr(config, "model", None)
-    if model is not None:
-        arguments += ["--", model]
     return tuple(arguments)
