@@ -114,7 +114,7 @@ def chunk_tile(head_dim: int, group: int, itemsize: int) -> Tile:
 def num_splits(programs: int, max_context: int, processors: int) -> int:
     """Parts per decode, so that all multiprocessors have work and no part is too short to pay."""
     wanted = triton.cdiv(2 * processors, programs)
-    return max(1, min(wanted, max_context // _SPLIT_AT_LEAST, _MAX_SPLITS))
+    return int(max(1, min(wanted, max_context // _SPLIT_AT_LEAST, _MAX_SPLITS)))
 
 
 @functools.cache

@@ -1,0 +1,34 @@
+"""Every operator is tested in both implementations, natively on a GPU and else under Triton's interpreter."""
+
+from __future__ import annotations
+
+import os
+from types import ModuleType
+
+import pytest
+import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when the kernels are imported
+
+from tokenwire_kernels import reference
+from tokenwire_kernels import triton as triton_kernels
+
+
+@pytest.fixture
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.fixture(params=["reference", "triton"])
+def kernels(request: pytest.FixtureRequest) -> ModuleType:
+    """One implementation of all operators."""
+    return {"reference": reference, "triton": triton_kernels}[request.param]
+
+
+@pytest.fixture(autouse=True)
+def _fresh_inputs(device: torch.device) -> None:
+    torch.manual_seed(int.from_bytes(os.urandom(4), "little"))
+    torch.set_default_device(device)
+    yield
+    torch.set_default_device("cpu")

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import ModuleType
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tests.kernels.oracles import attend_one
+from tests.kernels.tables import DTYPES, HEADS, SEQUENCES, Heads, assert_close
+from tokenwire_kernels import AttentionBatch, reference
+
+MIXED = [(1, 31), (1, 64), (7, 7), (1, 20), (35, 90)]
+SMALL = Heads(6, 2, 64, 16)
+
+
+@dataclass(slots=True)
+class Case:
+    """A step's inputs. Everything in the caches that no query may see is NaN."""
+
+    q: Tensor
+    key_cache: Tensor
+    value_cache: Tensor
+    batch: AttentionBatch
+    keys: list[Tensor]
+    values: list[Tensor]
+
+    def expected(self, scale: float, window: int = 0, soft_cap: float = 0.0) -> Tensor:
+        """What attention is, token by token, in float64."""
+        starts, rows = self.batch.query_starts.tolist(), []
+        for seq in range(len(self.keys)):
+            keys, values, q = self.keys[seq].double(), self.values[seq].double(), self.q.double()
+            for token in range(starts[seq], starts[seq + 1]):
+                position = keys.shape[0] - starts[seq + 1] + token
+                rows.append(attend_one(q[token], keys, values, position, scale, window, soft_cap))
+        return torch.stack(rows)
+
+
+def make_case(heads: Heads, sequences: list[tuple[int, int]], dtype: torch.dtype, window: int = 0) -> Case:
+    """Sequences of (query tokens, context), their blocks scattered over a cache whose block 0 is poison."""
+    block_size = heads.block_size
+    blocks = [-(-context // block_size) for _, context in sequences]
+    free = (torch.randperm(sum(blocks)) + 1).tolist()
+    caches = torch.full(
+        (2, sum(blocks) + 1, heads.num_kv_heads, block_size, heads.head_dim), float("nan")
+    ).to(dtype)
+    tables = torch.zeros(len(sequences), max(blocks) + 1, dtype=torch.int32)
+    keys, values = [], []
+    for seq, (queries, context) in enumerate(sequences):
+        for kept in (keys, values):
+            kept.append(torch.randn(context, heads.num_kv_heads, heads.head_dim).to(dtype))
+        oldest = max(0, context - queries + 1 - window) if window else 0
+        for block in range(blocks[seq]):
+            if (block + 1) * block_size <= oldest:
+                continue  # the table's entry stays at the poisoned block
+            tables[seq, block] = free.pop()
+            for position in range(max(oldest, block * block_size), min(context, (block + 1) * block_size)):
+                for cache, kept in zip(caches, (keys, values), strict=True):
+                    cache[tables[seq, block], :, position % block_size] = kept[seq][position]
+    lengths = torch.tensor([queries for queries, _ in sequences])
+    return Case(
+        q=torch.randn(int(lengths.sum()), heads.num_heads, heads.head_dim).to(dtype),
+        key_cache=caches[0],
+        value_cache=caches[1],
+        batch=AttentionBatch(
+            block_tables=tables,
+            query_starts=torch.tensor([0, *lengths.cumsum(0).tolist()], dtype=torch.int32),
+            context_lens=torch.tensor([context for _, context in sequences], dtype=torch.int32),
+            max_query_len=int(lengths.max()),
+            max_context_len=max(context for _, context in sequences),
+            num_decodes=next((i for i, n in enumerate(lengths.tolist()) if n > 1), len(sequences)),
+        ),
+        keys=keys,
+        values=values,
+    )
+
+
+@pytest.mark.parametrize("sequences", SEQUENCES)
+@pytest.mark.parametrize(("window", "soft_cap"), [(0, 0.0), (10, 0.0), (0, 3.0), (10, 3.0)])
+def test_attention_is_what_a_loop_over_tokens_and_heads_gives(
+    kernels: ModuleType, sequences: list[tuple[int, int]], window: int, soft_cap: float
+) -> None:
+    case = make_case(SMALL, sequences, torch.float32, window)
+    attended = kernels.paged_attention(
+        case.q, case.key_cache, case.value_cache, case.batch, 0.2, window=window, soft_cap=soft_cap
+    )
+    assert attended.is_contiguous()
+    assert_close(attended, case.expected(0.2, window, soft_cap))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("heads", HEADS, ids=str)
+def test_every_head_shape_and_dtype_agrees_with_float64(
+    kernels: ModuleType, heads: Heads, dtype: torch.dtype
+) -> None:
+    if dtype == torch.bfloat16 and kernels is not reference and not torch.cuda.is_available():
+        pytest.skip("Triton's interpreter multiplies the bits of bfloat16 matrices as integers")
+    case = make_case(heads, [(1, 40), (9, 9), (5, 30)], dtype)
+    scale = heads.head_dim**-0.5
+    attended = kernels.paged_attention(case.q, case.key_cache, case.value_cache, case.batch, scale)
+    assert_close(attended, case.expected(scale))
+
+
+def test_the_reference_in_float64_is_exact() -> None:
+    case = make_case(SMALL, MIXED, torch.float64)
+    attended = reference.paged_attention(case.q, case.key_cache, case.value_cache, case.batch, 0.125)
+    torch.testing.assert_close(attended, case.expected(0.125), rtol=1e-12, atol=1e-12)
+
+
+def test_queries_may_be_a_view_of_a_fused_projection(kernels: ModuleType) -> None:
+    case = make_case(SMALL, MIXED, torch.float32)
+    fused = torch.full((case.q.shape[0], 10, 64), float("nan"))
+    fused[:, :6] = case.q
+    attended = kernels.paged_attention(fused[:, :6], case.key_cache, case.value_cache, case.batch, 0.125)
+    assert attended.is_contiguous()
+    assert_close(attended, case.expected(0.125))
+
+
+@pytest.mark.parametrize("window", [0, 300])
+def test_a_long_decode_is_split_along_its_past(kernels: ModuleType, window: int) -> None:
+    case = make_case(Heads(4, 2, 64, 64), [(1, 1100), (1, 3)], torch.float32, window)
+    attended = kernels.paged_attention(
+        case.q, case.key_cache, case.value_cache, case.batch, 0.125, window=window
+    )
+    assert_close(attended, case.expected(0.125, window))
+
+
+def test_the_last_layers_plan_does_not_leak_into_another_window(kernels: ModuleType) -> None:
+    case = make_case(SMALL, MIXED, torch.float32)
+    for window in (0, 5, 0, 50):
+        attended = kernels.paged_attention(
+            case.q, case.key_cache, case.value_cache, case.batch, 0.125, window=window
+        )
+        assert_close(attended, case.expected(0.125, window))
+
+
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+def test_attention_over_any_batch_is_what_a_loop_gives(data: st.DataObject) -> None:
+    decodes = data.draw(st.lists(st.tuples(st.just(1), st.integers(1, 70)), max_size=4))
+    chunks = data.draw(
+        st.lists(
+            st.tuples(st.integers(1, 20), st.integers(0, 40)).map(lambda c: (c[0], c[0] + c[1])), max_size=3
+        )
+    )
+    sequences = decodes + chunks or [(1, 1)]
+    window = data.draw(st.integers(0, 80))
+    case = make_case(Heads(2, 1, 8, 4), sequences, torch.float32, window)
+    attended = reference.paged_attention(
+        case.q, case.key_cache, case.value_cache, case.batch, 0.3, window=window
+    )
+    assert_close(attended, case.expected(0.3, window))

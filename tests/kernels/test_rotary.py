@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.kernels.tables import DTYPES, HEADS, Heads, assert_close
+
+_TOKENS = 5
+
+
+def _angles(rotary_dim: int) -> tuple[Tensor, Tensor]:
+    frequencies = 1e4 ** -(torch.arange(rotary_dim // 2) * 2 / rotary_dim)
+    angles = torch.arange(64)[:, None] * frequencies
+    return angles.cos(), angles.sin()
+
+
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor, positions: Tensor) -> Tensor:
+    """Each pair as a complex number, turned by its angle; in float64."""
+    half = cos.shape[-1]
+    x = x.double()
+    turns = torch.complex(cos.double(), sin.double())[positions][:, None]
+    turned = torch.complex(x[..., :half], x[..., half : 2 * half]) * turns
+    return torch.cat([turned.real, turned.imag, x[..., 2 * half :]], dim=-1)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("heads", HEADS, ids=str)
+@pytest.mark.parametrize("share", [1.0, 0.5], ids=["whole-head", "half-of-the-head"])
+def test_q_is_rotated_in_place_and_k_and_v_go_to_their_slots(
+    kernels: ModuleType, dtype: torch.dtype, heads: Heads, share: float
+) -> None:
+    cos, sin = _angles(int(heads.head_dim * share))
+    parts = [heads.num_heads, heads.num_kv_heads, heads.num_kv_heads]
+    qkv = torch.randn(_TOKENS, sum(parts), heads.head_dim).to(dtype)
+    q, k, v = torch.split(qkv, parts, dim=1)
+    positions = torch.randint(0, 64, (_TOKENS,))
+    slots = torch.randperm(3 * heads.block_size)[:_TOKENS]
+    expected_q, expected_k, expected_v = (
+        _rotated(q, cos, sin, positions), _rotated(k, cos, sin, positions), v.double()
+    )  # fmt: skip
+    caches = torch.full((2, 3, heads.num_kv_heads, heads.block_size, heads.head_dim), float("nan")).to(dtype)
+
+    kernels.rotary_and_cache(q, k, v, cos, sin, positions, caches[0], caches[1], slots)
+
+    assert_close(q, expected_q)
+    for cache, expected in zip(caches, (expected_k, expected_v), strict=True):
+        stored = cache.transpose(1, 2)[slots // heads.block_size, slots % heads.block_size]
+        assert_close(stored, expected)
+        assert cache.isfinite().sum() == expected.numel(), "something was written outside the slots"
+
+
+def test_a_token_without_a_slot_is_rotated_and_not_stored(kernels: ModuleType) -> None:
+    cos, sin = _angles(64)
+    q, k, v = torch.randn(3, 2, 64), torch.randn(3, 1, 64), torch.randn(3, 1, 64)
+    expected = _rotated(q, cos, sin, torch.tensor([0, 5, 9]))
+    key_cache, value_cache = torch.full((2, 2, 1, 16, 64), float("nan"))
+    kernels.rotary_and_cache(
+        q, k, v, cos, sin, torch.tensor([0, 5, 9]), key_cache, value_cache, torch.tensor([20, -1, -1])
+    )
+    assert_close(q, expected)
+    assert key_cache.isfinite().any(dim=-1).flatten().nonzero().tolist() == [[20]]
+    assert torch.equal(value_cache[1, 0, 4], v[0, 0])
