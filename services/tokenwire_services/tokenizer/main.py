@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import signal
+import threading
 
 import grpc
 import uvloop
@@ -26,6 +27,8 @@ SERVICE: str = tokenizer_pb2.DESCRIPTOR.services_by_name["Tokenizer"].full_name
 
 _SHUTDOWN_GRACE_S = 0.3
 """For calls to hear that the process is going away."""
+_THREADS_GRACE_S = 1.0
+"""For threads to end, once the server has."""
 
 
 class StartError(Exception):
@@ -35,11 +38,21 @@ class StartError(Exception):
 def run(config: TokenizerConfig) -> int:
     """Serve until SIGTERM or SIGINT; returns the process's exit code."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    # What may be left is a thread amid a long prompt that nobody waits for, and that cannot be interrupted.
+    last_resort = threading.Timer(_THREADS_GRACE_S, os._exit, (0,))
+    last_resort.daemon = True
+
+    async def serve_and_leave() -> None:
+        await serve(config)
+        last_resort.start()
+
     try:
-        uvloop.run(serve(config))
+        uvloop.run(serve_and_leave())
     except (StartError, ModelFilesError) as error:
         log.error("%s", error)
         return 1
+    finally:
+        last_resort.cancel()
     return 0
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import grpc
 import pytest
 from tokenizers import Tokenizer
@@ -24,6 +26,15 @@ async def test_text_becomes_token_ids_and_text_again(
 
     back = await service.stub.Detokenize(tokenizer_pb2.DetokenizeRequest(token_ids=tokens.token_ids))
     assert back.text == text
+
+
+async def test_a_long_text_keeps_nobody_waiting(service: Service) -> None:
+    long = asyncio.ensure_future(service.stub.Tokenize(tokenizer_pb2.TokenizeRequest(text=TEXT * 2000)))
+    await asyncio.sleep(0.05)
+    await service.stub.Tokenize(tokenizer_pb2.TokenizeRequest(text="short"))
+
+    assert not long.done()
+    await long
 
 
 async def test_a_chat_is_rendered_and_encoded(service: Service, tokenizer: Tokenizer) -> None:
