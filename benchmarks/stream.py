@@ -49,7 +49,7 @@ class Stack:
 
     def __enter__(self) -> Stack:
         engine, tokenizer = free_port(), free_port()
-        command = [sys.executable, "-m", "tokenwire_services.launcher.main"]
+        command = [sys.executable, "-m", "tokenwire_services.launcher"]
         replay = [sys.executable, "-m", "benchmarks.replay_engine", str(CHECKPOINT)]
         for name, arguments in {
             "engine": [*replay, "--port", str(engine), "--step-ms", str(self.step_ms)],
