@@ -20,6 +20,9 @@ from tokenwire_services.gateway.metrics import Metrics
 from tokenwire_services.gateway.tokenizer_link import TokenizerLink
 
 _GRACE_S = 0.8
+"""For requests to finish by themselves once a signal came."""
+_LAST_WORDS_S = 0.5
+"""For error events to be written to those that did not."""
 _CLOSING_S = 1
 _KEEP_ALIVE_S = 75
 _BACKLOG = 2048
@@ -56,6 +59,12 @@ class GatewayServer(uvicorn.Server):
         for server in self.servers:
             server.close()
         await self.link.close(_GRACE_S)
+        state = self.server_state
+        if state.tasks:
+            await asyncio.wait(state.tasks, timeout=_LAST_WORDS_S)
+        if state.tasks:  # clients that do not read: their responses cannot be finished
+            for connection in list(state.connections):
+                connection.transport.abort()
         await super().shutdown(sockets)
 
     @contextlib.contextmanager

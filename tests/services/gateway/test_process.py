@@ -88,6 +88,21 @@ async def test_open_streams_hear_that_it_stops(
     await until(lambda: len(tokenizer.cancelled) == 1)
 
 
+async def test_a_client_that_does_not_read_cannot_hold_it_up(
+    process: subprocess.Popen[str], tokenizer: FakeTokenizer
+) -> None:
+    tokenizer.answer = lambda request: Answer(["x" * 65536], endless=True)
+    await asyncio.to_thread(progress, process)
+    port = (await asyncio.to_thread(progress, process))["port"]
+    body = json.dumps({"model": MODEL, "prompt": "hi", "stream": True}).encode()
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(b"POST /v1/completions HTTP/1.1\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+        await until(lambda: any(live.sent > 200 for live in tokenizer.live.values()))
+        process.terminate()
+        _, errors = await asyncio.to_thread(process.communicate, timeout=5)
+    assert (process.returncode, errors) == (0, "")
+
+
 def test_a_port_that_is_taken_is_one_clear_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

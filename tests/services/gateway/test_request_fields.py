@@ -94,7 +94,7 @@ async def test_a_conversation_arrives_whole(client: openai.AsyncOpenAI, tokenize
                 "name": "ann",
                 "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}],
             },
-            {"role": "assistant", "content": None, "tool_calls": [call]},  # type: ignore[list-item]
+            {"role": "assistant", "content": None, "tool_calls": [call]},
             {"role": "tool", "tool_call_id": "call_1", "content": "2"},
         ],
         extra_body={
@@ -123,7 +123,7 @@ async def test_an_answer_can_be_sent_back_as_it_was_received(
     message = first.choices[0].message
     await client.chat.completions.create(
         model=MODEL,
-        messages=[*HELLO, message.model_dump(), {"role": "user", "content": "and?"}],  # type: ignore[list-item]
+        messages=[*HELLO, message.model_dump(), {"role": "user", "content": "and?"}],
     )
     assert tokenizer.requests[1].chat.messages[1].content == "hi"
 

@@ -66,9 +66,9 @@ async def test_requests_in_flight_end_with_an_error_when_the_session_breaks() ->
         async with tokenizer.serving():
             url = await stack.enter_async_context(running_gateway(tokenizer.port))
             client = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0)
-            stream = await client.chat.completions.create(stream=True, max_tokens=9, **BODY)  # type: ignore[call-overload]
+            stream = await client.chat.completions.create(stream=True, max_tokens=9, **BODY)
             await anext(stream)
-            silent = asyncio.create_task(client.chat.completions.create(**BODY))  # type: ignore[call-overload]
+            silent = asyncio.create_task(client.chat.completions.create(**BODY))
             await until(lambda: len(tokenizer.live) == 2)
         with pytest.raises(openai.APIError, match="broke"):
             [chunk async for chunk in stream]
@@ -79,5 +79,5 @@ async def test_requests_in_flight_end_with_an_error_when_the_session_breaks() ->
         tokenizer.answer = lambda request: Answer(["back"])
         async with tokenizer.serving():
             await until_healthy(url)
-            answer = await client.chat.completions.create(**BODY)  # type: ignore[call-overload]
+            answer = await client.chat.completions.create(**BODY)
             assert answer.choices[0].message.content == "back"

@@ -34,7 +34,7 @@ def two_calls(tokenizer: FakeTokenizer) -> None:
 
 
 async def test_calls_are_part_of_the_message(client: openai.AsyncOpenAI) -> None:
-    answer = await client.chat.completions.create(model=MODEL, messages=ASK, tools=TOOLS)  # type: ignore[arg-type]
+    answer = await client.chat.completions.create(model=MODEL, messages=ASK, tools=TOOLS)
     (choice,) = answer.choices
     assert choice.finish_reason == "tool_calls"
     assert choice.message.content is None
@@ -43,13 +43,13 @@ async def test_calls_are_part_of_the_message(client: openai.AsyncOpenAI) -> None
         ("call_a", "function"),
         ("call_b", "function"),
     ]
-    arguments = [json.loads(call.function.arguments) for call in choice.message.tool_calls]  # type: ignore[union-attr]
+    arguments = [json.loads(call.function.arguments) for call in choice.message.tool_calls]
     assert arguments == [{"city": "Oslo"}, {"city": "Rome"}]
     assert choice.message.model_extra == {"reasoning_content": "two cities"}
 
 
 async def test_calls_are_streamed_in_pieces(client: openai.AsyncOpenAI) -> None:
-    async with client.chat.completions.stream(model=MODEL, messages=ASK, tools=TOOLS) as stream:  # type: ignore[arg-type]
+    async with client.chat.completions.stream(model=MODEL, messages=ASK, tools=TOOLS) as stream:
         async for _ in stream:
             pass
         answer = await stream.get_final_completion()
@@ -63,7 +63,7 @@ async def test_calls_are_streamed_in_pieces(client: openai.AsyncOpenAI) -> None:
 async def test_the_tools_are_offered_as_they_were_described(
     client: openai.AsyncOpenAI, tokenizer: FakeTokenizer
 ) -> None:
-    await client.chat.completions.create(model=MODEL, messages=ASK, tools=TOOLS, tool_choice="none")  # type: ignore[arg-type]
+    await client.chat.completions.create(model=MODEL, messages=ASK, tools=TOOLS, tool_choice="none")
     chat = tokenizer.requests[0].chat
     assert (chat.tools[0].name, chat.tools[0].description) == ("weather", "Now.")
     assert json.loads(chat.tools[0].parameters_json) == PARAMETERS
