@@ -50,7 +50,7 @@ def load_runner(config: EngineConfig, progress: Progress) -> LocalRunner:
     geometry = cache_geometry(architecture, config.block_size, dtype)
     budget = config.kv_cache_memory
     if budget is None and device.type == "cpu":
-        budget = host_budget(geometry, max_model_len, reader.num_parameters * dtype.itemsize)
+        budget = host_budget(geometry, max_model_len, decoder.embedding.weight.nbytes)
     elif budget is None:
         budget = device_budget(
             decoder,

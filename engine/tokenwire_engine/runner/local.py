@@ -7,7 +7,8 @@ sends one buffer to the device, and gets one row of tokens back.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from tokenwire_engine.models.batch import LayerCache
 from tokenwire_engine.models.decoder import Decoder
-from tokenwire_engine.runner.base import ModelInfo
+from tokenwire_engine.runner.base import DeviceLostError, ModelInfo
 from tokenwire_engine.runner.batch import StepBatch, assemble
 from tokenwire_engine.runner.block_tables import BlockTables
 from tokenwire_engine.runner.staging import Staging
@@ -67,6 +68,24 @@ class LocalRunner:
 
     @torch.inference_mode()
     def launch(self, plan: StepPlan) -> None:
+        with _device_errors():
+            self._launch(plan)
+
+    def collect(self) -> StepResult:
+        launched = self._launched.popleft()
+        if launched.arrived is not None:
+            with _device_errors():
+                launched.arrived.synchronize()
+        tokens = [] if launched.tokens is None else launched.tokens.tolist()
+        return StepResult(launched.step, launched.slots, tokens)
+
+    def close(self) -> None:
+        self._launched.clear()
+        del self._decoder, self._caches, self._tables, self._sampler, self._staging
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _launch(self, plan: StepPlan) -> None:
         self._apply_changes(plan)
         if not plan.scheduled:
             self._launched.append(Launched(plan.step, [], None, None))
@@ -83,19 +102,6 @@ class LocalRunner:
         )
         tokens = self._sample(hidden, batch, sent)
         self._launched.append(self._fetch(plan.step, batch.sampled_slots, tokens))
-
-    def collect(self) -> StepResult:
-        launched = self._launched.popleft()
-        if launched.arrived is not None:
-            launched.arrived.synchronize()
-        tokens = [] if launched.tokens is None else launched.tokens.tolist()
-        return StepResult(launched.step, launched.slots, tokens)
-
-    def close(self) -> None:
-        self._launched.clear()
-        del self._decoder, self._caches, self._tables, self._sampler, self._staging
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
 
     def _apply_changes(self, plan: StepPlan) -> None:
         for slot in plan.released:
@@ -128,3 +134,12 @@ class LocalRunner:
         arrived = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # waiting sleeps
         arrived.record()
         return Launched(step, slots, landing, arrived)
+
+
+@contextmanager
+def _device_errors() -> Iterator[None]:
+    """CUDA's own errors, unlike a lack of memory, leave the device unusable for the rest of the process."""
+    try:
+        yield
+    except torch.AcceleratorError as error:
+        raise DeviceLostError(f"the device failed: {str(error).splitlines()[0]}") from error

@@ -85,7 +85,7 @@ def host_budget(geometry: CacheGeometry, max_model_len: int, mapped_weights: int
     """Bytes for a cache in host memory: a modest share of what is free, or one full context if that is more.
 
     Args:
-        mapped_weights: bytes of weights that count as free since they lie in the page cache.
+        mapped_weights: bytes of weights that are read from the page cache, which counts as free.
     """
     free = max(0, available_host_memory() - mapped_weights)
     one_context = geometry.blocks_for(max_model_len) * geometry.block_bytes

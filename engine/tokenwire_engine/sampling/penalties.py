@@ -31,7 +31,8 @@ class Penalties:
         self._free: list[int] = []
 
     def admit(self, slot: int, params: SamplingParams, prompt: Sequence[int], output: Sequence[int]) -> None:
-        """Count a request's tokens, if it has penalties. The slot must be free."""
+        """Count a request's tokens, if it has penalties. Whatever the slot held before is forgotten."""
+        self.release(slot)
         if not params.has_penalties:
             return
         if not self._free:

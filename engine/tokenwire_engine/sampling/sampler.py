@@ -42,7 +42,7 @@ class Sampler:
         self._penalties = Penalties(vocab_size, device)
 
     def admit(self, slot: int, params: SamplingParams, prompt: Sequence[int], output: Sequence[int]) -> None:
-        """A request takes a free slot, with the tokens it has so far."""
+        """A request takes a slot, with the tokens it has so far."""
         columns = self._params
         columns["temperatures"][slot] = params.temperature
         columns["top_k"][slot] = min(params.top_k, self._vocab_size)

@@ -10,6 +10,7 @@ import sys
 
 import uvloop
 
+from tokenwire_engine import threads
 from tokenwire_engine.config import EngineConfig
 from tokenwire_engine.runner.base import Progress, Runner
 from tokenwire_engine.server.progress import StatusPipe
@@ -57,6 +58,7 @@ async def _announce(server: EngineServer, progress: StatusPipe) -> None:
 
 
 def _load_runner(config: EngineConfig, progress: Progress) -> Runner:
+    threads.configure()
     # Imports torch, which takes seconds: here, on the core thread, while the server listens already.
     from tokenwire_engine.runner.load import load_runner
 

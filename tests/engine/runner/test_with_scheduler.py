@@ -1,0 +1,81 @@
+"""The real scheduler and the real runner: preemption and company change no request's tokens."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from tests.checkpoints import write_checkpoint
+from tests.engine.driver import GREEDY, ignore_progress
+from tokenwire_engine.config import EngineConfig
+from tokenwire_engine.kv_cache.block_pool import BlockPool
+from tokenwire_engine.runner.load import load_runner
+from tokenwire_engine.runner.local import LocalRunner
+from tokenwire_engine.sampling.params import SamplingParams
+from tokenwire_engine.scheduler.request import Request
+from tokenwire_engine.scheduler.scheduler import Scheduler, SchedulerLimits
+
+MAX_TOKENS = 60
+NUM_BLOCKS = 16
+"""256 tokens: one full context, and far less than the requests below come to need together."""
+
+
+def serve(runner: LocalRunner, requests: list[Request]) -> tuple[dict[str, list[int]], Scheduler]:
+    """Run requests to their end."""
+    info = runner.info
+    scheduler = Scheduler(
+        SchedulerLimits(8, info.max_step_tokens, info.max_model_len),
+        BlockPool(info.num_blocks, info.block_size),
+    )
+    for request in requests:
+        scheduler.submit(request)
+    while scheduler.has_work:
+        plan = scheduler.plan()
+        if plan is not None:
+            runner.launch(plan)
+            scheduler.complete(runner.collect())
+        scheduler.take_outputs()
+    return {request.request_id: request.output_token_ids for request in requests}, scheduler
+
+
+def requests_with(sampling: list[SamplingParams]) -> list[Request]:
+    generator = torch.Generator().manual_seed(0)
+    return [
+        Request(
+            str(index),
+            torch.randint(3, 320, (5 + 9 * index,), generator=generator).tolist(),
+            replace(params, seed=index),
+            MAX_TOKENS,
+        )
+        for index, params in enumerate(sampling)
+    ]
+
+
+def test_requests_that_preempt_each_other_get_the_tokens_that_they_get_alone(tmp_path: Path) -> None:
+    directory = write_checkpoint(tmp_path / "model")
+    config = EngineConfig(
+        model=str(directory),
+        device="cpu",
+        max_running=8,
+        max_step_tokens=24,
+        kv_cache_memory=NUM_BLOCKS * 16 * 768,  # 768 bytes a token
+    )
+    runner = load_runner(config, ignore_progress)
+    sampling = [
+        GREEDY,
+        SamplingParams(temperature=0.8),
+        SamplingParams(temperature=0.0, repetition_penalty=1.3),
+        SamplingParams(temperature=1.2, top_k=40, top_p=0.9),
+        SamplingParams(temperature=0.7, presence_penalty=0.6, frequency_penalty=0.4),
+        SamplingParams(min_p=0.05),
+    ]
+    together, scheduler = serve(runner, requests_with(sampling))
+    assert scheduler.counters.preemptions > 0
+    assert scheduler.pool.num_free == NUM_BLOCKS
+    alone: dict[str, list[int]] = {}
+    for request in requests_with(sampling):
+        alone |= serve(runner, [request])[0]
+    assert together == alone
+    assert {len(tokens) for tokens in together.values()} == {MAX_TOKENS}
