@@ -20,7 +20,7 @@ from tokenwire.v1 import engine_pb2, engine_pb2_grpc, generation_pb2
 def main() -> None:
     started = time.perf_counter()
     port = free_port()
-    command = [sys.executable, "-m", "tokenwire_services.launcher.main", "engine", sys.argv[1]]
+    command = [sys.executable, "-m", "tokenwire_services.launcher", "engine", sys.argv[1]]
     engine = subprocess.Popen([*command, "--port", str(port), *sys.argv[2:]], stdout=sys.stderr)
     channel = grpc.insecure_channel(f"127.0.0.1:{port}")
     stub = engine_pb2_grpc.EngineStub(channel)
