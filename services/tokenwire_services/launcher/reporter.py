@@ -18,6 +18,7 @@ from rich.text import Text
 from tokenwire_services.launcher.process import Progress
 
 LAUNCHER = "tokenwire"
+_NEARLY = 0.99
 _COLOURS = ("cyan", "magenta", "green", "yellow", "blue")
 
 
@@ -75,10 +76,13 @@ class TerminalReporter:
         task = self._tasks.get(process)
         if task is None:
             return
-        fraction = 1.0 if progress.is_ready else progress.fraction
-        self._bars.update(task, phase=progress.phase, total=None if fraction is None else 1.0)
-        if fraction is not None:
-            self._bars.update(task, completed=fraction)
+        if progress.is_ready:
+            self._bars.update(task, phase=progress.phase, total=1.0, completed=1.0)
+        elif progress.fraction is None:
+            self._bars.update(task, phase=progress.phase, total=None)
+        else:  # a phase's end is not the start-up's, and only a full bar counts as finished
+            done = min(progress.fraction, _NEARLY)
+            self._bars.update(task, phase=progress.phase, total=1.0, completed=done)
         if self._bars.finished:
             self.close()
 
