@@ -31,26 +31,26 @@ class FakeTokenizer(tokenizer_pb2_grpc.TokenizerServicer):
     cancelled: threading.Event = field(default_factory=threading.Event)
     request: object = None
 
-    def Generate(self, request, context):  # noqa: N802
+    def Generate(self, request, context):
         self._receive(request, context)
         context.add_callback(self.cancelled.set)
         yield from self.deltas
         if self.hold:
             self.cancelled.wait(30)
 
-    def Tokenize(self, request, context):  # noqa: N802
+    def Tokenize(self, request, context):
         self._receive(request, context)
         return tokenizer_pb2.TokenizeResponse(token_ids=[5, 6, 7])
 
-    def Detokenize(self, request, context):  # noqa: N802
+    def Detokenize(self, request, context):
         self._receive(request, context)
         return tokenizer_pb2.DetokenizeResponse(text="five six")
 
-    def RenderChat(self, request, context):  # noqa: N802
+    def RenderChat(self, request, context):
         self._receive(request, context)
         return tokenizer_pb2.RenderChatResponse(text="<user>Hello")
 
-    def ListModels(self, request, context):  # noqa: N802
+    def ListModels(self, request, context):
         self._receive(request, context)
         card = tokenizer_pb2.ListModelsResponse.ModelCard(
             name="demo", max_model_len=1024, created_unix_s=17, supports_chat=True, root="demo"

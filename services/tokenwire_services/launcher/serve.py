@@ -7,7 +7,6 @@ shows what the processes say.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import shlex
@@ -62,8 +61,12 @@ async def _serve(engine: EngineConfig, tokenizer: TokenizerConfig, gateway: Gate
 
     async def announce() -> None:
         seconds = time.monotonic() - started
-        model = await _served_model(tokenizer.port)
         url = f"http://{_reachable(gateway.host)}:{gateway.port}"
+        try:
+            model = await _served_model(tokenizer.port)
+        except tokenwire.TokenwireError:  # the tokenizer died just now: it is being restarted
+            reporter.notice(f"ready after {seconds:.1f} s at {url}/v1")
+            return
         reporter.notice(f"{model} is ready after {seconds:.1f} s at {url}/v1; try")
         reporter.notice(example_request(url, model, needs_key=bool(gateway.api_keys)))
 
@@ -116,9 +119,7 @@ def example_request(url: str, model: str, needs_key: bool) -> str:
 
 async def _served_model(tokenizer_port: int) -> str:
     async with tokenwire.AsyncClient(f"127.0.0.1:{tokenizer_port}") as client:
-        with contextlib.suppress(tokenwire.TokenwireError):
-            return (await client.models(timeout=10.0))[0].name
-    return "the model"
+        return (await client.models(timeout=10.0))[0].name
 
 
 def _reachable(host: str) -> str:
