@@ -10,9 +10,10 @@ import math
 import os
 from pathlib import Path
 
-SPIN_COUNT = 20_000
-"""How often an OpenMP thread looks for more work before it sleeps: some 20 µs, which bridges the gap between
-two operators of one step and is nothing between two steps."""
+SPIN_COUNT = 200
+"""How often an OpenMP thread looks for more work before it sleeps: some 10 µs, where libgomp's own default is
+many milliseconds. Longer costs far more than it gains as soon as another process wants the same CPU: a thread
+then waits, spinning, for one that cannot run because of it."""
 
 
 def configure() -> int:
