@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from types import ModuleType
 
 import pytest
@@ -27,8 +28,10 @@ def kernels(request: pytest.FixtureRequest) -> ModuleType:
 
 
 @pytest.fixture(autouse=True)
-def _fresh_inputs(device: torch.device) -> None:
-    torch.manual_seed(int.from_bytes(os.urandom(4), "little"))
+def _fresh_inputs(device: torch.device) -> Iterator[None]:
+    seed = int.from_bytes(os.urandom(4), "little")
+    print(f"torch.manual_seed({seed}) makes these inputs again")
+    torch.manual_seed(seed)
     torch.set_default_device(device)
     yield
     torch.set_default_device("cpu")

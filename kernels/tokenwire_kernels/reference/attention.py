@@ -46,20 +46,21 @@ def paged_attention(
         [num_tokens, num_heads, head_dim], contiguous, the dtype of `q`.
     """
     num_tokens, num_heads, head_dim = q.shape
-    num_kv_heads, block_size = key_cache.shape[1:3]
+    num_kv_heads = key_cache.shape[1]
     dtype = compute_dtype(q.dtype)
-    key = (window, soft_cap > 0.0, num_kv_heads, block_size, dtype)
+    key = (window, soft_cap > 0.0, key_cache.shape[1:], key_cache.dtype, dtype)
     plan = batch.memo.get(key)
     if plan is None:
-        plan = batch.memo[key] = _make_plan(batch, num_kv_heads, block_size, window, soft_cap > 0.0, dtype)
+        plan = batch.memo[key] = _make_plan(batch, key_cache, window, soft_cap > 0.0, dtype)
 
     key_rows, value_rows = key_cache.view(-1, head_dim), value_cache.view(-1, head_dim)
     out = q.new_empty(num_tokens, num_kv_heads, num_heads // num_kv_heads, head_dim)
     grouped = q.view(num_tokens, num_kv_heads, -1, head_dim)
     for part in plan:
-        num_seqs = part.num_seqs
-        keys = key_rows.index_select(0, part.rows).to(dtype).view(num_seqs * num_kv_heads, -1, head_dim)
-        values = value_rows.index_select(0, part.rows).to(dtype).view(num_seqs * num_kv_heads, -1, head_dim)
+        torch.index_select(key_rows, 0, part.rows, out=part.keys)
+        torch.index_select(value_rows, 0, part.rows, out=part.values)
+        keys = part.keys.view(part.num_seqs * num_kv_heads, -1, head_dim).to(dtype)
+        values = part.values.view(part.num_seqs * num_kv_heads, -1, head_dim).to(dtype)
         attend = _attend_decodes if part.is_decode else _attend_chunk
         out[part.tokens] = attend(grouped[part.tokens].to(dtype), keys, values, part.bias, scale, soft_cap)
     return out.view(num_tokens, num_heads, head_dim)
@@ -75,6 +76,10 @@ class _Part:
     """Which of the flat batch's tokens."""
     rows: Tensor
     """int64 [num_seqs * num_kv_heads * span]: rows of the cache seen as [slots * kv heads, head_dim]."""
+    keys: Tensor
+    """[len(rows), head_dim]: where each layer gathers its keys. Memory that is handed back to the system
+    after each layer would have to be mapped anew, page by page, by the next."""
+    values: Tensor
     bias: Tensor | None
     """Added to the scores: 0 or minus infinity. Decodes: [num_seqs * num_kv_heads, 1, span]; a chunk:
     [num_queries, span], or None for a chunk that is a whole, plainly causal context."""
@@ -117,10 +122,11 @@ def _attend_chunk(
 
 
 def _make_plan(
-    batch: AttentionBatch, num_kv_heads: int, block_size: int, window: int, capped: bool, dtype: torch.dtype
+    batch: AttentionBatch, key_cache: Tensor, window: int, capped: bool, dtype: torch.dtype
 ) -> list[_Part]:
     """What to compute together, and for each part which cache rows to gather and which scores to hide."""
     device = batch.block_tables.device
+    num_kv_heads, block_size, head_dim = key_cache.shape[1:]
     contexts, starts = batch.context_lens.tolist(), batch.query_starts.tolist()
 
     def cache_rows(seqs: Tensor, positions: Tensor) -> Tensor:
@@ -138,11 +144,14 @@ def _make_plan(
         seen = steps < spans
         # Where a shorter context has nothing more to show, its own last token stands in, hidden.
         positions = torch.where(seen, ends - spans + steps, ends - 1)
+        rows = cache_rows(members, positions)
         return _Part(
             num_seqs=len(seqs),
             is_decode=True,
             tokens=slice(len(seqs)) if len(seqs) == batch.num_decodes else members,
-            rows=cache_rows(members, positions),
+            rows=rows,
+            keys=key_cache.new_empty(len(rows), head_dim),
+            values=key_cache.new_empty(len(rows), head_dim),
             bias=_hide(~seen, dtype).repeat_interleave(num_kv_heads, dim=0)[:, None],
         )
 
@@ -157,11 +166,14 @@ def _make_plan(
             if window:
                 hidden |= keys_at <= queries_at - window
             bias = _hide(hidden, dtype)
+        rows = cache_rows(torch.tensor([seq], device=device), keys_at[None])
         return _Part(
             num_seqs=1,
             is_decode=False,
             tokens=slice(starts[seq], starts[seq + 1]),
-            rows=cache_rows(torch.tensor([seq], device=device), keys_at[None]),
+            rows=rows,
+            keys=key_cache.new_empty(len(rows), head_dim),
+            values=key_cache.new_empty(len(rows), head_dim),
             bias=bias,
         )
 
