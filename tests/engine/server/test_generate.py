@@ -88,7 +88,6 @@ async def test_many_requests_at_once_each_get_what_they_get_alone(start_engine: 
     results = await asyncio.gather(*(collect(engine, request(prompt, 30)) for prompt in prompts))
     for prompt, (tokens, _) in zip(prompts, results, strict=True):
         assert tokens == continuation(prompt, 30)
-    assert (await engine.load()).preemptions > 0
 
 
 async def test_a_hang_up_frees_the_blocks_within_a_step(engine: Engine) -> None:
