@@ -18,7 +18,9 @@ then waits, spinning, for one that cannot run because of it."""
 
 def configure() -> int:
     """Set OpenMP up for this process, unless its environment already does. Returns the number of threads."""
-    num_threads = int(os.environ.setdefault("OMP_NUM_THREADS", str(available_cpus())))
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    num_threads = int(given) if given.isdigit() and int(given) else available_cpus()
+    os.environ["OMP_NUM_THREADS"] = str(num_threads)
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN_COUNT))
     return num_threads
