@@ -1,0 +1,32 @@
+"""The benchmarks run, small, and write the reports that they promise."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import offline, stream
+
+
+@pytest.mark.slow
+def test_offline_throughput_is_compared_with_transformers_on_the_same_tokens(tmp_path: Path) -> None:
+    report = tmp_path / "offline"
+    offline.main(
+        ["--model", "llama-10m", "--requests", "1", "3", "--prompt-tokens", "20", "--output-tokens", "8"]
+        + ["--rounds", "1", "--threads", "1", "--output", str(report)]
+    )
+    points = json.loads(report.with_suffix(".json").read_text())["points"]
+    assert [point["requests"] for point in points] == [1, 3]
+    assert all(point["same_tokens"] for point in points)
+    assert "| requests | tokenwire, tok/s | transformers, tok/s |" in report.with_suffix(".md").read_text()
+
+
+@pytest.mark.slow
+def test_the_cost_of_a_streamed_token_is_taken_from_the_processes(tmp_path: Path) -> None:
+    report = tmp_path / "stream"
+    stream.main(["--streams", "1", "8", "--tokens", "32", "--step-ms", "5", "--output", str(report)])
+    points = json.loads(report.with_suffix(".json").read_text())["points"]
+    assert [point["streams"] for point in points] == [1, 8]
+    assert all(point["cpu_us_per_token"].keys() == {"gateway", "tokenizer"} for point in points)
