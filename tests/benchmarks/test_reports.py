@@ -13,10 +13,8 @@ from benchmarks import offline, stream
 @pytest.mark.slow
 def test_offline_throughput_is_compared_with_transformers_on_the_same_tokens(tmp_path: Path) -> None:
     report = tmp_path / "offline"
-    offline.main(
-        ["--model", "llama-10m", "--requests", "1", "3", "--prompt-tokens", "20", "--output-tokens", "8"]
-        + ["--rounds", "1", "--threads", "1", "--output", str(report)]
-    )
+    sizes = ["--model", "llama-10m", "--requests", "1", "3", "--prompt-tokens", "20", "--output-tokens", "8"]
+    offline.main([*sizes, "--rounds", "1", "--threads", "1", "--output", str(report)])
     points = json.loads(report.with_suffix(".json").read_text())["points"]
     assert [point["requests"] for point in points] == [1, 3]
     assert all(point["same_tokens"] for point in points)
