@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.table import Table
 
-from models.demo.checkpoint_files import CHECKPOINT
 from models.demo.questions import Question, question_sets, trained_sets
 from tokenwire import AsyncClient, UnavailableError
 from tokenwire.requests import Tool
@@ -31,7 +30,7 @@ _MAX_TOKENS = 512
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokenizer", help="host:port of a running tokenizer service (else one is started)")
-    parser.add_argument("--model", default=str(CHECKPOINT), help="checkpoint to serve (without --tokenizer)")
+    parser.add_argument("--model", help="checkpoint to serve (else the bundled one)")
     parser.add_argument("--limit", type=int, default=1000, help="most questions of each held-out set")
     arguments = parser.parse_args()
     services = (
@@ -91,12 +90,12 @@ async def _wait_until_served(client: AsyncClient) -> None:
 
 
 @contextlib.contextmanager
-def _services(model: str) -> Iterator[str]:
-    """An engine with `model` and a tokenizer service on free ports; the tokenizer's address."""
+def _services(model: str | None) -> Iterator[str]:
+    """An engine with `model`, or the bundled one, and a tokenizer service; the tokenizer's address."""
     engine, tokenizer = (f"{_free_port()}" for _ in range(2))
     command = [sys.executable, "-m", "tokenwire_services.launcher"]
     commands = (
-        [*command, "engine", model, "--port", engine],
+        [*command, "engine", *([model] if model else []), "--port", engine],
         [*command, "tokenizer", "--engine", f"127.0.0.1:{engine}", "--port", tokenizer],
     )
     processes = [subprocess.Popen(arguments, stdout=subprocess.DEVNULL) for arguments in commands]
