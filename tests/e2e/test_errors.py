@@ -59,6 +59,21 @@ def test_what_is_not_json_is_400(http):
         assert reply.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("length", [5_000, 100_000])
+def test_a_prompt_longer_than_the_context_is_called_so(sync_openai, length):
+    with pytest.raises(openai.BadRequestError) as caught:
+        sync_openai.completions.create(model="tokenwire-demo", prompt=" a b" * length)
+    assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "prompt")
+
+
+def test_arguments_with_half_a_character_are_400(http):
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"city": "\\ud800"}'}}
+    messages = [*HELLO, {"role": "assistant", "tool_calls": [call]}]
+    reply = http.post("chat/completions", json={"model": "tokenwire-demo", "messages": messages})
+    assert reply.status_code == 400, reply.text
+    assert "surrogate" in reply.json()["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("change", "field"),
     [

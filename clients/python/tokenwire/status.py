@@ -17,6 +17,12 @@ from google.rpc import error_details_pb2, status_pb2
 DETAILS_KEY = "grpc-status-details-bin"
 """Trailing metadata key under which gRPC carries a serialized google.rpc.Status."""
 
+CONTEXT_LENGTH_EXCEEDED = "CONTEXT_LENGTH_EXCEEDED"
+"""Reason of a violation (`StatusError.reason`): a text longer than the model or the service takes."""
+
+_MOST_TEXT_BYTES = 1024
+"""Of a text that may quote the caller: a call's status is metadata, of which peers accept 8 KiB in all."""
+
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -42,6 +48,15 @@ class StatusError(Exception):
             if isinstance(detail, error_details_pb2.BadRequest) and detail.field_violations:
                 path: str = detail.field_violations[0].field
                 return path
+        return None
+
+    @property
+    def reason(self) -> str | None:
+        """What is wrong with `field`, for programs, such as CONTEXT_LENGTH_EXCEEDED."""
+        for detail in self.details:
+            if isinstance(detail, error_details_pb2.BadRequest) and detail.field_violations:
+                reason: str = detail.field_violations[0].reason
+                return reason or None
         return None
 
     @property
@@ -87,11 +102,18 @@ class StatusError(Exception):
         return cls(error.code(), error.details() or "")
 
 
-def invalid_argument(field: str, reason: str) -> StatusError:
-    """A request field whose value is not allowed; `field` is its path in the message."""
-    violation = error_details_pb2.BadRequest.FieldViolation(field=field, description=reason)
+def invalid_argument(field: str, problem: str, reason: str = "") -> StatusError:
+    """A request field whose value is not allowed.
+
+    Args:
+        field: its path in the message.
+        problem: what is wrong with it, for people; its middle is left out when it is very long.
+        reason: the same for programs, where they can act on it.
+    """
+    problem = _shorten(problem)
+    violation = error_details_pb2.BadRequest.FieldViolation(field=field, description=problem, reason=reason)
     bad_request = error_details_pb2.BadRequest(field_violations=[violation])
-    return StatusError(grpc.StatusCode.INVALID_ARGUMENT, f"{field}: {reason}", [bad_request])
+    return StatusError(grpc.StatusCode.INVALID_ARGUMENT, f"{field}: {problem}", [bad_request])
 
 
 def unimplemented(field: str) -> StatusError:
@@ -103,7 +125,8 @@ def unimplemented(field: str) -> StatusError:
 
 
 def not_found(kind: str, name: str, message: str) -> StatusError:
-    """A named thing, such as a model, that is not here."""
+    """A named thing, such as a model, that is not here; very long texts lose their middle."""
+    name, message = _shorten(name), _shorten(message)
     resource = error_details_pb2.ResourceInfo(resource_type=kind, resource_name=name, description=message)
     return StatusError(grpc.StatusCode.NOT_FOUND, message, [resource])
 
@@ -131,3 +154,11 @@ def _retry_info(retry_after_s: float | None) -> list[Message]:
     retry = error_details_pb2.RetryInfo()
     retry.retry_delay.FromMilliseconds(round(retry_after_s * 1000))
     return [retry]
+
+
+def _shorten(text: str) -> str:
+    data = text.encode(errors="replace")
+    if len(data) > _MOST_TEXT_BYTES:
+        half = _MOST_TEXT_BYTES // 2 - 2
+        data = data[:half] + b"..." + data[-half:]
+    return data.decode(errors="ignore")

@@ -15,7 +15,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from tokenwire.status import invalid_argument, not_found, unimplemented
+from tokenwire.status import CONTEXT_LENGTH_EXCEEDED, invalid_argument, not_found, unimplemented
 from tokenwire.v1 import engine_pb2, generation_pb2
 from tokenwire_engine.sampling.params import SamplingParams
 from tokenwire_engine.scheduler.request import Request
@@ -150,6 +150,7 @@ def _read_tokens(proto: engine_pb2.GenerateRequest, model: ServedModel) -> tuple
                 "prompt_token_ids",
                 f"{tokens}, and at least one more is to be generated; {holder} holds {limit} tokens, so send "
                 f"at most {max(0, limit - 1 - len(resumed))}",
+                CONTEXT_LENGTH_EXCEEDED,
             )
     return prompt, resumed
 

@@ -20,6 +20,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from tokenwire.malformed import RefuseMalformed
 from tokenwire.status import StatusError, unavailable
 from tokenwire.v1 import engine_pb2, engine_pb2_grpc
 from tokenwire_engine.config import EngineConfig
@@ -88,7 +89,7 @@ class EngineServer:
         self._loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self.failed: asyncio.Future[Exception] = self._loop.create_future()
-        self._grpc = grpc.aio.server(options=GRPC_OPTIONS)
+        self._grpc = grpc.aio.server(interceptors=[RefuseMalformed()], options=GRPC_OPTIONS)
         engine_pb2_grpc.add_EngineServicer_to_server(EngineServicer(self._get_serving), self._grpc)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         reflection.enable_server_reflection(

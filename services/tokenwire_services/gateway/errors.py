@@ -105,4 +105,5 @@ class ApiError:
         if kind.status in _RETRYABLE:
             seconds = _DEFAULT_RETRY_AFTER_S if error.retry_after_s is None else error.retry_after_s
             headers = (("retry-after", str(max(1, math.ceil(seconds)))),)
-        return cls(kind.status, kind.type, kind.code, message or kind.code, param, headers)
+        code = error.reason.lower() if error.reason else kind.code
+        return cls(kind.status, kind.type, code, message or code, param, headers)

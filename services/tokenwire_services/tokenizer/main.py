@@ -15,6 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 from grpc_reflection.v1alpha import reflection
 
+from tokenwire.malformed import RefuseMalformed
 from tokenwire.v1 import tokenizer_pb2, tokenizer_pb2_grpc
 from tokenwire_services.tokenizer.config import TokenizerConfig
 from tokenwire_services.tokenizer.engine_link import EngineLink
@@ -78,6 +79,7 @@ async def serve(config: TokenizerConfig, stop: asyncio.Event | None = None) -> N
 
     link = EngineLink(config.engines[0], on_change)
     server = grpc.aio.server(
+        interceptors=[RefuseMalformed()],
         options=[
             ("grpc.so_reuseport", 0),
             ("grpc.max_receive_message_length", config.max_message_bytes),
@@ -85,7 +87,7 @@ async def serve(config: TokenizerConfig, stop: asyncio.Event | None = None) -> N
             # Peers may check every few seconds that this process is still there.
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
             ("grpc.keepalive_permit_without_calls", 1),
-        ]
+        ],
     )
     tokenizer_pb2_grpc.add_TokenizerServicer_to_server(TokenizerService(link, config), server)
     health_pb2_grpc.add_HealthServicer_to_server(status, server)

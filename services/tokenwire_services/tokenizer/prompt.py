@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from tokenwire.status import invalid_argument, unimplemented
+from tokenwire.status import CONTEXT_LENGTH_EXCEEDED, invalid_argument, unimplemented
 from tokenwire.v1 import tokenizer_pb2
 from tokenwire_services.tokenizer.chat_template import ChatTemplateError, Message
 from tokenwire_services.tokenizer.model import Model
@@ -20,6 +20,8 @@ ROLES = ("system", "developer", "user", "assistant", "tool")
 
 _INLINE_CHARS = 4096
 """Text up to this length is encoded on the event loop: it takes about a millisecond."""
+_SURROGATE = "\\ud"
+"""How JSON's escapes for the halves of surrogate pairs begin, and few others."""
 _RESERVED_VARIABLES = ("messages", "tools", "add_generation_prompt")
 
 
@@ -31,7 +33,11 @@ async def encode(model: Model, text: str, add_special_tokens: bool, field: str, 
     """
     size = len(text) if text.isascii() else len(text.encode())
     if size > max_bytes:
-        raise invalid_argument(field, f"{size} bytes of text, more than the limit of {max_bytes}; shorten it")
+        raise invalid_argument(
+            field,
+            f"{size} bytes of text, more than the limit of {max_bytes}; shorten it",
+            CONTEXT_LENGTH_EXCEEDED,
+        )
     if len(text) <= _INLINE_CHARS:
         return model.tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
     return await asyncio.to_thread(_encode_without_gil, model, text, add_special_tokens)
@@ -177,4 +183,15 @@ def _json_object(text: str, field: str) -> dict[str, Any]:
         raise invalid_argument(field, f"not JSON: {error}") from error
     if not isinstance(value, dict):
         raise invalid_argument(field, f"a JSON {type(value).__name__}; expected an object")
+    if _SURROGATE in text.lower() and not _is_unicode(value):
+        raise invalid_argument(field, "holds half of a UTF-16 surrogate pair, which is no character")
     return value
+
+
+def _is_unicode(value: dict[str, Any]) -> bool:
+    """Whether all text in a JSON value can be encoded."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True

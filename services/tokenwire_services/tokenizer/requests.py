@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tokenwire.status import invalid_argument, not_found, unavailable, unimplemented
+from tokenwire.status import CONTEXT_LENGTH_EXCEEDED, invalid_argument, not_found, unavailable, unimplemented
 from tokenwire.v1 import engine_pb2, tokenizer_pb2
 from tokenwire_services.tokenizer.config import TokenizerConfig
 from tokenwire_services.tokenizer.detokenizer import Detokenizer
@@ -67,6 +67,7 @@ async def start(
             field,
             f"{len(prompt_token_ids)} tokens, which leaves no room in the model's context of {limit}; "
             f"shorten it to {limit - 1} tokens or less",
+            CONTEXT_LENGTH_EXCEEDED,
         )
     tools = request.WhichOneof("prompt") == "chat" and offers_tools(request.chat)
     skip_special_tokens = not request.HasField("skip_special_tokens") or request.skip_special_tokens

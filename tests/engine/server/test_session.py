@@ -239,6 +239,21 @@ async def test_later_messages_that_make_no_sense_end_the_session(
     assert await failure(peer) == (grpc.StatusCode.INVALID_ARGUMENT, field)
 
 
+async def test_a_message_that_cannot_be_decoded_ends_the_session_and_its_requests(engine: Engine) -> None:
+    def as_sent(message: SessionRequest | bytes) -> bytes:
+        return message if isinstance(message, bytes) else message.SerializeToString()
+
+    engine.runner.hold()
+    peer = Peer(engine)
+    peer.call = engine.channel.stream_stream(
+        "/tokenwire.v1.Engine/Session", as_sent, SessionResponse.FromString
+    )()
+    await peer.open()
+    await peer.submit(0, [1, 2, 3])
+    await peer.call.write(b"\xff\xff")
+    assert await failure(peer) == (grpc.StatusCode.INVALID_ARGUMENT, "request")
+
+
 async def test_a_session_id_in_use_is_refused(engine: Engine) -> None:
     await Peer(engine).open("mine")
     second = Peer(engine)

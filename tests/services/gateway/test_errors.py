@@ -9,7 +9,13 @@ import pytest
 
 from tests.services.gateway.conftest import running_gateway, until
 from tests.services.gateway.fake_tokenizer import MODEL, Answer, FakeTokenizer
-from tokenwire.status import StatusError, invalid_argument, unavailable, unimplemented
+from tokenwire.status import (
+    CONTEXT_LENGTH_EXCEEDED,
+    StatusError,
+    invalid_argument,
+    unavailable,
+    unimplemented,
+)
 from tokenwire_services.gateway.errors import BY_GRPC_STATUS
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -32,6 +38,15 @@ async def test_each_grpc_status_has_its_http_status_and_code(
     error = response.json()["error"]
     assert (error["type"], error["code"], error["message"]) == (kind.type, kind.code, "because")
     assert ("retry-after" in response.headers) == (kind.status in (429, 503))
+
+
+async def test_a_prompt_beyond_the_context_has_openais_code_for_it(
+    http: httpx.AsyncClient, tokenizer: FakeTokenizer
+) -> None:
+    too_long = invalid_argument("chat.messages", "9 tokens; shorten it", CONTEXT_LENGTH_EXCEEDED)
+    tokenizer.answer = lambda request: Answer(error=too_long)
+    error = (await http.post(CHAT, json=BODY)).json()["error"]
+    assert (error["code"], error["param"]) == ("context_length_exceeded", "messages")
 
 
 async def test_an_unknown_model_is_not_found(client: openai.AsyncOpenAI) -> None:
