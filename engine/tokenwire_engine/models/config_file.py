@@ -147,12 +147,12 @@ def _yarn_attention_factor(factor: float, parameters: Mapping[str, Any]) -> floa
     """What YaRN multiplies cos and sin by: as given, or 0.1 ln(factor) + 1, or a ratio of two of these."""
     given = parameters.get("attention_factor")
     if given is not None:
-        return float(given)
+        return _positive("attention_factor", given)
 
     def magnitude(weight: float) -> float:
         return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
 
     mscale, mscale_all_dim = parameters.get("mscale"), parameters.get("mscale_all_dim")
     if mscale and mscale_all_dim:
-        return magnitude(mscale) / magnitude(mscale_all_dim)
+        return magnitude(_positive("mscale", mscale)) / magnitude(_positive("mscale_all_dim", mscale_all_dim))
     return magnitude(1.0)

@@ -33,13 +33,16 @@ class Checkpoint:
         """The safetensors files that hold the weights.
 
         Raises:
-            ModelError: there are none, or one that the index names is missing.
+            ModelError: there are none, or one that the index names is missing or lies elsewhere.
         """
         index = self.directory / INDEX
         if index.is_file():
             weight_map = _read_json(index).get("weight_map")
             if not isinstance(weight_map, dict) or not weight_map:
                 raise ModelError(f"{index} has no weight_map")
+            for name in weight_map.values():
+                if not isinstance(name, str) or not name or Path(name).name != name:
+                    raise ModelError(f"{index} names the file {name!r}; expected one in the same directory")
             files = [self.directory / name for name in sorted(set(weight_map.values()))]
         else:
             files = [self.directory / SINGLE]
@@ -56,13 +59,21 @@ class Checkpoint:
         raise ModelError(f"{self.directory} has neither {SINGLE} nor {INDEX}")
 
     def eos_token_ids(self) -> tuple[int, ...]:
-        """Tokens that end a generation: generation_config.json's, else config.json's."""
+        """Tokens that end a generation: generation_config.json's, else config.json's.
+
+        Raises:
+            ModelError: they are not token IDs.
+        """
         eos = self.generation_config.get("eos_token_id")
         if eos is None:
             eos = self.config.fields.get("eos_token_id")
         if eos is None:
             return ()
-        return tuple(eos) if isinstance(eos, list) else (eos,)
+        token_ids = tuple(eos) if isinstance(eos, list) else (eos,)
+        for token_id in token_ids:
+            if isinstance(token_id, bool) or not isinstance(token_id, int) or not 0 <= token_id < 2**32:
+                raise ModelError(f"{self.directory} has eos_token_id = {eos!r}; expected token IDs")
+        return token_ids
 
 
 def open_checkpoint(directory: Path) -> Checkpoint:
@@ -113,7 +124,7 @@ def _tensors_of(file: Path) -> Iterator[tuple[str, StoredTensor]]:
 def _read_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{file} cannot be read as JSON: {error}") from error
     if not isinstance(content, dict):
         raise ModelError(f"{file} holds a JSON {type(content).__name__}; expected an object")

@@ -89,7 +89,7 @@ def load_model(info: engine_pb2.GetModelResponse, files: Mapping[str, bytes]) ->
 def _read_object(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
     try:
         value = json.loads(files.get(name, b"{}"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelFilesError(f"{name} is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise ModelFilesError(f"{name} holds a JSON {type(value).__name__}; expected an object")
@@ -99,16 +99,24 @@ def _read_object(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
 def _template_source(files: Mapping[str, bytes], config: Mapping[str, Any]) -> str | dict[str, str]:
     """chat_template.jinja, or the tokenizer_config.json's template or named templates; "" for none."""
     if "chat_template.jinja" in files:
-        return files["chat_template.jinja"].decode()
-    source = config.get("chat_template") or ""
-    if isinstance(source, list):
-        return {entry["name"]: entry["template"] for entry in source}
-    if not isinstance(source, str):
-        raise ModelFilesError(
-            f"tokenizer_config.json: chat_template is a {type(source).__name__}; "
-            "expected a string or a list of {name, template}"
-        )
-    return source
+        try:
+            return files["chat_template.jinja"].decode()
+        except UnicodeDecodeError as error:
+            raise ModelFilesError(f"chat_template.jinja is not UTF-8: {error}") from error
+    match config.get("chat_template") or "":
+        case str(source):
+            return source
+        case list(entries):
+            named = {}
+            for entry in entries:
+                match entry:
+                    case {"name": str(name), "template": str(template)}:
+                        named[name] = template
+            if len(named) == len(entries):
+                return named
+    raise ModelFilesError(
+        "tokenizer_config.json: chat_template is neither a string nor a list of {name, template}, of texts"
+    )
 
 
 def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:

@@ -103,6 +103,11 @@ def test_yarn_without_a_factor_takes_it_from_the_lengths() -> None:
     [
         ({"architectures": ["T5Model"]}, "architecture T5Model, which is not supported; supported: Llama"),
         ({"architectures": None}, r"architecture \(none\)"),
+        (
+            {"architectures": "LlamaForCausalLM"},
+            "architectures = 'LlamaForCausalLM'; expected a list of names",
+        ),
+        ({"architectures": [{}]}, r"architectures = \[{}\]; expected a list of names"),
         ({"quantization_config": {"quant_method": "gptq"}}, r"is quantized \(gptq\)"),
         ({"hidden_size": None}, "lacks hidden_size"),
         ({"num_hidden_layers": "four"}, "num_hidden_layers = 'four'; expected a positive integer"),
@@ -113,6 +118,10 @@ def test_yarn_without_a_factor_takes_it_from_the_lengths() -> None:
         ({"tie_word_embeddings": "yes"}, "tie_word_embeddings = 'yes'; expected true or false"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5, which is not supported"),
         ({"rope_scaling": {"rope_type": "longrope"}}, "rope_type = 'longrope', which is not supported"),
+        (
+            {"rope_scaling": {"rope_type": "yarn", "factor": 2.0, "attention_factor": "x"}},
+            "attention_factor = 'x'; expected a positive number",
+        ),
         ({"rope_scaling": {"rope_type": "linear"}}, "rope_scaling.factor = None; expected a positive number"),
     ],
 )

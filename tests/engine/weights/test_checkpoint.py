@@ -32,6 +32,15 @@ def test_a_file_that_the_index_names_must_be_there(tmp_path: Path) -> None:
         open_checkpoint(directory).weight_files()
 
 
+@pytest.mark.parametrize("name", ["../other/model.safetensors", "/etc/passwd", "", "..", 5, ["a"], None])
+def test_an_index_names_files_of_its_own_directory_only(name: object, tmp_path: Path) -> None:
+    write_config(tmp_path)
+    index = {"weight_map": {"model.norm.weight": name, "lm_head.weight": "model.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match=r"names the file .*; expected one in the same directory"):
+        open_checkpoint(tmp_path).weight_files()
+
+
 def test_pickled_weights_are_refused(tmp_path: Path) -> None:
     (write_config(tmp_path) / "pytorch_model.bin").write_bytes(b"")
     with pytest.raises(ModelError, match=r"pickled .bin files, which are never read"):
@@ -48,7 +57,13 @@ def test_a_directory_without_a_config_is_refused(tmp_path: Path) -> None:
         open_checkpoint(tmp_path)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]"])
+@pytest.mark.parametrize("eos", [-1, "</s>", [[2]], True, 2**32])
+def test_what_ends_a_generation_must_be_token_ids(eos: object, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"has eos_token_id = .*; expected token IDs"):
+        open_checkpoint(write_config(tmp_path, eos_token_id=eos)).eos_token_ids()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", pytest.param("[" * 100_000, id="deep")])
 def test_a_config_that_is_no_json_object_is_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(ModelError, match=r"config.json (cannot be read as JSON|holds a JSON list)"):

@@ -100,6 +100,28 @@ def test_a_model_without_a_tokenizer_json_says_what_is_supported(engine: FakeEng
         load_model(engine.info, {"spiece.model": b""})
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer.json", b'{"model": 1}'),
+        ("tokenizer.json", b"\xff"),
+        ("tokenizer_config.json", b"\xff"),
+        ("tokenizer_config.json", b"[" * 100_000),
+        ("tokenizer_config.json", b'{"chat_template": 7}'),
+        ("tokenizer_config.json", b'{"chat_template": [7]}'),
+        ("tokenizer_config.json", b'{"chat_template": [{"name": "default"}]}'),
+        ("chat_template.jinja", b"\xff"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_file_that_cannot_be_read_is_named(
+    engine: FakeEngine, files: dict[str, bytes], name: str, content: bytes
+) -> None:
+    others = {other: files[other] for other in files if other != "chat_template.jinja"}
+    with pytest.raises(ModelFilesError, match=name):
+        load_model(engine.info, others | {name: content})
+
+
 def test_named_templates_and_special_tokens_are_read_from_the_tokenizers_config(
     engine: FakeEngine, files: dict[str, bytes]
 ) -> None:

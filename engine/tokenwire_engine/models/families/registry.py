@@ -27,6 +27,8 @@ def read_architecture(config: ConfigFile) -> tuple[str, Architecture]:
         ModelError: the architecture is unknown, or its config lacks something or asks for the unsupported.
     """
     named = config.fields.get("architectures") or []
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        raise ModelError(f"config.json has architectures = {named!r}; expected a list of names")
     name = next((name for name in named if name in FAMILIES), None)
     if name is None:
         raise ModelError(
