@@ -55,8 +55,10 @@ BY_HTTP_STATUS = {
     401: Kind(401, INVALID, "invalid_api_key"),
     404: Kind(404, INVALID, "unknown_url"),
     405: Kind(405, INVALID, "method_not_allowed"),
+    408: Kind(408, INVALID, "request_timeout"),
     413: Kind(413, INVALID, "request_too_large"),
     415: Kind(415, INVALID, "unsupported_media_type"),
+    431: Kind(431, INVALID, "request_head_too_large"),
     500: Kind(500, SERVER, "internal_error"),
 }
 

@@ -16,6 +16,7 @@ import uvicorn
 
 from tokenwire_services.gateway.app import create_app
 from tokenwire_services.gateway.config import GatewayConfig
+from tokenwire_services.gateway.http_protocol import BoundedHttpProtocol
 from tokenwire_services.gateway.metrics import Metrics
 from tokenwire_services.gateway.tokenizer_link import TokenizerLink
 
@@ -37,7 +38,7 @@ class GatewayServer(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 create_app(config, self.link, metrics),
-                http="httptools",
+                http=BoundedHttpProtocol,
                 ws="none",
                 lifespan="off",
                 log_config=None,

@@ -1,0 +1,88 @@
+"""HTTP connections that nobody can hold open, or fill, for nothing.
+
+A request's head arrives within a time and a size, whoever sends it: uvicorn bounds neither, and no key was
+seen yet. What is not HTTP gets the API's own error body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from tokenwire_services.gateway.errors import ApiError
+
+HEAD_TIMEOUT_S = 30.0
+MAX_HEAD_BYTES = 64 << 10
+"""On top of what one read from the socket brings."""
+
+
+class BoundedHttpProtocol(HttpToolsProtocol):
+    """One connection."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._head_timer: asyncio.TimerHandle | None = None
+        """Runs while a head is awaited: from the connection's start, later from a head's first byte."""
+        self._head_bytes: int | None = None
+        """Of a head that is incomplete; None between heads."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._start_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._head_bytes is not None:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._refuse(431, f"The request's head is larger than {MAX_HEAD_BYTES} bytes")
+                return
+        super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._head_bytes = 0
+        self._start_timer()
+
+    def on_headers_complete(self) -> None:
+        self._head_bytes = None
+        self._stop_timer()
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is not HTTP."""
+        self._refuse(400, msg)
+
+    def _start_timer(self) -> None:
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._on_timeout)
+
+    def _stop_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _on_timeout(self) -> None:
+        self._head_timer = None
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._start_timer()  # an earlier request is still being answered
+        elif self._head_bytes is None:
+            self.transport.close()
+        else:
+            self._refuse(408, f"The request's head did not arrive within {HEAD_TIMEOUT_S:g} seconds")
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Answer without a request, and close the connection."""
+        body = ApiError.from_http(status, message).body()
+        head = (
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        self.transport.close()

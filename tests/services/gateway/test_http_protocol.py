@@ -1,0 +1,74 @@
+"""Connections that send too much, too slowly, or no HTTP at all."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from urllib.parse import urlsplit
+
+import pytest
+
+from tokenwire_services.gateway import http_protocol, limits
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+
+
+async def reply_to(gateway: str, *pieces: bytes) -> bytes:
+    """Everything that the gateway sends until it closes the connection."""
+    address = urlsplit(gateway)
+    reader, writer = await asyncio.open_connection(address.hostname, address.port)
+    try:
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(0.02)
+        return await asyncio.wait_for(reader.read(), 10)
+    finally:
+        writer.close()
+
+
+def code_of(reply: bytes) -> tuple[int, str]:
+    head, _, body = reply.partition(b"\r\n\r\n")
+    return int(head.split()[1]), json.loads(body)["error"]["code"]
+
+
+async def test_a_head_without_end_is_refused(gateway: str) -> None:
+    reply = await reply_to(gateway, HEAD, *[b"X-Long: " + b"x" * 30_000] * 3)
+    assert code_of(reply) == (431, "request_head_too_large")
+
+
+async def test_what_is_not_http_gets_the_apis_error(gateway: str) -> None:
+    assert code_of(await reply_to(gateway, b"\x16\x03\x01 hello\r\n\r\n")) == (400, "invalid_request")
+
+
+async def test_a_head_that_never_ends_is_given_up(gateway: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "HEAD_TIMEOUT_S", 0.1)
+    assert code_of(await reply_to(gateway, HEAD)) == (408, "request_timeout")
+
+
+async def test_a_connection_that_says_nothing_is_closed(
+    gateway: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_protocol, "HEAD_TIMEOUT_S", 0.1)
+    assert await reply_to(gateway) == b""
+
+
+async def test_a_body_that_never_ends_is_given_up(gateway: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "PIECE_TIMEOUT_S", 0.1)
+    reply = await reply_to(gateway, HEAD + b"Content-Length: 100\r\n\r\n", b'{"model"')
+    assert code_of(reply) == (408, "request_timeout")
+
+
+async def test_a_request_may_come_in_pieces(gateway: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "HEAD_TIMEOUT_S", 0.3)
+    answered = await reply_to(
+        gateway,
+        b"GET /health HT",
+        b"TP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHo",
+        b"st: a\r\n\r\nGET",
+    )
+    assert answered.count(b'{"status":"ok"}') == 2
+    assert answered.rstrip().endswith(b"}")
