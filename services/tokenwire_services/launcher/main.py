@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Annotated
 
 import typer
@@ -56,10 +57,13 @@ def _options() -> Iterator[None]:
 
 
 @contextmanager
-def _packages(process: str, extra: str) -> Iterator[None]:
+def _packages(process: str, extra: str, *imported_later: str) -> Iterator[None]:
     """Where a process's code is imported: a package that is missing is one of an extra."""
     try:
         yield
+        for name in imported_later:
+            if find_spec(name) is None:
+                raise ModuleNotFoundError(name=name)
     except ModuleNotFoundError as error:
         raise typer.TyperException(
             f"the {process} needs the Python package {error.name}; pip install 'tokenwire[{extra}]'"
@@ -178,7 +182,7 @@ def engine(
             gpu_memory_utilization=gpu_memory_utilization,
             status_fd=status_fd,
         )
-    with _packages("engine", "engine"):
+    with _packages("engine", "engine", "torch", "safetensors"):
         from tokenwire_engine.server.main import run
 
     return run(config)

@@ -149,6 +149,26 @@ def test_version(capsys):
     assert capsys.readouterr().out.startswith("tokenwire 0.")
 
 
+@pytest.mark.parametrize(
+    ("missing", "command", "advice"),
+    [
+        ("typer", "--help", "pip install 'tokenwire[services]', or 'tokenwire[engine]'"),
+        ("torch", "engine", "the engine needs the Python package torch; pip install 'tokenwire[engine]'"),
+        ("tokenizers", "tokenizer", "needs the Python package tokenizers; pip install 'tokenwire[services]'"),
+        ("fastapi", "gateway", "needs the Python package fastapi; pip install 'tokenwire[services]'"),
+    ],
+)
+def test_a_package_that_is_missing_is_one_line_that_says_what_to_install(missing, command, advice):
+    program = (
+        f"import sys; sys.modules['{missing}'] = None; sys.argv[1:] = ['{command}']; "
+        "from tokenwire_services.launcher.__main__ import main; sys.exit(main())"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    assert ended.stderr.count("\n") == 1
+    assert advice in ended.stderr
+
+
 def test_the_launcher_loads_nothing_that_a_model_needs():
     program = (
         "import tokenwire_services.launcher.serve, tokenwire_services.launcher.main, sys; print(*sys.modules)"
