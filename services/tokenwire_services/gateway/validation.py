@@ -40,10 +40,13 @@ def explain(errors: Sequence[Detail], body: Any) -> ApiError:
     """The first of pydantic's errors as OpenAI would report it.
 
     Where a value may be one of several types there is an error for each; those that reached deepest into
-    the value belong to the type that was meant, and so does one that is not about the type.
+    the value belong to the type that was meant, and so does one that is not about the type. A list of a wrong
+    length is not looked into, so this error counts before those that did.
     """
     first = _keys(errors[0], body)
     paths = [(_keys(error, body), error) for error in errors]
+    if any(error["type"] in _LENGTHS for keys, error in paths if keys == first):
+        paths = [(keys, error) for keys, error in paths if keys == first]
     keys = max((keys for keys, _ in paths if keys[: len(first)] == first), key=len)
     same_place = [error for error_keys, error in paths if error_keys == keys]
     error = min(same_place, key=lambda error: error["type"] in _EXPECTED)

@@ -79,7 +79,7 @@ class StreamOptions(Strict):
 class GenerationRequest(Strict):
     """What a chat completion and a plain completion have in common."""
 
-    model: Annotated[str, Field(description="Name of a served model; see /v1/models.")]
+    model: Annotated[str, Field(min_length=1, description="Name of a served model; see /v1/models.")]
     stream: Annotated[bool | None, Field(description="Send the answer as it is produced.")] = None
     stream_options: StreamOptions | None = None
 
