@@ -218,7 +218,7 @@ async def test_when_the_grace_period_is_over_blocks_are_free_and_the_session_is_
     start_engine: StartEngine,
 ) -> None:
     runner = HashRunner(model_info(num_blocks=4096, max_model_len=32_768))
-    engine = await start_engine(runner, session_grace_ms=300)
+    engine = await start_engine(runner, session_grace_s=0.3)
     peer = Peer(engine.server.port)
     assert (await peer.open()).grace_period_ms == 300
     engine.runner.hold()
@@ -312,7 +312,7 @@ async def test_requests_of_a_paused_peer_can_be_cancelled_and_end_with_it(
     start_engine: StartEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session, "MAX_HELD", 1000)
-    engine = await start_engine(HashRunner(model_info(max_model_len=900)), session_grace_ms=0)
+    engine = await start_engine(HashRunner(model_info(max_model_len=900)), session_grace_s=0.0)
     peer = Peer(engine.server.port, ack=False)
     await peer.open()
     for slot in range(8):

@@ -100,6 +100,9 @@ class FakeEngine(engine_pb2_grpc.EngineServicer):
     async def Session(
         self, requests: AsyncIterator[engine_pb2.SessionRequest], context: Context
     ) -> AsyncIterator[engine_pb2.SessionResponse]:
+        opening = (await anext(aiter(requests))).open
+        if opening.HasField("resume_after_step"):
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no session is kept here")
         self.sessions += 1
         breaks = self._breaks
         finished: list[engine_pb2.SessionResponse.FinishEvent] = []
@@ -107,8 +110,8 @@ class FakeEngine(engine_pb2_grpc.EngineServicer):
         self._news.append(news)
         reader = asyncio.create_task(self._read(requests, finished, news))
         try:
-            yield engine_pb2.SessionResponse(step=1, opened=engine_pb2.SessionResponse.Opened())
-            step = 1
+            yield engine_pb2.SessionResponse(opened=engine_pb2.SessionResponse.Opened())
+            step = 0
             while True:
                 if not self.live and not finished:
                     news.clear()
@@ -138,7 +141,8 @@ class FakeEngine(engine_pb2_grpc.EngineServicer):
                     if self.refuse is not None:
                         finished.append(_event(slot, generation_pb2.FINISH_REASON_ERROR, self.refuse))
                     else:
-                        self.live[slot] = Live(request, list(self.reply(request)))
+                        tokens = list(self.reply(request))
+                        self.live[slot] = Live(request, tokens, len(request.resumed_token_ids))
                 case "cancel":
                     slot = message.cancel.slot
                     self.cancelled.append(slot)
