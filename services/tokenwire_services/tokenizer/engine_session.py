@@ -45,9 +45,25 @@ class EngineSession:
         self._free_slots: list[int] = []
         self._has_commands = asyncio.Event()
         self._has_ended = asyncio.Event()
+        self._renew()
+
+    def _renew(self) -> None:
+        """A session that no engine knows, with the live requests still to be submitted."""
+        self._id = str(uuid.uuid4())
+        self._was_opened = False
+        self._step = 0
+        """Received last."""
+        self._unconfirmed: deque[Command] = deque()
+        """Commands that the engine has not counted; the first `_num_sent` are sent on this connection."""
+        self._num_sent = 0
+        self._num_confirmed = 0
         self._unacked_messages = 0
         self._unacked_tokens = 0
-        self._renew()
+        self._ack_due = False
+        self._free_slots += self._ending
+        self._ending.clear()
+        for slot, request in self._live.items():
+            self._send(Command(submit=Command.Submit(slot=slot, request=request.resumed())))
 
     def submit(self, request: engine_pb2.GenerateRequest, generation: Generation) -> int:
         """Start a request whose output goes to `generation`; returns the slot to cancel it by."""
@@ -173,24 +189,6 @@ class EngineSession:
             self._num_confirmed += 1
             self._num_sent -= 1
             self._unconfirmed.popleft()
-
-    def _renew(self) -> None:
-        """A session that no engine knows, with the live requests still to be submitted."""
-        self._id = str(uuid.uuid4())
-        self._was_opened = False
-        self._step = 0
-        """Received last."""
-        self._unconfirmed: deque[Command] = deque()
-        """Commands that the engine has not counted; the first `_num_sent` are sent on this connection."""
-        self._num_sent = 0
-        self._num_confirmed = 0
-        self._unacked_messages = 0
-        self._unacked_tokens = 0
-        self._ack_due = False
-        self._free_slots += self._ending
-        self._ending.clear()
-        for slot, request in self._live.items():
-            self._send(Command(submit=Command.Submit(slot=slot, request=request.resumed())))
 
 
 @dataclass(slots=True)

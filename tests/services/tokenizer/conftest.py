@@ -99,8 +99,8 @@ class Listener(Protocol):
 
 
 async def start_service(engine: Listener, *, wait: bool = True, **options: Any) -> AsyncIterator[Service]:
-    """Run the service until the iterator is closed; `wait` until it is connected. `engine` is anything that has
-    an engine's port; `options` are the configuration's."""
+    """Run the service until the iterator is closed; `wait` until it is connected. `options` are the
+    configuration's."""
     reader, writer = os.pipe()
     stop = asyncio.Event()
     config = TokenizerConfig(engines=(f"127.0.0.1:{engine.port}",), port=0, status_fd=writer, **options)
