@@ -47,6 +47,7 @@ class FakeEngine(engine_pb2_grpc.EngineServicer):
     live: dict[int, Live] = field(default_factory=dict)
     file_requests: int = 0
     sessions: int = 0
+    commands_received: int = 0
     _breaks: int = 0
     _news: list[asyncio.Event] = field(default_factory=list)
     port: int = 0
@@ -104,6 +105,7 @@ class FakeEngine(engine_pb2_grpc.EngineServicer):
         if opening.HasField("resume_after_step"):
             await context.abort(grpc.StatusCode.NOT_FOUND, "no session is kept here")
         self.sessions += 1
+        self.commands_received = 0
         breaks = self._breaks
         finished: list[engine_pb2.SessionResponse.FinishEvent] = []
         news = asyncio.Event()
@@ -133,6 +135,7 @@ class FakeEngine(engine_pb2_grpc.EngineServicer):
         news: asyncio.Event,
     ) -> None:
         async for message in requests:
+            self.commands_received += message.WhichOneof("command") != "ack"
             match message.WhichOneof("command"):
                 case "submit":
                     slot, request = message.submit.slot, message.submit.request
@@ -157,7 +160,9 @@ class FakeEngine(engine_pb2_grpc.EngineServicer):
     def _step(
         self, step: int, finished: list[engine_pb2.SessionResponse.FinishEvent]
     ) -> engine_pb2.SessionResponse:
-        response = engine_pb2.SessionResponse(step=step, finished=finished)
+        response = engine_pb2.SessionResponse(
+            step=step, finished=finished, commands_received=self.commands_received
+        )
         finished.clear()
         for slot, live in list(self.live.items()):
             for _ in range(self.tokens_per_step):

@@ -1,4 +1,4 @@
-"""A real engine behind the service: its connection is cut, or it dies and comes back, and no stream notices."""
+"""A real engine behind the service: its connection is cut, or it dies and comes back; no stream notices."""
 
 from __future__ import annotations
 
@@ -75,9 +75,7 @@ async def until(engine: EngineServer, condition: Callable[[engine_pb2.GetLoadRes
 
 def is_idle(load: engine_pb2.GetLoadResponse) -> bool:
     """Whether no request is left, and every block is free."""
-    return (
-        load.running_requests + load.waiting_requests == 0 and load.free_kv_blocks == load.total_kv_blocks
-    )
+    return load.running_requests + load.waiting_requests == 0 and load.free_kv_blocks == load.total_kv_blocks
 
 
 @pytest.fixture
