@@ -153,6 +153,7 @@ class _Session:
         first = engine_pb2.SessionResponse(step=after_step, opened=opened)
         self._reader = asyncio.create_task(self._read(commands))
         self.writer = asyncio.create_task(self._write(context, first))
+        self.writer.add_done_callback(_retrieve)
         self._balance()
         return self.writer
 
@@ -277,6 +278,12 @@ async def _send(context: Context, message: engine_pb2.SessionResponse) -> None:
         await context.write(message)
     except Exception as error:  # the library raises what it finds, its internal errors too
         raise _BrokenStreamError from error
+
+
+def _retrieve(task: asyncio.Task[None]) -> None:
+    """A call that was cancelled does not ask for its task's error; asyncio need not complain of that."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def _read_open(commands: Commands) -> Open:

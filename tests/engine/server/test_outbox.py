@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenwire.v1 import engine_pb2
@@ -32,6 +32,7 @@ actions = st.lists(
 )
 
 
+@settings(max_examples=300, deadline=None)
 @given(actions)
 def test_whatever_is_lost_and_sent_again_the_peer_gets_everything_once_in_order(
     actions: list[tuple[str, object]],

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenwire.v1 import engine_pb2, generation_pb2
@@ -36,7 +36,7 @@ class Output:
         self.usage = event.usage.completion_tokens
 
     def fail(self, error: Exception) -> None:
-        self.finished = True
+        raise AssertionError("a request failed") from error
 
 
 class Engine:
@@ -122,6 +122,12 @@ class Wire:
         for _ in range(min(count, len(self._messages))):
             self.session.receive(self._messages.pop(0))
 
+    async def turn(self) -> None:
+        """A step at which nothing is held up."""
+        await self.up(1000)
+        self.engine.step()
+        await self.down(1000)
+
     async def _write(self, commands: list[Command]) -> None:
         while True:
             commands.append(await self.session.next_command())
@@ -129,7 +135,7 @@ class Wire:
 
 actions = st.lists(
     st.one_of(
-        st.tuples(st.sampled_from(["submit", "step", "cut", "die"]), st.just(1)),
+        st.tuples(st.sampled_from(["submit", "step", "turn", "cut", "die"]), st.just(1)),
         st.tuples(st.sampled_from(["up", "down"]), st.integers(1, 5)),
         st.tuples(st.just("cancel"), st.integers(0, 10)),
     ),
@@ -137,6 +143,7 @@ actions = st.lists(
 )
 
 
+@settings(max_examples=300, deadline=None)
 @given(actions)
 def test_whatever_breaks_every_request_gets_its_tokens_once(actions: list[tuple[str, int]]) -> None:
     asyncio.run(play(actions))
@@ -160,6 +167,8 @@ async def play(actions: list[tuple[str, int]]) -> None:
             cancelled.add(value)
         elif action == "step":
             wire.engine.step()
+        elif action == "turn":
+            await wire.turn()
         elif action == "up":
             await wire.up(value)
         elif action == "down":
@@ -171,9 +180,7 @@ async def play(actions: list[tuple[str, int]]) -> None:
             wire.engine = Engine()
             await wire.connect()
     for _ in range(NUM_TOKENS + 1):
-        await wire.up(1000)
-        wire.engine.step()
-        await wire.down(1000)
+        await wire.turn()
     for number, (_, output) in enumerate(requests):
         assert output.finished
         if number not in cancelled:
