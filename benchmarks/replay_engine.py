@@ -36,6 +36,7 @@ class ReplayEngine(engine_pb2_grpc.EngineServicer):
     def __init__(self, checkpoint: Path, step_s: float) -> None:
         self._checkpoint = checkpoint
         self._step_s = step_s
+        self._commands_received = 0  # of the one session that there is
         tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
         self._tokens: list[int] = tokenizer.encode(TEXT, add_special_tokens=False).ids
         self._vocab_size = tokenizer.get_vocab_size()
@@ -73,11 +74,12 @@ class ReplayEngine(engine_pb2_grpc.EngineServicer):
         self, requests: AsyncIterator[engine_pb2.SessionRequest], context: Context
     ) -> AsyncIterator[engine_pb2.SessionResponse]:
         live: dict[int, list[int]] = {}  # slot: [tokens sent, tokens to send, prompt tokens]
+        self._commands_received = 0
         reader = asyncio.create_task(self._read(requests, live))
         try:
             opened = engine_pb2.SessionResponse.Opened(grace_period_ms=0)
-            yield engine_pb2.SessionResponse(step=1, opened=opened)
-            step = 1
+            yield engine_pb2.SessionResponse(opened=opened)
+            step = 0
             while not reader.done():
                 await asyncio.sleep(self._step_s)
                 if live:
@@ -92,16 +94,21 @@ class ReplayEngine(engine_pb2_grpc.EngineServicer):
         async for message in requests:
             match message.WhichOneof("command"):
                 case "submit":
+                    self._commands_received += 1
                     request = message.submit.request
                     live[message.submit.slot] = [0, request.stop.max_tokens, len(request.prompt_token_ids)]
                 case "cancel":
+                    self._commands_received += 1
                     live.pop(message.cancel.slot, None)
 
     def _step(self, step: int, live: dict[int, list[int]]) -> engine_pb2.SessionResponse:
         """One token for every live request."""
         text = self._tokens
         response = engine_pb2.SessionResponse(
-            step=step, slots=list(live), token_ids=[text[row[0] % len(text)] for row in live.values()]
+            step=step,
+            slots=list(live),
+            token_ids=[text[row[0] % len(text)] for row in live.values()],
+            commands_received=self._commands_received,
         )
         for slot, row in list(live.items()):
             row[0] += 1

@@ -38,6 +38,8 @@ class EngineConfig:
     """Bytes for the KV cache. None: chosen from the memory that is free."""
     gpu_memory_utilization: float = 0.9
     """Share of the device's memory that weights, activations and KV cache together may take."""
+    session_grace_s: float = 10.0
+    """Longest that a session is kept, with its requests, after its connection broke."""
     status_fd: int | None = None
     """File descriptor on which start-up progress is written, one JSON object a line."""
 
@@ -56,6 +58,8 @@ class EngineConfig:
                 raise ValueError(f"{option} is {value}; expected at least 1")
         if self.block_size not in (16, 32, 64, 128):
             raise ValueError(f"--block-size is {self.block_size}; expected 16, 32, 64 or 128")
+        if not 0 <= self.session_grace_s < 86_400:
+            raise ValueError(f"--session-grace-s is {self.session_grace_s:g}; expected 0 to a day (86400)")
         if not 0.0 < self.gpu_memory_utilization <= 1.0:
             raise ValueError(
                 f"--gpu-memory-utilization is {self.gpu_memory_utilization}; expected more than 0, at most 1"

@@ -22,8 +22,22 @@ class Cancel:
 
 
 @dataclass(slots=True, frozen=True)
+class Hold:
+    """Set a channel's requests aside, those to come included: whoever hears of them does not keep up."""
+
+    channel: int
+
+
+@dataclass(slots=True, frozen=True)
+class Resume:
+    """Let a channel's requests go on."""
+
+    channel: int
+
+
+@dataclass(slots=True, frozen=True)
 class Shutdown:
     """Leave the loop after the step that runs."""
 
 
-Command = Submit | Cancel | Shutdown
+Command = Submit | Cancel | Hold | Resume | Shutdown

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from queue import SimpleQueue
 
-from tokenwire_engine.core.commands import Cancel, Command, Shutdown, Submit
+from tokenwire_engine.core.commands import Cancel, Command, Hold, Resume, Shutdown, Submit
 from tokenwire_engine.core.load import Load
 from tokenwire_engine.runner.base import DeviceLostError, Runner
 from tokenwire_engine.scheduler.outputs import Outputs
@@ -66,6 +66,10 @@ class EngineCore:
             case Cancel(request_ids):
                 for request_id in request_ids:
                     self._scheduler.cancel(request_id)
+            case Hold(channel):
+                self._scheduler.hold(channel)
+            case Resume(channel):
+                self._scheduler.resume(channel)
             case Shutdown():
                 return False
         return True

@@ -4,7 +4,7 @@ in Sarathi-Serve, OSDI 2024).
 First come, first served, and that order is the invariant: every running request arrived before every
 waiting one, and both are kept in order of arrival. So the oldest request always gets its next block (the
 youngest running one gives way), the head of the queue always gets in once the others are done, and nobody
-starves.
+starves. Requests whose channel is on hold stand outside of it.
 """
 
 from __future__ import annotations
@@ -59,6 +59,8 @@ class Scheduler:
         self._free_slots = list(range(limits.max_running - 1, -1, -1))
         self._waiting: OrderedDict[str, Request] = OrderedDict()
         self._running: dict[str, Request] = {}
+        self._held: dict[int, dict[str, Request]] = {}
+        """Requests set aside, in order of arrival, by the channel that is on hold."""
         self._released: list[int] = []
         self._in_flight: deque[_Step] = deque()
         self._outputs: Outputs = {}
@@ -69,7 +71,7 @@ class Scheduler:
 
     @property
     def num_waiting(self) -> int:
-        return len(self._waiting)
+        return len(self._waiting) + sum(map(len, self._held.values()))
 
     @property
     def has_work(self) -> bool:
@@ -82,7 +84,7 @@ class Scheduler:
         Raises:
             ValueError: when its id is in use, or not even one more token could ever fit.
         """
-        if request.request_id in self._waiting or request.request_id in self._running:
+        if self._find(request.request_id) is not None:
             raise ValueError(f"request id {request.request_id!r} is in use; choose another")
         if request.num_tokens >= self.context_limit:
             raise ValueError(
@@ -94,13 +96,31 @@ class Scheduler:
         if reason := request.finish_reason():
             self._finish(request, reason)
         else:
-            self._waiting[request.request_id] = request
+            self._held.get(request.channel, self._waiting)[request.request_id] = request
 
     def cancel(self, request_id: str) -> None:
         """End a request; one that has ended already is left alone."""
-        request = self._waiting.get(request_id) or self._running.get(request_id)
+        request = self._find(request_id)
         if request is not None:
             self._finish(request, FinishReason.CANCELLED)
+
+    def hold(self, channel: int) -> None:
+        """Set a channel's requests aside: until `resume`, none of them has a slot or a block, and no other
+        waits for them."""
+        if channel in self._held:
+            return
+        for request in reversed([r for r in self._running.values() if r.channel == channel]):
+            self._preempt(request)
+        held = {r.request_id: r for r in self._waiting.values() if r.channel == channel}
+        for request_id in held:
+            del self._waiting[request_id]
+        self._held[channel] = held
+
+    def resume(self, channel: int) -> None:
+        """Let a channel's requests go on, ahead of those that wait: they have waited longer."""
+        for request in reversed(self._held.pop(channel, {}).values()):
+            self._waiting[request.request_id] = request
+            self._waiting.move_to_end(request.request_id, last=False)
 
     def plan(self) -> StepPlan | None:
         """The next step, or None when there is nothing to compute."""
@@ -177,6 +197,14 @@ class Scheduler:
         outputs, self._outputs = self._outputs, {}
         return outputs
 
+    def _find(self, request_id: str) -> Request | None:
+        """A request that has not ended."""
+        found = self._running.get(request_id) or self._waiting.get(request_id)
+        if found is None:
+            held = (requests.get(request_id) for requests in self._held.values())
+            found = next((request for request in held if request is not None), None)
+        return found
+
     def _make_room(self, request: Request) -> bool:
         """Whether a running request's next token fits, younger ones giving way to it if they must."""
         if request.num_computed < request.table.capacity:
@@ -248,6 +276,7 @@ class Scheduler:
             self._leave(request)
         else:
             self._waiting.pop(request.request_id, None)
+            self._held.get(request.channel, {}).pop(request.request_id, None)
         self.counters.finished_requests += 1
         self._outputs.setdefault(request.channel, ChannelOutput()).finished.append(
             Finished(

@@ -15,7 +15,7 @@ from typing import Protocol
 import grpc
 
 from tokenwire.status import StatusError, resource_exhausted
-from tokenwire_engine.core.commands import Cancel, Command, Submit
+from tokenwire_engine.core.commands import Cancel, Command, Hold, Resume, Submit
 from tokenwire_engine.scheduler.outputs import ChannelOutput, Outputs
 from tokenwire_engine.scheduler.request import Request
 
@@ -85,6 +85,14 @@ class Dispatcher:
     def cancel(self, request_id: str) -> None:
         """End a request early; its end is delivered like any other."""
         self._send(Cancel((request_id,)))
+
+    def hold(self, channel: int) -> None:
+        """Set a channel's requests aside until `resume`; what is on its way still arrives."""
+        self._send(Hold(channel))
+
+    def resume(self, channel: int) -> None:
+        """Let a channel's requests go on."""
+        self._send(Resume(channel))
 
     def deliver(self, outputs: Outputs) -> None:
         """Pass on what the core's step yielded."""

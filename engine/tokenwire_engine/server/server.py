@@ -34,6 +34,7 @@ from tokenwire_engine.server.dispatch import Dispatcher
 from tokenwire_engine.server.listen import listen
 from tokenwire_engine.server.model import ServedModel
 from tokenwire_engine.server.servicer import EngineServicer, Serving
+from tokenwire_engine.server.session import Sessions
 
 logger = logging.getLogger(__name__)
 
@@ -184,7 +185,8 @@ class EngineServer:
             instance_id=uuid.uuid4().hex,
             created_unix_s=int(time.time()),
         )
-        self._serving = Serving(model, core, Dispatcher(core.send))
+        sessions = Sessions(max_grace_ms=round(self._config.session_grace_s * 1000))
+        self._serving = Serving(model, core, Dispatcher(core.send), sessions)
         self._refusal = None
         self._becoming_ready = self._loop.create_task(self._become_ready())
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import grpc
@@ -33,7 +33,7 @@ class Serving:
     model: ServedModel
     core: EngineCore
     dispatcher: Dispatcher
-    sessions: Sessions = field(default_factory=Sessions)
+    sessions: Sessions
 
 
 class EngineServicer(engine_pb2_grpc.EngineServicer):

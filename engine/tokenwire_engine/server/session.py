@@ -1,12 +1,13 @@
-"""Session: all requests of one peer over one stream.
+"""Session: all requests of one peer over one stream at a time.
 
-One message per engine step carries that step's tokens of all of the peer's requests, as columns. While the
-peer reads more slowly than the engine computes, steps are put together: several tokens of a slot, in order,
-in one message. What waits to be sent is integers only, at most `max_tokens` of each of the peer's live
-requests, so that it is bounded by what the peer asked for.
+One message per engine step carries that step's tokens of all of the peer's requests, as columns (see
+`outbox.py` for how they are gathered and kept). A slot belongs to a request from its submission until its
+finish event with usage is sent.
 
-A slot belongs to a request from its submission until its finish event with usage is sent. When the peer
-closes its side, its requests run to their end; when the stream breaks, they end with it.
+A session outlives its stream for the grace period that its peer asked for; a stream that resumes it goes on
+behind the last step that the peer received, and the count of commands taken in tells the peer which to send
+again. So nothing is lost and nothing happens twice, wherever a connection breaks. A peer that does not keep
+up, or is away, holds up nobody: past a bound on what is held for it, its requests are set aside.
 """
 
 from __future__ import annotations
@@ -16,103 +17,208 @@ from collections.abc import AsyncIterator
 
 import grpc
 
-from tokenwire.status import StatusError, invalid_argument, unimplemented
+from tokenwire.status import StatusError, invalid_argument, not_found, resource_exhausted
 from tokenwire.v1 import engine_pb2, generation_pb2
 from tokenwire_engine.scheduler.outputs import ChannelOutput, Finished
 from tokenwire_engine.scheduler.request import FinishReason
 from tokenwire_engine.server.dispatch import Dispatcher
 from tokenwire_engine.server.finish import FINISH_REASONS, internal_error, usage
 from tokenwire_engine.server.model import ServedModel
+from tokenwire_engine.server.outbox import FinishEvent, Outbox
 from tokenwire_engine.server.requests import read_request
 
-MAX_MESSAGE_TOKENS = 1 << 16
-"""Most tokens in one message, so that a peer's limit on message sizes (4 MiB by default) is never met."""
+MAX_HELD = 1 << 18
+"""What is held for a peer before its requests are set aside, in tokens; they go on at half of it."""
+MAX_REFUSED = 16 * MAX_HELD
+"""What is held for a peer before the next refusal ends its session: they cost no request, but memory."""
 
-FinishEvent = engine_pb2.SessionResponse.FinishEvent
+Open = engine_pb2.SessionRequest.Open
+Commands = AsyncIterator[engine_pb2.SessionRequest]
 Context = grpc.aio.ServicerContext[engine_pb2.SessionRequest, engine_pb2.SessionResponse]
 
 
-class Sessions:
-    """The sessions that are open."""
+class _BrokenStreamError(Exception):
+    """A stream cannot be written to: its peer is gone."""
 
-    def __init__(self) -> None:
-        self._ids: set[str] = set()
+
+class Sessions:
+    """The sessions that a peer is connected to or may come back to."""
+
+    def __init__(self, max_grace_ms: int) -> None:
+        """`max_grace_ms`: the longest grace period that a session gets."""
+        self._max_grace_ms = max_grace_ms
+        self._by_id: dict[str, _Session] = {}
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self._by_id)
 
     async def serve(
-        self,
-        requests: AsyncIterator[engine_pb2.SessionRequest],
-        model: ServedModel,
-        dispatcher: Dispatcher,
-        context: Context,
+        self, commands: Commands, model: ServedModel, dispatcher: Dispatcher, context: Context
     ) -> None:
         """Serve one call from its first message to its end.
 
         Raises:
-            StatusError: when the peer breaks the protocol, or the engine stops.
+            StatusError: when the peer breaks the protocol, a newer stream takes over, or the engine stops.
         """
-        session_id = await _read_open(requests)
-        if session_id in self._ids:
+        opening = await _read_open(commands)
+        if opening.HasField("resume_after_step"):
+            session = self._resume(opening)
+        else:
+            session = self._open(opening, model, dispatcher)
+        writer = session.attach(commands, context, opening.resume_after_step)
+        has_failed = False
+        try:
+            await asyncio.wait((writer,))
+            if writer.cancelled():
+                raise StatusError(grpc.StatusCode.ABORTED, "a newer stream resumed the session")
+            error = writer.exception()
+            if error is not None and not isinstance(error, _BrokenStreamError):
+                has_failed = True
+                raise error
+        finally:
+            if session.writer is writer:
+                session.detach()
+                # A connection that breaks may look like a peer that closed its side, so both get the
+                # grace period.
+                if has_failed or not session.grace_ms:
+                    self._forget(session)
+                else:
+                    later = asyncio.get_running_loop().call_later
+                    session.expiry = later(session.grace_ms / 1000, self._forget, session)
+
+    def _open(self, opening: Open, model: ServedModel, dispatcher: Dispatcher) -> _Session:
+        if opening.session_id in self._by_id:
             raise StatusError(
                 grpc.StatusCode.ALREADY_EXISTS,
-                "open.session_id: is in use by an open session; choose another",
+                "open.session_id: is in use by a session; choose another, or resume it",
             )
-        session = _Session(model, dispatcher)
-        reader = asyncio.create_task(session.read(requests))
-        self._ids.add(session_id)
+        grace_ms = min(opening.grace_period_ms, self._max_grace_ms)
+        session = _Session(opening.session_id, grace_ms, model, dispatcher)
+        self._by_id[session.id] = session
+        return session
+
+    def _resume(self, opening: Open) -> _Session:
+        session = self._by_id.get(opening.session_id)
+        if session is None or not session.grace_ms:
+            raise not_found(
+                "session", opening.session_id, "open.session_id: no such session is held; open a new one"
+            )
         try:
-            while not session.is_done:
-                await context.write(await session.next_response())
-        finally:
-            reader.cancel()
-            session.close()
-            self._ids.remove(session_id)
+            session.outbox.rewind(opening.resume_after_step)
+        except ValueError as error:
+            raise invalid_argument("open.resume_after_step", str(error)) from None
+        return session
+
+    def _forget(self, session: _Session) -> None:
+        """The session is over, and its requests with it."""
+        del self._by_id[session.id]
+        session.close()
 
 
 class _Session:
-    """One peer's requests, and what is yet to be sent of them."""
+    """One peer's requests, and what is held of their output.
 
-    def __init__(self, model: ServedModel, dispatcher: Dispatcher) -> None:
+    Attributes:
+        writer: the task that sends to the present stream, or the last one.
+        expiry: what ends the session when no stream resumes it in time.
+    """
+
+    def __init__(self, session_id: str, grace_ms: int, model: ServedModel, dispatcher: Dispatcher) -> None:
+        self.id = session_id
+        self.grace_ms = grace_ms
+        self.outbox = Outbox(keep=grace_ms > 0)
+        self.writer: asyncio.Task[None] | None = None
+        self.expiry: asyncio.TimerHandle | None = None
+        self._reader: asyncio.Task[None] | None = None
         self._model = model
         self._dispatcher = dispatcher
         self._channel = dispatcher.open(self)
         self._live: dict[int, str] = {}
         """Request id by slot."""
-        self._step = 0
-        """Of the message sent last."""
-        self._acknowledged = 0
-        self._slots: list[int] = []
-        self._token_ids: list[int] = []
-        self._finished: list[FinishEvent] = []
-        self._opened: engine_pb2.SessionResponse.Opened | None = engine_pb2.SessionResponse.Opened()
+        self._num_commands = 0
+        self._is_set_aside = False
         self._error: StatusError | None = None
         self._peer_is_done = False
         self._news = asyncio.Event()
-        self._news.set()
 
-    @property
-    def is_done(self) -> bool:
-        """Whether nothing is left to send, and nothing more will come."""
-        return self._peer_is_done and not (self._live or self._slots or self._finished or self._error)
+    def attach(self, commands: Commands, context: Context, after_step: int) -> asyncio.Task[None]:
+        """Serve a stream from now on, behind a step that the outbox was rewound to; the task that sends to
+        it. An older stream's task is cancelled: not one more command of that stream is taken in."""
+        is_resumed = self.writer is not None
+        self.detach()
+        self._peer_is_done = False
+        opened = engine_pb2.SessionResponse.Opened(
+            grace_period_ms=self.grace_ms, resumed=is_resumed, commands_received=self._num_commands
+        )
+        first = engine_pb2.SessionResponse(step=after_step, opened=opened)
+        self._reader = asyncio.create_task(self._read(commands))
+        self.writer = asyncio.create_task(self._write(context, first))
+        self.writer.add_done_callback(_retrieve)
+        self._balance()
+        return self.writer
+
+    def detach(self) -> None:
+        """The stream, if there is one, is served no more."""
+        for task in (self._reader, self.writer):
+            if task is not None:
+                task.cancel()
+        if self.expiry is not None:
+            self.expiry.cancel()
 
     def close(self) -> None:
-        """The stream is gone, and its requests with it."""
+        """Nobody will come back: cancel the requests."""
         self._dispatcher.close(self._channel)
+        if self._is_set_aside:
+            self._dispatcher.resume(self._channel)
 
-    async def read(self, requests: AsyncIterator[engine_pb2.SessionRequest]) -> None:
+    def receive(self, output: ChannelOutput) -> None:
+        if output.labels:
+            self.outbox.add_tokens(output.labels, output.token_ids)
+        for finished in output.finished:
+            del self._live[finished.label]
+            self.outbox.add_end(_finish_event(finished))
+        self._balance()
+        self._news.set()
+
+    def fail(self, error: StatusError) -> None:
+        self._error = error
+        self._news.set()
+
+    async def _write(self, context: Context, first: engine_pb2.SessionResponse) -> None:
+        """Send what there is, as it comes, until nothing is left and nothing more will come.
+
+        Raises:
+            StatusError: when the session failed.
+            _BrokenStreamError: when the stream did.
+        """
+        await _send(context, first)
+        while True:
+            if self._error is not None:
+                raise self._error
+            if not self.outbox.is_empty:
+                message = self.outbox.take(self._num_commands)
+                self._balance()
+                await _send(context, message)
+            elif self._peer_is_done and not self._live:
+                return
+            else:
+                self._news.clear()
+                await self._news.wait()
+
+    async def _read(self, commands: Commands) -> None:
         """Follow the peer's commands until it has no more."""
         try:
-            async for request in requests:
-                match request.WhichOneof("command"):
+            async for command in commands:
+                match command.WhichOneof("command"):
                     case "submit":
-                        self._submit(request.submit)
+                        self._num_commands += 1
+                        self._submit(command.submit)
                     case "cancel":
-                        if request_id := self._live.get(request.cancel.slot):
+                        self._num_commands += 1
+                        if request_id := self._live.get(command.cancel.slot):
                             self._dispatcher.cancel(request_id)
                     case "ack":
-                        self._acknowledge(request.ack.step)
+                        self._acknowledge(command.ack.step)
                     case "open":
                         raise invalid_argument("open", "the session is open; only its first message opens it")
                     case None:
@@ -121,46 +227,6 @@ class _Session:
             self.fail(error)
         self._peer_is_done = True
         self._news.set()
-
-    def receive(self, output: ChannelOutput) -> None:
-        if self._slots:
-            self._slots += output.labels
-            self._token_ids += output.token_ids
-        else:
-            self._slots, self._token_ids = output.labels, output.token_ids
-        for finished in output.finished:
-            del self._live[finished.label]
-            self._finished.append(_finish_event(finished))
-        self._news.set()
-
-    def fail(self, error: StatusError) -> None:
-        self._error = error
-        self._news.set()
-
-    async def next_response(self) -> engine_pb2.SessionResponse:
-        """All there is (up to `MAX_MESSAGE_TOKENS`), once there is something.
-
-        Raises:
-            StatusError: when the session failed.
-        """
-        await self._news.wait()
-        if self._error is not None:
-            raise self._error
-        self._step += 1
-        response = engine_pb2.SessionResponse(
-            step=self._step,
-            slots=self._slots[:MAX_MESSAGE_TOKENS],
-            token_ids=self._token_ids[:MAX_MESSAGE_TOKENS],
-            opened=self._opened,
-        )
-        self._opened = None
-        self._slots = self._slots[MAX_MESSAGE_TOKENS:]
-        self._token_ids = self._token_ids[MAX_MESSAGE_TOKENS:]
-        if not self._slots:
-            response.finished.extend(self._finished)
-            self._finished.clear()
-            self._news.clear()
-        return response
 
     def _submit(self, submit: engine_pb2.SessionRequest.Submit) -> None:
         """Start a request; one that is refused ends at once, and the session goes on."""
@@ -183,26 +249,51 @@ class _Session:
             self._live[slot] = request.request_id
 
     def _refuse(self, event: FinishEvent) -> None:
+        if self.outbox.size > MAX_REFUSED:
+            raise resource_exhausted("too many refused requests wait to be read; read and acknowledge faster")
         event.reason = generation_pb2.FINISH_REASON_ERROR
-        self._finished.append(event)
+        self.outbox.add_end(event)
+        self._balance()
         self._news.set()
 
     def _acknowledge(self, step: int) -> None:
-        if step > self._step:
-            raise invalid_argument("ack.step", f"is {step}; the latest step sent is {self._step}")
-        self._acknowledged = max(self._acknowledged, step)
+        try:
+            self.outbox.acknowledge(step)
+        except ValueError as error:
+            raise invalid_argument("ack.step", str(error)) from None
+        self._balance()
+
+    def _balance(self) -> None:
+        """Set the requests aside when too much is held for the peer, and let them go on when it caught up."""
+        if not self._is_set_aside and self.outbox.size > MAX_HELD:
+            self._is_set_aside = True
+            self._dispatcher.hold(self._channel)
+        elif self._is_set_aside and self.outbox.size <= MAX_HELD // 2:
+            self._is_set_aside = False
+            self._dispatcher.resume(self._channel)
 
 
-async def _read_open(requests: AsyncIterator[engine_pb2.SessionRequest]) -> str:
-    """The session's id, from the stream's first message."""
-    async for request in requests:
-        if request.WhichOneof("command") != "open":
+async def _send(context: Context, message: engine_pb2.SessionResponse) -> None:
+    try:
+        await context.write(message)
+    except Exception as error:  # the library raises what it finds, its internal errors too
+        raise _BrokenStreamError from error
+
+
+def _retrieve(task: asyncio.Task[None]) -> None:
+    """A call that was cancelled does not ask for its task's error; asyncio need not complain of that."""
+    if not task.cancelled():
+        task.exception()
+
+
+async def _read_open(commands: Commands) -> Open:
+    """The stream's first message, which opens or resumes a session."""
+    async for command in commands:
+        if command.WhichOneof("command") != "open":
             raise invalid_argument("open", "is missing; a session's first message opens it")
-        if not request.open.session_id:
+        if not command.open.session_id:
             raise invalid_argument("open.session_id", "is empty; expected a random id such as a UUID")
-        if request.open.HasField("resume_after_step"):
-            raise unimplemented("open.resume_after_step")
-        return request.open.session_id
+        return command.open
     raise invalid_argument("open", "is missing; the stream ended before its first message")
 
 

@@ -101,6 +101,8 @@ def serve(
     block_size: opt.BlockSize = 16,
     kv_cache_memory: opt.KvCacheMemory = None,
     gpu_memory_utilization: opt.GpuMemoryUtilization = 0.9,
+    session_grace_s: opt.SessionGraceS = 10.0,
+    failover_timeout_s: opt.FailoverTimeoutS = 30.0,
     api_key: opt.ApiKey = None,
     api_key_file: opt.ApiKeyFile = None,
     cors_origin: opt.CorsOrigin = None,
@@ -128,9 +130,13 @@ def serve(
             block_size=block_size,
             kv_cache_memory=kv_cache_memory,
             gpu_memory_utilization=gpu_memory_utilization,
+            session_grace_s=session_grace_s,
         )
         tokenizer_config = TokenizerConfig(
-            engines=(f"{LOOPBACK}:{engine_port}",), host=LOOPBACK, port=tokenizer_port
+            engines=(f"{LOOPBACK}:{engine_port}",),
+            host=LOOPBACK,
+            port=tokenizer_port,
+            failover_timeout_s=failover_timeout_s,
         )
         gateway_config = GatewayConfig(
             tokenizer=f"{LOOPBACK}:{tokenizer_port}",
@@ -160,6 +166,7 @@ def engine(
     block_size: opt.BlockSize = 16,
     kv_cache_memory: opt.KvCacheMemory = None,
     gpu_memory_utilization: opt.GpuMemoryUtilization = 0.9,
+    session_grace_s: opt.SessionGraceS = 10.0,
     status_fd: opt.StatusFd = None,
     parent_pid: opt.ParentPid = None,
 ) -> int:
@@ -180,6 +187,7 @@ def engine(
             block_size=block_size,
             kv_cache_memory=kv_cache_memory,
             gpu_memory_utilization=gpu_memory_utilization,
+            session_grace_s=session_grace_s,
             status_fd=status_fd,
         )
     with _packages("engine", "engine", "torch", "safetensors"):
@@ -193,6 +201,7 @@ def tokenizer(
     engine: opt.Engine = f"{LOOPBACK}:50051",
     host: opt.Host = LOOPBACK,
     port: opt.Port = 50052,
+    failover_timeout_s: opt.FailoverTimeoutS = 30.0,
     status_fd: opt.StatusFd = None,
     parent_pid: opt.ParentPid = None,
 ) -> int:
@@ -200,7 +209,13 @@ def tokenizer(
     from tokenwire_services.tokenizer.config import TokenizerConfig
 
     with _options():
-        config = TokenizerConfig(engines=(engine,), host=host, port=port, status_fd=status_fd)
+        config = TokenizerConfig(
+            engines=(engine,),
+            host=host,
+            port=port,
+            failover_timeout_s=failover_timeout_s,
+            status_fd=status_fd,
+        )
     with _packages("tokenizer", "services"):
         from tokenwire_services.tokenizer.main import run
 

@@ -81,6 +81,14 @@ GpuMemoryUtilization = Annotated[
     float,
     typer.Option(help="Share of the device's memory that weights, activations and KV cache may take."),
 ]
+SessionGraceS = Annotated[
+    float,
+    typer.Option(help="Seconds for which a peer whose connection broke may come back to its requests."),
+]
+FailoverTimeoutS = Annotated[
+    float,
+    typer.Option(help="Seconds for which requests wait for an engine that was lost, before they fail."),
+]
 
 # Addresses.
 Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every interface.")]

@@ -5,6 +5,7 @@ Built from the command line, validated here, immutable afterwards. Light to impo
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -27,6 +28,8 @@ class TokenizerConfig:
     """Longest gRPC message that is read."""
     max_backlog_bytes: int = 64 << 20
     """Text that may wait for one peer that reads too slowly; past it the peer's stream is ended."""
+    failover_timeout_s: float = 30.0
+    """How long requests in flight wait for an engine that was lost; then they fail. 0: they fail at once."""
     status_fd: int | None = None
     """File descriptor on which start-up progress is written, one JSON object a line."""
 
@@ -43,6 +46,8 @@ class TokenizerConfig:
                 raise ValueError(f"--engine is {address!r}; expected host:port, such as 127.0.0.1:50051")
         if not 0 <= self.port < 65536:
             raise ValueError(f"--port is {self.port}; expected 0 to 65535")
+        if not 0 <= self.failover_timeout_s < math.inf:
+            raise ValueError(f"--failover-timeout-s is {self.failover_timeout_s}; expected at least 0")
         for option, value in (
             ("--max-prompt-bytes", self.max_prompt_bytes),
             ("--max-message-bytes", self.max_message_bytes),

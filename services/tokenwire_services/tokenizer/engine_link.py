@@ -1,13 +1,16 @@
-"""The connection to an engine: one session at a time for all requests of this process.
+"""The connection to an engine, kept for as long as this process lives.
 
-The link waits for the engine, learns its model, and connects again for ever when the engine is lost. A
-request belongs to one session: when that breaks, the request fails with UNAVAILABLE.
+The link waits for the engine, learns its model, and connects again for ever when the connection breaks or the
+engine is lost. The requests of its one session go on as soon as there is a connection again, at the same
+engine or at another process with the same model; only when none comes in time do they fail. New requests are
+taken in meanwhile if the outage is brief, and refused with UNAVAILABLE if it is not.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -17,7 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tokenwire.status import StatusError, unavailable
 from tokenwire.v1 import engine_pb2, engine_pb2_grpc
 from tokenwire_services.tokenizer.engine_session import Command, EngineSession
-from tokenwire_services.tokenizer.model import Model, fetch_files, load_model
+from tokenwire_services.tokenizer.model import Model, fetch_files, fingerprint, load_model
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +30,10 @@ RETRY_AFTER_S = 1.0
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
 """Pauses between attempts to connect; they double from the first to the longest."""
+_BRIEF_S = 1.0
+"""An outage that is over sooner is nobody else's business."""
+_LEAVE_S = 0.3
+"""For the engine to hear that this process goes away."""
 _ANSWER_TIMEOUT_S = 120.0
 """For the engine to answer a question about its model once it serves."""
 _CHANNEL_OPTIONS = (
@@ -47,24 +54,31 @@ class EngineLostError(Exception):
 
 
 class EngineLink:
-    """Keeps a session open with one engine."""
+    """Keeps a session going with one engine."""
 
-    def __init__(self, address: str, on_change: Callable[[bool], Awaitable[None]]) -> None:
-        """`address` is "host:port". `on_change` is told True once there is a session, False without one."""
+    def __init__(
+        self, address: str, on_change: Callable[[bool], Awaitable[None]], failover_timeout_s: float
+    ) -> None:
+        """`address` is "host:port". `on_change` is told True once there is an engine, False without one.
+        `failover_timeout_s`: how long requests wait for an engine that was lost."""
         self.address = address
         self._on_change = on_change
-        self._session: EngineSession | None = None
-        self._model: Model | None = None  # outlives the session: the engine may come back with it
+        self._failover_timeout_s = failover_timeout_s
+        self._session = EngineSession(grace_ms=round(failover_timeout_s * 1000))
+        self._model: Model | None = None  # outlives the connection: the engine may come back with it
+        self._is_serving = False
+        self._is_connected = False
+        self._outage: asyncio.Task[None] | None = None
         self._problem = "not connected yet"
 
     @property
     def session(self) -> EngineSession:
-        """The open session.
+        """Where requests are submitted.
 
         Raises:
-            StatusError: UNAVAILABLE while there is none.
+            StatusError: UNAVAILABLE while there is no engine.
         """
-        if self._session is None:
+        if not self._is_serving:
             raise self._unavailable()
         return self._session
 
@@ -73,9 +87,9 @@ class EngineLink:
         """What the engine serves.
 
         Raises:
-            StatusError: UNAVAILABLE while there is no session.
+            StatusError: UNAVAILABLE while there is no engine.
         """
-        if self._session is None or self._model is None:
+        if not self._is_serving or self._model is None:
             raise self._unavailable()
         return self._model
 
@@ -94,50 +108,101 @@ class EngineLink:
                     problem = error.details() or error.code().name
                 except EngineLostError as error:
                     problem = str(error)
-                except asyncio.CancelledError:
-                    await self._disconnect("the tokenizer is shutting down")
-                    raise
-                if problem != self._problem:
-                    log.warning("no engine at %s: %s", self.address, problem)
-                pause = _FIRST_PAUSE_S if self._session else min(2 * pause, _LONGEST_PAUSE_S)
-                await self._disconnect(problem)
+                pause = _FIRST_PAUSE_S if self._is_connected else min(2 * pause, _LONGEST_PAUSE_S)
+                self._disconnected(problem)
                 await asyncio.sleep(pause)
+
+    async def leave(self) -> None:
+        """End all requests, at the engine too, and take no more; `run` goes on until it is cancelled."""
+        self._is_serving = False
+        self._session.cancel_all(unavailable("the tokenizer is shutting down; try again", RETRY_AFTER_S))
+        if self._outage is not None:
+            self._outage.cancel()
+        elif self._is_connected:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._session.idle(), _LEAVE_S)
 
     async def _serve(self, channel: grpc.aio.Channel) -> None:
         """One connection, from the first contact until it breaks: always ends with an exception."""
         await _wait_until_serving(channel)
         stub = engine_pb2_grpc.EngineStub(channel)
-        self._model = await self._learn(stub)
-        session = EngineSession()
+        await self._learn(stub)
         call: Call = stub.Session()
-        writer = asyncio.create_task(_write(call, session))
+        writer: asyncio.Task[None] | None = None
         try:
-            await _next(call)
-            self._session = session
-            log.info("connected to the engine at %s: %s", self.address, self._model.info.served_names[0])
-            await self._on_change(True)
+            await self._open(call)
+            writer = asyncio.create_task(_write(call, self._session))
+            await self._connected()
             while True:
-                session.receive(await _next(call))
+                self._session.receive(await _next(call))
         finally:
-            writer.cancel()
+            if writer is not None:
+                writer.cancel()
             call.cancel()
 
-    async def _learn(self, stub: engine_pb2_grpc.EngineAsyncStub) -> Model:
-        """The engine's model; the one already loaded when it is still the same engine process."""
+    async def _learn(self, stub: engine_pb2_grpc.EngineAsyncStub) -> None:
+        """Ask which engine this is. At another process than before, the requests move if its model is the
+        same, and fail if it is not."""
         info = await stub.GetModel(engine_pb2.GetModelRequest(), timeout=_ANSWER_TIMEOUT_S)
         known = self._model
         if known is not None and info.instance_id and info.instance_id == known.info.instance_id:
-            return known
+            return
         files = await fetch_files(stub, _ANSWER_TIMEOUT_S)
-        return await asyncio.to_thread(load_model, info, files)
+        if known is not None and known.fingerprint == fingerprint(info, files):
+            self._model = dataclasses.replace(known, info=info)
+            self._session.move()
+        else:
+            self._model = await asyncio.to_thread(load_model, info, files)
+            self._session.abandon(
+                unavailable(f"the engine at {self.address} was replaced by one with another model", 0.0)
+            )
 
-    async def _disconnect(self, problem: str) -> None:
-        """Fail what was running, and say that nothing can be submitted."""
+    async def _open(self, call: Call) -> None:
+        """Open the session over a new stream, or resume it.
+
+        Raises:
+            EngineLostError: the engine has forgotten the session; the next attempt opens a new one.
+        """
+        try:
+            # A stream that is refused breaks under the write; reading says why.
+            with contextlib.suppress(asyncio.InvalidStateError):
+                await call.write(self._session.opening())
+            first = await _next(call)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.NOT_FOUND:
+                raise
+            self._session.move()
+            raise EngineLostError("it has forgotten the session") from error
+        self._session.opened(first.opened)
+
+    async def _connected(self) -> None:
+        if self._outage is not None:
+            self._outage.cancel()
+            self._outage = None
+        assert self._model is not None
+        log.info("connected to the engine at %s: %s", self.address, self._model.info.served_names[0])
+        self._problem = ""
+        self._is_connected = True
+        if not self._is_serving:
+            self._is_serving = True
+            await self._on_change(True)
+
+    def _disconnected(self, problem: str) -> None:
+        if problem != self._problem:
+            log.warning("no engine at %s: %s", self.address, problem)
         self._problem = problem
-        session, self._session = self._session, None
-        if session is not None:
-            session.fail(self._unavailable())
+        if self._is_connected:
+            self._is_connected = False
+            self._outage = asyncio.create_task(self._endure_outage())
+
+    async def _endure_outage(self) -> None:
+        """What follows from an outage, as long as it lasts."""
+        brief = min(_BRIEF_S, self._failover_timeout_s)
+        await asyncio.sleep(brief)
+        self._is_serving = False
         await self._on_change(False)
+        await asyncio.sleep(self._failover_timeout_s - brief)
+        self._session.abandon(self._unavailable())
 
     def _unavailable(self) -> StatusError:
         return unavailable(f"no engine at {self.address}: {self._problem}; try again", RETRY_AFTER_S)

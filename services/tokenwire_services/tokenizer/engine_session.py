@@ -1,7 +1,12 @@
-"""The slots of one session with the engine: commands out, columns of tokens in.
+"""This process's requests at the engine, by slot: commands out, columns of tokens in.
 
-Bookkeeping without I/O. A slot is reused only after the engine's finish event for it, so tokens of a
-cancelled request never reach the next one.
+Bookkeeping without I/O, and all that is needed to lose nothing. When the connection breaks, the session
+resumes behind the last step it received, and sends again the commands that the engine had not counted. When
+the engine is gone, or has forgotten the session, every request moves: it is submitted anew with the tokens it
+has so far, and the next ones are what they would have been.
+
+A slot is reused only after the engine's finish event for it, so tokens of a cancelled request never reach the
+next one.
 """
 
 from __future__ import annotations
@@ -10,10 +15,11 @@ import asyncio
 import logging
 import uuid
 from collections import deque
+from dataclasses import dataclass, field
 
 import grpc
 
-from tokenwire.status import StatusError
+from tokenwire.status import StatusError, unavailable
 from tokenwire.v1 import engine_pb2
 from tokenwire_services.tokenizer.generation import Generation
 
@@ -21,59 +27,127 @@ log = logging.getLogger(__name__)
 
 Command = engine_pb2.SessionRequest
 
-_ACK_EVERY = 16
-"""Engine messages between acknowledgements: the engine keeps that many."""
+MAX_MOVES = 3
+"""A request that has lost more engines than this may be what kills them."""
+
+_ACK_MESSAGES, _ACK_TOKENS = 16, 8192
+"""What is received between acknowledgements: the engine keeps that much."""
 
 
 class EngineSession:
-    """All of this process's requests over one stream."""
+    """All of this process's requests, over one stream at a time."""
 
-    def __init__(self) -> None:
-        self._live: dict[int, Generation] = {}
+    def __init__(self, grace_ms: int) -> None:
+        """`grace_ms`: how long the engine shall keep the session without a connection."""
+        self._grace_ms = grace_ms
+        self._live: dict[int, _Request] = {}
         self._ending: set[int] = set()  # cancelled; the engine's finish event is on its way
         self._free_slots: list[int] = []
-        self._unacknowledged = 0
-        self._commands: deque[Command] = deque()
         self._has_commands = asyncio.Event()
-        self._send(Command(open=Command.Open(session_id=str(uuid.uuid4()))))
+        self._has_ended = asyncio.Event()
+        self._renew()
+
+    def _renew(self) -> None:
+        """A session that no engine knows, with the live requests still to be submitted."""
+        self._id = str(uuid.uuid4())
+        self._was_opened = False
+        self._step = 0
+        """Received last."""
+        self._unconfirmed: deque[Command] = deque()
+        """Commands that the engine has not counted; the first `_num_sent` are sent on this connection."""
+        self._num_sent = 0
+        self._num_confirmed = 0
+        self._unacked_messages = 0
+        self._unacked_tokens = 0
+        self._ack_due = False
+        self._free_slots += self._ending
+        self._ending.clear()
+        for slot, request in self._live.items():
+            self._send(Command(submit=Command.Submit(slot=slot, request=request.resumed())))
 
     def submit(self, request: engine_pb2.GenerateRequest, generation: Generation) -> int:
         """Start a request whose output goes to `generation`; returns the slot to cancel it by."""
         slot = self._free_slots.pop() if self._free_slots else len(self._live) + len(self._ending)
-        self._live[slot] = generation
+        self._live[slot] = _Request(request, generation)
         self._send(Command(submit=Command.Submit(slot=slot, request=request)))
         return slot
 
     def cancel(self, slot: int, generation: Generation) -> None:
         """Route nothing more to `generation` and have the engine end it; harmless when it has ended."""
-        if self._live.get(slot) is generation:
+        request = self._live.get(slot)
+        if request is not None and request.generation is generation:
             del self._live[slot]
             self._ending.add(slot)
             self._send(Command(cancel=Command.Cancel(slot=slot)))
 
-    def fail(self, error: StatusError) -> None:
-        """End every request: the stream broke."""
-        for generation in self._live.values():
-            generation.fail(error)
-        self._live.clear()
+    def cancel_all(self, error: StatusError) -> None:
+        """End every request with an error, here and at the engine."""
+        for slot, request in list(self._live.items()):
+            request.generation.fail(error)
+            self.cancel(slot, request.generation)
+
+    def abandon(self, error: StatusError) -> None:
+        """End every request with an error; the engine's session is not resumed."""
+        self.cancel_all(error)
+        self._renew()
+
+    def move(self) -> None:
+        """Go on in a new session, at an engine that knows none of the requests."""
+        for slot, request in list(self._live.items()):
+            request.num_moves += 1
+            if request.num_moves > MAX_MOVES:
+                message = f"the request has lost {request.num_moves} engines and is not tried again"
+                request.generation.fail(unavailable(message))
+                self.cancel(slot, request.generation)
+        self._renew()
+
+    async def idle(self) -> None:
+        """Return once the engine has ended every request."""
+        while self._live or self._ending:
+            self._has_ended.clear()
+            await self._has_ended.wait()
+
+    def opening(self) -> Command:
+        """The first command of a connection: opens the session, or resumes it."""
+        opening = Command.Open(session_id=self._id, grace_period_ms=self._grace_ms)
+        if self._was_opened:
+            opening.resume_after_step = self._step
+        self._was_opened = True
+        return Command(open=opening)
+
+    def opened(self, opened: engine_pb2.SessionResponse.Opened) -> None:
+        """The engine's answer: from here on, `next_command` has what it does not know yet."""
+        self._confirm(opened.commands_received)
+        self._num_sent = 0
+        if self._unconfirmed:
+            self._has_commands.set()
 
     async def next_command(self) -> Command:
-        """The next command to send, in order."""
-        while not self._commands:
+        """The next command to send over this connection, in order."""
+        while True:
+            if self._num_sent < len(self._unconfirmed):
+                self._num_sent += 1
+                return self._unconfirmed[self._num_sent - 1]
+            if self._ack_due:
+                self._ack_due = False
+                return Command(ack=Command.Ack(step=self._step))
             self._has_commands.clear()
             await self._has_commands.wait()
-        return self._commands.popleft()
 
     def receive(self, message: engine_pb2.SessionResponse) -> None:
         """Route one engine step's output."""
+        self._step = message.step
+        self._confirm(message.commands_received)
         live = self._live
         for event in message.finished:
             if event.HasField("stop_token_id") and event.slot in live:
-                live[event.slot].expect_stop(event.stop_token_id)
+                live[event.slot].generation.expect_stop(event.stop_token_id)
         for slot, token_id in zip(message.slots, message.token_ids, strict=True):
-            generation = live.get(slot)
-            if generation is None:
+            request = live.get(slot)
+            if request is None:
                 continue
+            request.token_ids.append(token_id)
+            generation = request.generation
             try:
                 generation.push(token_id)
             except Exception:  # one request's trouble must not end the others
@@ -83,24 +157,54 @@ class EngineSession:
                 self.cancel(slot, generation)
         for event in message.finished:
             self._finish(event)
-        self._unacknowledged += 1
-        if self._unacknowledged >= _ACK_EVERY:
-            self._unacknowledged = 0
-            self._send(Command(ack=Command.Ack(step=message.step)))
+        self._unacked_messages += 1
+        self._unacked_tokens += len(message.slots)
+        if self._unacked_messages >= _ACK_MESSAGES or self._unacked_tokens >= _ACK_TOKENS:
+            self._unacked_messages = 0
+            self._unacked_tokens = 0
+            self._ack_due = True
+            self._has_commands.set()
 
     def _finish(self, event: engine_pb2.SessionResponse.FinishEvent) -> None:
-        generation = self._live.pop(event.slot, None)
-        if generation is not None:
+        request = self._live.pop(event.slot, None)
+        if request is not None:
             if event.HasField("error"):
-                generation.fail(StatusError.from_proto(event.error))
+                request.generation.fail(StatusError.from_proto(event.error))
             else:
-                generation.end(event)
+                request.generation.end(event)
         elif event.slot in self._ending:
             self._ending.remove(event.slot)
         else:
             return
         self._free_slots.append(event.slot)
+        self._has_ended.set()
 
     def _send(self, command: Command) -> None:
-        self._commands.append(command)
+        self._unconfirmed.append(command)
         self._has_commands.set()
+
+    def _confirm(self, commands_received: int) -> None:
+        """The engine has so many of the session's commands."""
+        while self._num_confirmed < commands_received:
+            self._num_confirmed += 1
+            self._num_sent -= 1
+            self._unconfirmed.popleft()
+
+
+@dataclass(slots=True)
+class _Request:
+    """A live request, and what it takes to continue it elsewhere."""
+
+    request: engine_pb2.GenerateRequest
+    generation: Generation
+    token_ids: list[int] = field(default_factory=list)
+    """Output so far."""
+    num_moves: int = 0
+
+    def resumed(self) -> engine_pb2.GenerateRequest:
+        """The request that yields the rest of the output."""
+        resumed = engine_pb2.GenerateRequest()
+        resumed.CopyFrom(self.request)
+        resumed.ClearField("model")  # by another name, maybe, but the same
+        resumed.resumed_token_ids.extend(self.token_ids)
+        return resumed

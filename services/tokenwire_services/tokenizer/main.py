@@ -77,7 +77,7 @@ async def serve(config: TokenizerConfig, stop: asyncio.Event | None = None) -> N
         if serving:
             progress.ready(port)
 
-    link = EngineLink(config.engines[0], on_change)
+    link = EngineLink(config.engines[0], on_change, config.failover_timeout_s)
     server = grpc.aio.server(
         interceptors=[RefuseMalformed()],
         options=[
@@ -111,6 +111,7 @@ async def serve(config: TokenizerConfig, stop: asyncio.Event | None = None) -> N
         if linked.done():
             await linked
     finally:
+        await link.leave()
         for task in (linked, stopped):
             task.cancel()
         await asyncio.gather(linked, stopped, return_exceptions=True)

@@ -5,6 +5,7 @@ Everything comes from the engine over gRPC and stays in memory; nothing is writt
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ class Model:
     chat_template: ChatTemplate | None
     chat_template_problem: str
     """Why there is no chat template."""
+    fingerprint: bytes
+    """The same for engines that serve the same model: a request may go on at another one of them."""
 
 
 async def fetch_files(stub: engine_pb2_grpc.EngineAsyncStub, timeout_s: float) -> dict[str, bytes]:
@@ -78,12 +81,25 @@ def load_model(info: engine_pb2.GetModelResponse, files: Mapping[str, bytes]) ->
     config = _read_object(files, "tokenizer_config.json")
     source = _template_source(files, config)
     if not source:
-        return Model(info, tokenizer, None, "the model has no chat template; send text instead of messages")
+        problem = "the model has no chat template; send text instead of messages"
+        return Model(info, tokenizer, None, problem, fingerprint(info, files))
     special_tokens = _special_tokens(_read_object(files, "special_tokens_map.json") | config)
     try:
-        return Model(info, tokenizer, ChatTemplate(source, special_tokens), "")
+        return Model(info, tokenizer, ChatTemplate(source, special_tokens), "", fingerprint(info, files))
     except ChatTemplateError as error:
-        return Model(info, tokenizer, None, f"the model's chat template cannot be used: {error}")
+        problem = f"the model's chat template cannot be used: {error}"
+        return Model(info, tokenizer, None, problem, fingerprint(info, files))
+
+
+def fingerprint(info: engine_pb2.GetModelResponse, files: Mapping[str, bytes]) -> bytes:
+    """A digest of what tells one model from another, whichever engine serves it, and by whatever name."""
+    parts = [info.architecture.encode(), str(info.vocab_size).encode(), str(info.num_parameters).encode()]
+    for name in sorted(files):
+        parts += [name.encode(), files[name]]
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8) + part)
+    return digest.digest()
 
 
 def _read_object(files: Mapping[str, bytes], name: str) -> dict[str, Any]:

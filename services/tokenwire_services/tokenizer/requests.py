@@ -7,6 +7,7 @@ take the values that the model's authors recommend.
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass
 
 from tokenwire.status import CONTEXT_LENGTH_EXCEEDED, invalid_argument, not_found, unavailable, unimplemented
@@ -85,7 +86,7 @@ async def start(
         prompt_token_ids=prompt_token_ids if request.return_token_ids else (),
         include_stop_token=request.include_stop_string,
     )
-    if link.model is not model:
+    if link.model.fingerprint != model.fingerprint:
         raise unavailable("the engine was replaced by another while the prompt was encoded; try again", 0.0)
     session = link.session
     engine_slot = session.submit(engine_request(model, request, prompt_token_ids), generation)
@@ -116,6 +117,9 @@ def engine_request(
         sampling=model.info.default_sampling,
     )
     result.sampling.MergeFrom(request.sampling)
+    if not result.sampling.HasField("seed"):
+        # Drawn here, so that another engine that continues the request continues its random numbers.
+        result.sampling.seed = secrets.randbits(63)
     if request.HasField("stop"):
         result.stop.CopyFrom(request.stop)
     if request.HasField("constraint"):

@@ -18,6 +18,13 @@ REQUEST = st.tuples(
 )
 
 
+HOLD = st.tuples(
+    st.integers(0, 2),  # the channel
+    st.integers(0, 60),  # the step before which it is put on hold
+    st.integers(0, 60),  # the step before which it goes on
+)
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     trace=st.lists(REQUEST, min_size=1, max_size=25),
@@ -25,6 +32,7 @@ REQUEST = st.tuples(
     max_running=st.integers(1, 8),
     max_step_tokens=st.integers(1, 40),
     block_size=st.sampled_from([8, 16]),
+    holds=st.lists(HOLD, max_size=4),
 )
 def test_every_request_gets_its_tokens_exactly_once_and_leaves_nothing_behind(
     trace: list[tuple[int, int, int, int | None, int]],
@@ -32,6 +40,7 @@ def test_every_request_gets_its_tokens_exactly_once_and_leaves_nothing_behind(
     max_running: int,
     max_step_tokens: int,
     block_size: int,
+    holds: list[tuple[int, int, int]],
 ) -> None:
     simulation = Simulation(num_blocks, max_running, max_step_tokens, 256, block_size)
     limit = simulation.scheduler.context_limit
@@ -49,12 +58,19 @@ def test_every_request_gets_its_tokens_exactly_once_and_leaves_nothing_behind(
                 cancels.setdefault(max(cancel, arrival), []).append(number)
         for number in cancels.get(step, ()):
             simulation.scheduler.cancel(str(number))
+        for channel, begin, end in holds:
+            if begin == step:
+                simulation.scheduler.hold(channel)
+            if end == step:
+                simulation.scheduler.resume(channel)
         tables = [(request, list(request.table.blocks), request.slot) for request in simulation.requests]
         simulation.step()
         simulation.check()
         for request, blocks, slot in tables:
             if request.slot == slot:
                 assert request.table.blocks[: len(blocks)] == blocks, "a table changed other than at its end"
+    for channel in range(3):
+        simulation.scheduler.resume(channel)
     simulation.run()
     for number, tokens in expected.items():
         finished = simulation.finished[number]

@@ -230,3 +230,45 @@ def test_a_result_of_another_step_is_refused() -> None:
     assert simulation.scheduler.plan() is not None
     with pytest.raises(ValueError, match="expected step 0 with 1"):
         simulation.scheduler.complete(StepResult(7, [], []))
+
+
+def test_a_channel_on_hold_takes_no_part_until_it_goes_on_ahead_of_the_queue() -> None:
+    simulation = Simulation(max_running=1)
+    first = simulation.submit([1], max_tokens=8)  # channel 0
+    simulation.step()
+    simulation.submit([2], max_tokens=100)  # channel 1
+    simulation.submit([3], max_tokens=100)  # channel 2
+    late = simulation.submit([4], max_tokens=8)  # channel 0 again
+    simulation.scheduler.hold(0)
+    for _ in range(5):
+        simulation.step()
+    assert [len(tokens) for tokens in simulation.delivered] == [1, 5, 0, 0]
+    assert simulation.scheduler.num_waiting == 3
+
+    simulation.scheduler.resume(0)
+    simulation.run()
+    assert list(simulation.finished) == [1, first, late, 2]
+    assert simulation.delivered[first] == continuation([1], 8)
+
+
+def test_with_every_channel_on_hold_there_is_nothing_to_do() -> None:
+    simulation = Simulation()
+    simulation.submit([1])
+    simulation.step()
+    simulation.scheduler.hold(0)
+    simulation.submit([2])
+    simulation.scheduler.hold(1)
+    assert simulation.step() is None
+    assert not simulation.scheduler.has_work
+    assert simulation.pool.num_free == simulation.pool.num_blocks
+
+
+def test_a_request_on_hold_can_be_cancelled_and_its_id_is_taken_until_then() -> None:
+    simulation = Simulation()
+    held = simulation.submit([1])
+    simulation.scheduler.hold(0)
+    with pytest.raises(ValueError, match="'0' is in use"):
+        simulation.scheduler.submit(simulation.requests[held])
+    simulation.scheduler.cancel(str(held))
+    simulation.take_outputs()
+    assert simulation.finished[held].reason is FinishReason.CANCELLED

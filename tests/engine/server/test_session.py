@@ -12,7 +12,7 @@ from tests.engine.server.conftest import Engine, StartEngine
 from tokenwire.status import StatusError
 from tokenwire.v1 import generation_pb2
 from tokenwire.v1.engine_pb2 import GenerateRequest, SessionRequest, SessionResponse
-from tokenwire_engine.server import session
+from tokenwire_engine.server import outbox
 
 FinishEvent = SessionResponse.FinishEvent
 
@@ -187,7 +187,7 @@ async def test_steps_are_put_together_for_a_peer_that_does_not_read(start_engine
 async def test_a_long_backlog_is_sent_in_pieces_with_the_ends_last(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "MAX_MESSAGE_TOKENS", 3)
+    monkeypatch.setattr(outbox, "MAX_MESSAGE_TOKENS", 3)
     peer = Peer(engine)
     await peer.open()
     engine.runner.hold()
@@ -216,13 +216,13 @@ async def test_acknowledged_steps_must_have_been_sent(peer: Peer) -> None:
         ({"open": SessionRequest.Open()}, grpc.StatusCode.INVALID_ARGUMENT, "open.session_id"),
         (
             {"open": SessionRequest.Open(session_id="a", resume_after_step=0)},
-            grpc.StatusCode.UNIMPLEMENTED,
-            "open.resume_after_step",
+            grpc.StatusCode.NOT_FOUND,
+            None,
         ),
     ],
 )
 async def test_a_session_must_be_opened_properly(
-    engine: Engine, first: dict[str, object], code: grpc.StatusCode, field: str
+    engine: Engine, first: dict[str, object], code: grpc.StatusCode, field: str | None
 ) -> None:
     peer = Peer(engine)
     await peer.send(**first)

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import grpc
 import pytest
@@ -91,18 +92,18 @@ class Service:
     address: str
 
 
-async def start_service(
-    engine: FakeEngine, *, wait: bool = True, max_backlog_bytes: int = 64 << 20
-) -> AsyncIterator[Service]:
-    """Run the service until the iterator is closed; `wait` until it is connected."""
+class Listener(Protocol):
+    """What listens on a port."""
+
+    port: int
+
+
+async def start_service(engine: Listener, *, wait: bool = True, **options: Any) -> AsyncIterator[Service]:
+    """Run the service until the iterator is closed; `wait` until it is connected. `options` are the
+    configuration's."""
     reader, writer = os.pipe()
     stop = asyncio.Event()
-    config = TokenizerConfig(
-        engines=(f"127.0.0.1:{engine.port}",),
-        port=0,
-        max_backlog_bytes=max_backlog_bytes,
-        status_fd=writer,
-    )
+    config = TokenizerConfig(engines=(f"127.0.0.1:{engine.port}",), port=0, status_fd=writer, **options)
     running = asyncio.create_task(serve(config, stop))
     progress = asyncio.StreamReader()
     transport, _ = await asyncio.get_running_loop().connect_read_pipe(

@@ -47,6 +47,7 @@ class FakeEngine(engine_pb2_grpc.EngineServicer):
     live: dict[int, Live] = field(default_factory=dict)
     file_requests: int = 0
     sessions: int = 0
+    commands_received: int = 0
     _breaks: int = 0
     _news: list[asyncio.Event] = field(default_factory=list)
     port: int = 0
@@ -100,15 +101,19 @@ class FakeEngine(engine_pb2_grpc.EngineServicer):
     async def Session(
         self, requests: AsyncIterator[engine_pb2.SessionRequest], context: Context
     ) -> AsyncIterator[engine_pb2.SessionResponse]:
+        opening = (await anext(aiter(requests))).open
+        if opening.HasField("resume_after_step"):
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no session is kept here")
         self.sessions += 1
+        self.commands_received = 0
         breaks = self._breaks
         finished: list[engine_pb2.SessionResponse.FinishEvent] = []
         news = asyncio.Event()
         self._news.append(news)
         reader = asyncio.create_task(self._read(requests, finished, news))
         try:
-            yield engine_pb2.SessionResponse(step=1, opened=engine_pb2.SessionResponse.Opened())
-            step = 1
+            yield engine_pb2.SessionResponse(opened=engine_pb2.SessionResponse.Opened())
+            step = 0
             while True:
                 if not self.live and not finished:
                     news.clear()
@@ -130,6 +135,7 @@ class FakeEngine(engine_pb2_grpc.EngineServicer):
         news: asyncio.Event,
     ) -> None:
         async for message in requests:
+            self.commands_received += message.WhichOneof("command") != "ack"
             match message.WhichOneof("command"):
                 case "submit":
                     slot, request = message.submit.slot, message.submit.request
@@ -138,7 +144,8 @@ class FakeEngine(engine_pb2_grpc.EngineServicer):
                     if self.refuse is not None:
                         finished.append(_event(slot, generation_pb2.FINISH_REASON_ERROR, self.refuse))
                     else:
-                        self.live[slot] = Live(request, list(self.reply(request)))
+                        tokens = list(self.reply(request))
+                        self.live[slot] = Live(request, tokens, len(request.resumed_token_ids))
                 case "cancel":
                     slot = message.cancel.slot
                     self.cancelled.append(slot)
@@ -153,7 +160,9 @@ class FakeEngine(engine_pb2_grpc.EngineServicer):
     def _step(
         self, step: int, finished: list[engine_pb2.SessionResponse.FinishEvent]
     ) -> engine_pb2.SessionResponse:
-        response = engine_pb2.SessionResponse(step=step, finished=finished)
+        response = engine_pb2.SessionResponse(
+            step=step, finished=finished, commands_received=self.commands_received
+        )
         finished.clear()
         for slot, live in list(self.live.items()):
             for _ in range(self.tokens_per_step):

@@ -54,7 +54,65 @@ async def test_it_waits_for_an_engine_that_is_not_there_yet(engine: FakeEngine) 
         await until_health_is(service, SERVING)
 
 
-async def test_requests_in_flight_fail_when_the_engine_dies_and_new_ones_succeed_when_it_is_back(
+@pytest.mark.parametrize("failover_timeout_s", [0.0, 0.2])
+async def test_requests_in_flight_fail_when_no_engine_comes_back_in_time_and_new_ones_succeed_when_it_does(
+    engine: FakeEngine, tokenizer: Tokenizer, failover_timeout_s: float
+) -> None:
+    engine.reply = saying(tokenizer, TEXT * 200)
+    async for service in start_service(engine, failover_timeout_s=failover_timeout_s):
+        peer = Peer(service.stub.Session())
+        await peer.open()
+        await peer.submit(0, Request(text="Hello"))
+        await peer.read()
+        await engine.stop()
+
+        ended = await peer.finish(1)
+        assert StatusError.from_proto(ended[0].error).retry_after_s == 1.0
+        await until_health_is(service, NOT_SERVING)
+        assert (await refusal(service, Request(text="Hello"))).code is grpc.StatusCode.UNAVAILABLE
+
+        engine.reply = saying(tokenizer, "back")
+        await engine.start()
+        await until_health_is(service, SERVING)
+        assert text_of(await generate(service, Request(text="Hello"))) == "back"
+        await peer.submit(0, Request(text="Hello"))  # the peer's own session went on
+        await peer.finish(1)
+        assert peer.text(0).endswith("back")
+
+
+async def test_requests_in_flight_go_on_when_the_engine_comes_back(
+    service: Service, engine: FakeEngine, tokenizer: Tokenizer
+) -> None:
+    engine.reply = saying(tokenizer, TEXT * 20)
+    peer = Peer(service.stub.Session())
+    await peer.open()
+    await peer.submit(0, Request(text="Hello"))
+    await peer.read()
+    await engine.stop()
+    await engine.start()
+
+    ended = await peer.finish(1)
+    assert peer.text(0) == TEXT * 20
+    assert ended[0].usage.completion_tokens == len(tokenizer.encode(TEXT * 20).ids) + 1
+    first, moved = engine.requests
+    assert moved.prompt_token_ids == first.prompt_token_ids
+    assert moved.sampling == first.sampling
+    assert first.sampling.HasField("seed")
+    assert len(moved.resumed_token_ids) > 0
+
+
+async def test_a_request_that_is_submitted_during_a_brief_outage_waits_for_its_end(
+    service: Service, engine: FakeEngine
+) -> None:
+    await engine.set_serving(False)
+    engine.break_sessions()
+    answer = asyncio.create_task(generate(service, Request(text="Hello")))
+    await asyncio.sleep(0.1)
+    await engine.set_serving(True)
+    assert text_of(await answer) == TEXT
+
+
+async def test_requests_fail_when_the_engine_comes_back_with_another_model(
     service: Service, engine: FakeEngine, tokenizer: Tokenizer
 ) -> None:
     engine.reply = saying(tokenizer, TEXT * 200)
@@ -63,19 +121,27 @@ async def test_requests_in_flight_fail_when_the_engine_dies_and_new_ones_succeed
     await peer.submit(0, Request(text="Hello"))
     await peer.read()
     await engine.stop()
-
-    ended = await peer.finish(1)
-    assert StatusError.from_proto(ended[0].error).retry_after_s == 1.0
-    await until_health_is(service, NOT_SERVING)
-    assert (await refusal(service, Request(text="Hello"))).code is grpc.StatusCode.UNAVAILABLE
-
-    engine.reply = saying(tokenizer, "back")
+    engine.info.architecture = "Other"
     await engine.start()
-    await until_health_is(service, SERVING)
-    assert text_of(await generate(service, Request(text="Hello"))) == "back"
-    await peer.submit(0, Request(text="Hello"))  # the peer's own session went on
-    await peer.finish(1)
-    assert peer.text(0).endswith("back")
+
+    error = StatusError.from_proto((await peer.finish(1))[0].error)
+    assert error.code is grpc.StatusCode.UNAVAILABLE
+    assert "another model" in error.message
+
+
+async def test_a_request_that_loses_one_engine_after_another_is_given_up(
+    service: Service, engine: FakeEngine, tokenizer: Tokenizer
+) -> None:
+    engine.reply = saying(tokenizer, TEXT * 1000)
+    peer = Peer(service.stub.Session())
+    await peer.open()
+    await peer.submit(0, Request(text="Hello"))
+    for sessions in range(1, 5):
+        await until(lambda wanted=sessions: len(engine.requests) == wanted)  # type: ignore[misc]
+        engine.break_sessions()
+    error = StatusError.from_proto((await peer.finish(1))[0].error)
+    assert error.code is grpc.StatusCode.UNAVAILABLE
+    assert "has lost 4 engines" in error.message
 
 
 async def test_the_tokenizer_is_loaded_again_only_for_another_engine_process(
@@ -89,7 +155,7 @@ async def test_the_tokenizer_is_loaded_again_only_for_another_engine_process(
     await engine.stop()
     engine.info.served_names[0] = "other"
     await engine.start()
-    await until_health_is(service, SERVING)
+    await until(lambda: engine.sessions == 3)
     assert engine.file_requests == 2
     models = (await service.stub.ListModels(tokenizer_pb2.ListModelsRequest())).models
     assert models[0].name == "other"

@@ -1,0 +1,126 @@
+"""A session's output on its way to the peer: gathered, sent as messages, kept until it is acknowledged.
+
+What is produced gathers in columns until it is taken as the next message, so that a peer that reads slowly
+gets several steps in one. A message that was taken is kept until the peer acknowledges its step: a new stream
+rewinds to the last one that the peer received, and every token is in exactly one message, always the same.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from tokenwire.v1 import engine_pb2
+
+MAX_MESSAGE_TOKENS = 1 << 16
+"""Most tokens in one message, so that a peer's limit on message sizes (4 MiB by default) is never met."""
+MAX_MESSAGE_EVENTS = 1 << 12
+"""Most finish events in one message, for the same reason."""
+MESSAGE_SIZE = 32
+"""What a message costs besides its content, in tokens; a finish event costs as much."""
+
+FinishEvent = engine_pb2.SessionResponse.FinishEvent
+
+
+class Outbox:
+    """The messages of one session.
+
+    Attributes:
+        size: of what is held, in tokens.
+        step: of the message made last; 0 before the first.
+    """
+
+    def __init__(self, keep: bool) -> None:
+        """`keep`: whether messages stay until they are acknowledged, or are forgotten when they are taken."""
+        self.size = 0
+        self.step = 0
+        self._keep = keep
+        self._acknowledged = 0
+        self._slots: list[int] = []
+        self._token_ids: list[int] = []
+        self._finished: deque[FinishEvent] = deque()
+        self._kept: deque[engine_pb2.SessionResponse] = deque()
+        self._num_taken = 0
+        """Of the kept messages, those that the present stream has."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the present stream has everything."""
+        return not (self._slots or self._finished or self._num_taken < len(self._kept))
+
+    def add_tokens(self, slots: list[int], token_ids: list[int]) -> None:
+        """More tokens; the outbox may keep the lists."""
+        if self._slots:
+            self._slots += slots
+            self._token_ids += token_ids
+        else:
+            self._slots, self._token_ids = slots, token_ids
+        self.size += len(slots)
+
+    def add_end(self, event: FinishEvent) -> None:
+        """The end of a request; it goes out after all tokens so far."""
+        self._finished.append(event)
+        self.size += MESSAGE_SIZE
+
+    def take(self, commands_received: int) -> engine_pb2.SessionResponse:
+        """The next message of the present stream, a kept one or else a new one; there must be one."""
+        if self._num_taken < len(self._kept):
+            self._num_taken += 1
+            return self._kept[self._num_taken - 1]
+        message = self._make()
+        message.commands_received = commands_received
+        if self._keep:
+            self._kept.append(message)
+            self._num_taken += 1
+            self.size += MESSAGE_SIZE
+        else:
+            self.size -= _content(message)
+        return message
+
+    def acknowledge(self, step: int) -> None:
+        """Forget the messages up to a step.
+
+        Raises:
+            ValueError: when no message that was taken has that step.
+        """
+        if step > self.step:
+            raise ValueError(f"is {step}; the latest step sent is {self.step}")
+        self._acknowledged = max(self._acknowledged, step)
+        while self._kept and self._kept[0].step <= step:
+            self.size -= MESSAGE_SIZE + _content(self._kept.popleft())
+            self._num_taken -= 1
+        # A step may be acknowledged that this stream has not been sent again yet.
+        self._num_taken = max(self._num_taken, 0)
+
+    def rewind(self, step: int) -> None:
+        """Begin a new stream behind a step, which is acknowledged with that.
+
+        Raises:
+            ValueError: when the peer cannot have received the step, or has acknowledged a later one.
+        """
+        if step < self._acknowledged:
+            raise ValueError(f"is {step}; step {self._acknowledged} was acknowledged")
+        self.acknowledge(step)
+        self._num_taken = 0
+
+    def _make(self) -> engine_pb2.SessionResponse:
+        """All there is, up to a message's limits."""
+        self.step += 1
+        message = engine_pb2.SessionResponse(step=self.step)
+        message.slots.extend(_cut(self._slots, MAX_MESSAGE_TOKENS))
+        message.token_ids.extend(_cut(self._token_ids, MAX_MESSAGE_TOKENS))
+        if not self._slots:
+            for _ in range(min(len(self._finished), MAX_MESSAGE_EVENTS)):
+                message.finished.append(self._finished.popleft())
+        return message
+
+
+def _cut(values: list[int], count: int) -> Sequence[int]:
+    """Take the first values out of a list."""
+    first = values[:count]
+    del values[:count]
+    return first
+
+
+def _content(message: engine_pb2.SessionResponse) -> int:
+    return len(message.slots) + MESSAGE_SIZE * len(message.finished)
