@@ -22,6 +22,7 @@ from tokenwire_engine.scheduler.outputs import ChannelOutput, Finished
 from tokenwire_engine.scheduler.request import FinishReason
 from tokenwire_engine.server.dispatch import Dispatcher
 from tokenwire_engine.server.finish import FINISH_REASONS, internal_error, usage
+from tokenwire_engine.server.logprobs import MAX_MESSAGE_LOGPROBS, PendingLogprobs
 from tokenwire_engine.server.model import ServedModel
 from tokenwire_engine.server.requests import read_request
 
@@ -85,6 +86,7 @@ class _Session:
         self._acknowledged = 0
         self._slots: list[int] = []
         self._token_ids: list[int] = []
+        self._logprobs = PendingLogprobs()
         self._finished: list[FinishEvent] = []
         self._opened: engine_pb2.SessionResponse.Opened | None = engine_pb2.SessionResponse.Opened()
         self._error: StatusError | None = None
@@ -95,7 +97,9 @@ class _Session:
     @property
     def is_done(self) -> bool:
         """Whether nothing is left to send, and nothing more will come."""
-        return self._peer_is_done and not (self._live or self._slots or self._finished or self._error)
+        return self._peer_is_done and not (
+            self._live or self._slots or self._logprobs or self._finished or self._error
+        )
 
     def close(self) -> None:
         """The stream is gone, and its requests with it."""
@@ -128,6 +132,7 @@ class _Session:
             self._token_ids += output.token_ids
         else:
             self._slots, self._token_ids = output.labels, output.token_ids
+        self._logprobs.receive(output)
         for finished in output.finished:
             del self._live[finished.label]
             self._finished.append(_finish_event(finished))
@@ -147,16 +152,19 @@ class _Session:
         if self._error is not None:
             raise self._error
         self._step += 1
+        most = MAX_MESSAGE_LOGPROBS if self._logprobs else MAX_MESSAGE_TOKENS
         response = engine_pb2.SessionResponse(
             step=self._step,
-            slots=self._slots[:MAX_MESSAGE_TOKENS],
-            token_ids=self._token_ids[:MAX_MESSAGE_TOKENS],
+            slots=self._slots[:most],
+            token_ids=self._token_ids[:most],
             opened=self._opened,
         )
         self._opened = None
-        self._slots = self._slots[MAX_MESSAGE_TOKENS:]
-        self._token_ids = self._token_ids[MAX_MESSAGE_TOKENS:]
-        if not self._slots:
+        self._slots = self._slots[most:]
+        self._token_ids = self._token_ids[most:]
+        if self._logprobs:
+            response.logprobs.extend(self._logprobs.take(response.slots))
+        if not (self._slots or self._logprobs):
             response.finished.extend(self._finished)
             self._finished.clear()
             self._news.clear()

@@ -30,7 +30,7 @@ def step(sampler: Sampler, slots: list[int], logits: torch.Tensor) -> tuple[list
     logits = logits.clone()
     positions = torch.arange(len(slots)).numpy()
     sent = {name: torch.from_numpy(array) for name, array in sampler.prepare(slots, positions).items()}
-    return sampler.sample(logits, slots, sent).tolist(), logits
+    return sampler.sample(logits, slots, sent).tokens.tolist(), logits
 
 
 def test_the_repetition_penalty_is_transformers() -> None:
