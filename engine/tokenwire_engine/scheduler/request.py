@@ -77,8 +77,7 @@ class Request:
         """Whether log-probabilities of its prompt are due: then no prompt token may be taken from a cache
         without being computed."""
         return (
-            self.num_prompt_logprobs is not None
-            and self.num_prompt_scored < len(self.prompt_token_ids) - 1
+            self.num_prompt_logprobs is not None and self.num_prompt_scored < len(self.prompt_token_ids) - 1
         )
 
     def scored_prompt(self, start: int, end: int) -> ScoredPrompt | None:

@@ -53,7 +53,9 @@ def read_sampling(
 
 
 def read_num_logprobs(
-    proto: generation_pb2.LogprobOptions, field: Literal["num_logprobs", "num_prompt_logprobs"], vocab_size: int
+    proto: generation_pb2.LogprobOptions,
+    field: Literal["num_logprobs", "num_prompt_logprobs"],
+    vocab_size: int,
 ) -> int | None:
     """How many alternatives are asked for; None when there are to be no log-probabilities."""
     return min(getattr(proto, field), vocab_size) if proto.HasField(field) else None
@@ -94,9 +96,7 @@ def _read_bad_words(proto: generation_pb2.SamplingParams, vocab_size: int) -> tu
     for index, word in enumerate(proto.bad_words):
         field = f"sampling.bad_words[{index}].ids"
         if not 1 <= len(word.ids) <= MAX_BAD_WORD_TOKENS:
-            raise invalid_argument(
-                field, f"has {len(word.ids)} tokens; expected 1 to {MAX_BAD_WORD_TOKENS}"
-            )
+            raise invalid_argument(field, f"has {len(word.ids)} tokens; expected 1 to {MAX_BAD_WORD_TOKENS}")
         check_vocabulary(field, word.ids, vocab_size)
     return tuple(tuple(word.ids) for word in proto.bad_words)
 
