@@ -78,9 +78,11 @@ class _Stream:
         count = MAX_MESSAGE_LOGPROBS if self._logprobs else len(self._token_ids)
         response = engine_pb2.GenerateResponse(token_ids=self._token_ids[:count])
         self._token_ids = self._token_ids[count:]
-        for logprobs in self._logprobs.take([0] * len(response.token_ids)):
-            response.logprobs.MergeFrom(logprobs.tokens)
-            response.prompt_logprobs.MergeFrom(logprobs.prompt)
+        for part in self._logprobs.take([0] * len(response.token_ids)):
+            if part.HasField("tokens"):
+                response.logprobs.CopyFrom(part.tokens)
+            else:
+                response.prompt_logprobs.CopyFrom(part.prompt)
         if self._token_ids or self._logprobs:
             self._news.set()
             return response

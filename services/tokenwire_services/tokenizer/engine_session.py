@@ -70,6 +70,10 @@ class EngineSession:
         for event in message.finished:
             if event.HasField("stop_token_id") and event.slot in live:
                 live[event.slot].expect_stop(event.stop_token_id)
+        for part in message.logprobs:
+            generation = live.get(part.slot)
+            if generation is not None and generation.logprobs is not None:
+                generation.logprobs.arrive(part.tokens)
         for slot, token_id in zip(message.slots, message.token_ids, strict=True):
             generation = live.get(slot)
             if generation is None:

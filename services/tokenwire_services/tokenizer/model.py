@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 
 from tokenwire.v1 import engine_pb2, engine_pb2_grpc
 from tokenwire_services.tokenizer.chat_template import ChatTemplate, ChatTemplateError
+from tokenwire_services.tokenizer.token_bytes import TokenBytes
 
 MAX_FILES = 64
 MAX_FILES_BYTES = 512 << 20
@@ -34,6 +35,7 @@ class Model:
     chat_template: ChatTemplate | None
     chat_template_problem: str
     """Why there is no chat template."""
+    token_bytes: TokenBytes
 
 
 async def fetch_files(stub: engine_pb2_grpc.EngineAsyncStub, timeout_s: float) -> dict[str, bytes]:
@@ -75,15 +77,17 @@ def load_model(info: engine_pb2.GetModelResponse, files: Mapping[str, bytes]) ->
         raise ModelFilesError(f"tokenizer.json cannot be read: {error}") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    token_bytes = TokenBytes(tokenizer)
     config = _read_object(files, "tokenizer_config.json")
     source = _template_source(files, config)
     if not source:
-        return Model(info, tokenizer, None, "the model has no chat template; send text instead of messages")
+        problem = "the model has no chat template; send text instead of messages"
+        return Model(info, tokenizer, None, problem, token_bytes)
     special_tokens = _special_tokens(_read_object(files, "special_tokens_map.json") | config)
     try:
-        return Model(info, tokenizer, ChatTemplate(source, special_tokens), "")
+        return Model(info, tokenizer, ChatTemplate(source, special_tokens), "", token_bytes)
     except ChatTemplateError as error:
-        return Model(info, tokenizer, None, f"the model's chat template cannot be used: {error}")
+        return Model(info, tokenizer, None, f"the model's chat template cannot be used: {error}", token_bytes)
 
 
 def _read_object(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
