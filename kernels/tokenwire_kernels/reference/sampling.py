@@ -62,7 +62,9 @@ def sample(logits: Tensor, batch: SamplingBatch) -> Tensor:
     if not batch.all_unfiltered:
         weights.masked_fill_(scaled < _threshold(scaled, weights, batch), 0.0)
     if batch.typical_p is not None:
-        weights.masked_fill_(_is_atypical(scaled, weights, batch.typical_p.to(scaled.dtype)[:, None]), 0.0)
+        (rows,) = torch.where(batch.typical_p < 1.0)
+        typical_p = batch.typical_p[rows].to(scaled.dtype)[:, None]
+        weights[rows] = _typical_weights(scaled[rows], weights[rows], typical_p)
     drawn = _invert(weights, uniform(batch.seeds, batch.sample_indices, batch.positions))
     return torch.where(is_greedy, most_likely[:, 0], drawn)
 
@@ -85,19 +87,23 @@ def _threshold(scaled: Tensor, weights: Tensor, batch: SamplingBatch) -> Tensor:
     return threshold.maximum(kth).maximum(pth.where(top_p < 1.0, -_INF))
 
 
-def _is_atypical(scaled: Tensor, weights: Tensor, typical_p: Tensor) -> Tensor:
-    """Tokens [num_rows, vocab_size] outside the smallest set of mass typical_p [num_rows, 1] whose information
-    content is nearest to the distribution's entropy (locally typical sampling, Meister et al., 2023).
+def _typical_weights(scaled: Tensor, weights: Tensor, typical_p: Tensor) -> Tensor:
+    """The weights [num_rows, vocab_size], 0 outside the smallest set of mass typical_p [num_rows, 1] whose
+    information content is nearest to the distribution's entropy (locally typical sampling, Meister et al., 2023).
 
     -log p(token) - entropy is the expected scaled logit less the token's own: the normalization cancels.
     """
     total = weights.sum(dim=-1, keepdim=True)
     expected = (weights * scaled.where(weights > 0, 0.0)).sum(dim=-1, keepdim=True) / total
     distance = (scaled - expected).abs_().masked_fill_(weights == 0, _INF)
-    nearest, order = distance.sort(dim=-1)
-    cumulative = weights.gather(1, order).cumsum(dim=-1)
-    last = (cumulative < typical_p * total).sum(dim=-1, keepdim=True).clamp_(max=scaled.shape[1] - 1)
-    return (distance > nearest.gather(1, last)) & (typical_p < 1.0)
+    vocab_size = scaled.shape[1]
+    for count in (min(_HEAD, vocab_size), vocab_size):
+        nearest, order = distance.topk(count, dim=-1, largest=False)
+        cumulative = weights.gather(1, order).cumsum(dim=-1)
+        if bool((cumulative[:, -1:] >= typical_p * total).all()):
+            break
+    last = (cumulative < typical_p * total).sum(dim=-1, keepdim=True).clamp_(max=count - 1)
+    return weights.masked_fill(distance > nearest.gather(1, last), 0.0)
 
 
 def _invert(weights: Tensor, uniforms: Tensor) -> Tensor:
