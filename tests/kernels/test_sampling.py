@@ -231,7 +231,13 @@ def test_huge_logits_and_tiny_temperatures_do_not_overflow(kernels: ModuleType) 
     seed=st.integers(0, 2**62),
 )
 def test_whatever_the_filters_the_draw_is_explained_by_the_oracle(
-    logits: list[float], temperature: float, top_k: int, top_p: float, min_p: float, typical_p: float, seed: int
+    logits: list[float],
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+    typical_p: float,
+    seed: int,
 ) -> None:
     row = torch.tensor([logits])
     batch = batch_of(1, temperature, top_k, top_p, min_p, typical_p, seeds=torch.tensor([seed]))

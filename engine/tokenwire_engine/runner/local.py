@@ -21,8 +21,8 @@ from tokenwire_engine.runner.batch import StepBatch, assemble
 from tokenwire_engine.runner.block_tables import BlockTables
 from tokenwire_engine.runner.staging import Staging
 from tokenwire_engine.runner.warm_up import warm_up_plans
-from tokenwire_engine.sampling.logprobs import Scores, joined, score
 from tokenwire_engine.sampling.sampler import Sampled, Sampler
+from tokenwire_engine.sampling.scores import Scores, joined, score
 from tokenwire_engine.scheduler.plan import ScoredPrompt, StepPlan, StepResult
 from tokenwire_kernels import Kernels
 

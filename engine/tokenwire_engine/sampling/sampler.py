@@ -21,10 +21,10 @@ from torch import Tensor
 
 from tokenwire_engine.sampling.bad_words import BadWords
 from tokenwire_engine.sampling.bias import Biases
-from tokenwire_engine.sampling.logprobs import Scores, score
 from tokenwire_engine.sampling.min_tokens import MinTokens
 from tokenwire_engine.sampling.params import SamplingParams
 from tokenwire_engine.sampling.penalties import Penalties
+from tokenwire_engine.sampling.scores import Scores, score
 from tokenwire_kernels import Kernels, SamplingBatch
 
 COLUMNS: dict[str, type[np.generic]] = {

@@ -2,9 +2,9 @@
 
 Every filter is a threshold: top-k, top-p and min-p each keep the tokens whose logit is at or above some
 value, typical-p those within some distance of the expected logit, so tokens of equal logit are kept or
-dropped together and no order among them matters. The draw
-inverts the cumulative distribution, in token id order, at one random number per row. NaN counts as
-minus infinity; several plus infinities share the row; a row with nothing to choose from gives token 0.
+dropped together and no order among them matters. The draw inverts the cumulative distribution, in token id
+order, at one random number per row. NaN counts as minus infinity; several plus infinities share the row; a
+row with nothing to choose from gives token 0.
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ def _threshold(scaled: Tensor, weights: Tensor, batch: SamplingBatch) -> Tensor:
 
 def _typical_weights(scaled: Tensor, weights: Tensor, typical_p: Tensor) -> Tensor:
     """The weights [num_rows, vocab_size], 0 outside the smallest set of mass typical_p [num_rows, 1] whose
-    information content is nearest to the distribution's entropy (locally typical sampling, Meister et al., 2023).
+    information content is nearest to the distribution's entropy (locally typical sampling, Meister et al.,
+    2023).
 
     -log p(token) - entropy is the expected scaled logit less the token's own: the normalization cancels.
     """

@@ -3,7 +3,8 @@
 A row's logits, scaled so that the largest is 0, order like the integers of their bits. The filters'
 thresholds are found in that order, four bits per pass over the row: the largest value that still has k
 tokens, or the wanted mass, at or above it. Distances from the expected logit are searched alike. The draw
-inverts the cumulative distribution in token id order. One program owns a row, so its result depends on nothing around it.
+inverts the cumulative distribution in token id order. One program owns a row, so its result depends on
+nothing around it.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
@@ -47,7 +48,8 @@ def sample(logits: Tensor, batch: SamplingBatch) -> Tensor:
     _sample_kernel[(num_rows,)](
         logits, tokens, batch.temperatures, batch.top_k, batch.top_p, batch.min_p, batch.typical_p,
         batch.seeds, batch.sample_indices, batch.positions, vocab_size, logits.stride(0),
-        FILTERED=not batch.all_unfiltered, TYPICAL=batch.typical_p is not None, COLUMNS=SAMPLE_COLUMNS, num_warps=16,
+        FILTERED=not batch.all_unfiltered, TYPICAL=batch.typical_p is not None,
+        COLUMNS=SAMPLE_COLUMNS, num_warps=16,
     )  # fmt: skip
     return tokens
 
@@ -99,7 +101,7 @@ def _find_rank(
     row_ptr, vocab_size, largest, temperature, least_rank, least_scaled, expected, wanted,
     BY_MASS: tl.constexpr, TYPICAL: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """The largest rank at or above which lie `wanted` tokens, or that much mass of those that are kept so far.
+    """The largest rank at or above which lie `wanted` tokens, or that much mass of those kept so far.
 
     TYPICAL: the rank of the distance from `expected`, the nearest highest.
     """
@@ -211,13 +213,11 @@ def _sample_kernel(
 
     total = 0.0
     for start in range(0, vocab_size, COLUMNS):
-        total += tl.sum(
-            _kept_weights(
-                row_ptr, start + column, vocab_size, largest, temperature, least_rank, least_scaled,
-                expected, least_typical, TYPICAL,
-            ),  # fmt: skip
-            axis=0,
-        )
+        weights = _kept_weights(
+            row_ptr, start + column, vocab_size, largest, temperature, least_rank, least_scaled,
+            expected, least_typical, TYPICAL,
+        )  # fmt: skip
+        total += tl.sum(weights, axis=0)
     number = uniform(
         tl.load(seeds_ptr + row), tl.load(sample_indices_ptr + row), tl.load(positions_ptr + row)
     )
@@ -228,13 +228,11 @@ def _sample_kernel(
     before, chosen, chosen_before = 0.0, 0, 0.0
     searching = True
     for start in range(0, vocab_size, COLUMNS):
-        weight = tl.sum(
-            _kept_weights(
-                row_ptr, start + column, vocab_size, largest, temperature, least_rank, least_scaled,
-                expected, least_typical, TYPICAL,
-            ),  # fmt: skip
-            axis=0,
-        )
+        weights = _kept_weights(
+            row_ptr, start + column, vocab_size, largest, temperature, least_rank, least_scaled,
+            expected, least_typical, TYPICAL,
+        )  # fmt: skip
+        weight = tl.sum(weights, axis=0)
         take = searching & (weight > 0.0)
         chosen = tl.where(take, start, chosen)
         chosen_before = tl.where(take, before, chosen_before)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from tests.engine.sampling.harness import VOCAB, new_sampler, step
-from tokenwire_engine.sampling.logprobs import Logprobs, score
+from tokenwire_engine.sampling.logprobs import Logprobs
 from tokenwire_engine.sampling.params import SamplingParams
+from tokenwire_engine.sampling.scores import score
 
 
 def test_scores_are_the_log_softmax_in_float64() -> None:
