@@ -12,6 +12,8 @@ from tokenwire_services.tokenizer.model import Model
 
 MAX_BAD_WORDS = 512
 MAX_BAD_WORD_BYTES = 256
+MAX_BAD_WORD_TOKENS = 32
+"""The engine's limit."""
 
 
 def encode_bad_words(model: Model, words: Sequence[str]) -> list[list[int]]:
@@ -32,5 +34,9 @@ def encode_bad_words(model: Model, words: Sequence[str]) -> list[list[int]]:
             )
         for text in (word.lstrip(), " " + word.lstrip()):
             ids = model.tokenizer.encode(text, add_special_tokens=False).ids
+            if len(ids) > MAX_BAD_WORD_TOKENS:
+                raise invalid_argument(
+                    f"bad_words[{index}]", f"{len(ids)} tokens; expected at most {MAX_BAD_WORD_TOKENS}"
+                )
             sequences[tuple(ids)] = None
     return [list(sequence) for sequence in sequences]

@@ -222,6 +222,7 @@ async def test_tool_choice_none_leaves_the_tools_out(
         ),
         (Request(text="a", bad_words=["b", " "]), "INVALID_ARGUMENT", "bad_words[1]"),
         (Request(text="a", bad_words=["b" * 257]), "INVALID_ARGUMENT", "bad_words[0]"),
+        (Request(text="a", bad_words=["qx" * 40]), "INVALID_ARGUMENT", "bad_words[0]"),
     ],
 )
 async def test_what_is_wrong_with_a_request_is_named_and_the_next_one_is_served(
