@@ -101,8 +101,11 @@ def launches(quick: bool = False) -> list[Launch]:
     case = "vocabulary 128256"
     found += _record(case, sampling, partial(sampling.greedy, logits))
     found += _record(case, sampling, partial(sampling.sample, logits, _sampling_batch(unfiltered=False)))
-    case += ", unfiltered"
-    found += _record(case, sampling, partial(sampling.sample, logits, _sampling_batch(unfiltered=True)))
+    unfiltered = _sampling_batch(unfiltered=True)
+    found += _record(f"{case}, unfiltered", sampling, partial(sampling.sample, logits, unfiltered))
+    typical = _sampling_batch(unfiltered=False)
+    typical.typical_p = typical.top_p
+    found += _record(f"{case}, typical-p", sampling, partial(sampling.sample, logits, typical))
     return found
 
 
@@ -112,7 +115,7 @@ def usage_of(launch: Launch, capability: int) -> Usage:
     for index, (parameter, (name, value)) in enumerate(
         zip(launch.function.params, launch.arguments.items(), strict=True)
     ):
-        if parameter.is_constexpr or (isinstance(value, int) and value == 1):
+        if parameter.is_constexpr or value is None or (isinstance(value, int) and value == 1):
             signature[name], constants[(index,)] = "constexpr", value
         elif isinstance(value, Tensor):
             signature[name], attributes[(index,)] = _TYPE_NAMES[value.dtype], [["tt.divisibility", 16]]

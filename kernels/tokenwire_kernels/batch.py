@@ -51,7 +51,9 @@ class SamplingBatch:
     """int32: which of a request's parallel samples the row belongs to."""
     positions: Tensor
     """int64: the position of the token to be sampled."""
+    typical_p: Tensor | None = None
+    """float32 in (0, 1]; 1 keeps every token. None: every row does."""
     all_greedy: bool = False
     """Promise: every temperature is 0."""
     all_unfiltered: bool = False
-    """Promise: no row has top-k, top-p or min-p."""
+    """Promise: no row has top-k, top-p or min-p (typical-p has no part in it)."""

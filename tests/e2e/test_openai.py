@@ -54,6 +54,49 @@ def test_a_stop_string_ends_the_text_before_it(sync_openai):
     assert completion.choices[0].finish_reason == "stop"
 
 
+def test_log_probabilities_are_of_the_answers_tokens(sync_openai):
+    request = {"model": MODEL, "messages": FRANCE, "temperature": 0, "logprobs": True, "top_logprobs": 3}
+    choice = sync_openai.chat.completions.create(**request).choices[0]
+    tokens = choice.logprobs.content
+    assert b"".join(bytes(token.bytes) for token in tokens).decode() == choice.message.content
+    assert all(token.top_logprobs[0].bytes == token.bytes for token in tokens)  # greedy
+    assert all(token.logprob <= 0 for token in tokens)
+    streamed = [
+        token
+        for chunk in sync_openai.chat.completions.create(**request, stream=True)
+        for token in (chunk.choices[0].logprobs.content if chunk.choices[0].logprobs else ())
+    ]
+    assert [token.token for token in streamed] == [token.token for token in tokens]
+
+
+def test_bad_words_and_least_tokens_shape_the_answer(sync_openai):
+    answer = sync_openai.chat.completions.create(
+        model=MODEL,
+        messages=FRANCE,
+        temperature=0,
+        max_tokens=60,
+        extra_body={"bad_words": ["Paris"], "min_tokens": 50},
+    )
+    assert "Paris" not in answer.choices[0].message.content
+    assert answer.usage.completion_tokens >= 50
+
+
+def test_a_logit_bias_forces_a_token(sync_openai):
+    likely = sync_openai.completions.create(
+        model=MODEL,
+        prompt="A story:",
+        max_tokens=1,
+        temperature=0,
+        logprobs=1,
+        extra_body={"allowed_token_ids": [70]},
+    )
+    biased = sync_openai.completions.create(
+        model=MODEL, prompt="A story:", max_tokens=1, temperature=0, logprobs=1, logit_bias={"70": 100}
+    )
+    assert biased.choices[0].logprobs.tokens == likely.choices[0].logprobs.tokens
+    assert biased.choices[0].logprobs.token_logprobs == likely.choices[0].logprobs.token_logprobs
+
+
 def test_a_seed_makes_sampling_repeatable(sync_openai):
     texts = [
         sync_openai.completions.create(

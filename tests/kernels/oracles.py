@@ -43,6 +43,24 @@ def kept_tokens(logits: list[float], temperature: float, top_k: int, top_p: floa
     return {token for token in kept if weights[token] >= min_p}
 
 
+def typical_tokens(logits: list[float], temperature: float, kept: set[int], typical_p: float) -> set[int]:
+    """What locally typical sampling leaves of the kept tokens: one after the other, the nearest first."""
+    if typical_p >= 1.0:
+        return kept
+    weights = weights_of(logits, temperature, kept)
+    probabilities = {token: weights[token] / sum(weights) for token in kept if weights[token] > 0}
+    entropy = -sum(p * math.log(p) for p in probabilities.values())
+    distance = {token: abs(-math.log(p) - entropy) for token, p in probabilities.items()}
+    typical: set[int] = set()
+    mass, farthest = 0.0, 0.0
+    for token in sorted(distance, key=lambda token: distance[token]):
+        if mass >= typical_p and distance[token] > farthest + 1e-6:
+            break
+        typical.add(token)
+        mass, farthest = mass + probabilities[token], distance[token]
+    return typical
+
+
 def weights_of(logits: list[float], temperature: float, kept: set[int]) -> list[float]:
     """Unnormalized probabilities of a row, 0 for what was filtered."""
     largest = max(logits)

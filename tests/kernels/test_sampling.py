@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from transformers import TypicalLogitsWarper
 
-from tests.kernels.oracles import kept_tokens, weights_of
+from tests.kernels.oracles import kept_tokens, typical_tokens, weights_of
 from tests.kernels.tables import DTYPES
 from tokenwire_kernels import SamplingBatch, reference
 from tokenwire_kernels.reference.random import uniform
@@ -23,6 +24,7 @@ def batch_of(
     top_k: int | list[int] = 0,
     top_p: float | list[float] = 1.0,
     min_p: float | list[float] = 0.0,
+    typical_p: float | list[float] | None = None,
     seeds: Tensor | None = None,
 ) -> SamplingBatch:
     def column(value: float | list[float], dtype: torch.dtype) -> Tensor:
@@ -36,6 +38,7 @@ def batch_of(
         seeds=torch.arange(num_rows) if seeds is None else seeds,
         sample_indices=torch.zeros(num_rows, dtype=torch.int32),
         positions=torch.full((num_rows,), 11),
+        typical_p=None if typical_p is None else column(typical_p, torch.float32),
     )
 
 
@@ -48,11 +51,15 @@ def assert_drawn_by_inversion(logits: Tensor, batch: SamplingBatch, tokens: Tens
     for row, token in enumerate(tokens.tolist()):
         filters = [float(batch.temperatures[row]), int(batch.top_k[row])]
         top_p, min_p, values = float(batch.top_p[row]), float(batch.min_p[row]), logits[row].tolist()
+        typical_p = 1.0 if batch.typical_p is None else float(batch.typical_p[row])
         explained = False
-        for p, m in itertools.product(
-            (top_p, top_p * (1 - 1e-5), top_p * (1 + 1e-5)), (min_p, min_p * (1 + 1e-5))
+        for p, m, t in itertools.product(
+            (top_p, top_p * (1 - 1e-5), top_p * (1 + 1e-5)),
+            (min_p, min_p * (1 + 1e-5)),
+            (typical_p, typical_p * (1 - 1e-5), typical_p * (1 + 1e-5)) if typical_p < 1 else (1.0,),
         ):
             kept = kept_tokens(values, *filters, min(p, 1.0) if top_p < 1 else 1.0, m)
+            kept = typical_tokens(values, filters[0], kept, t)
             weights = weights_of(values, filters[0], kept)
             total = sum(weights)
             below = sum(weights[:token])
@@ -93,6 +100,9 @@ def test_greedy_never_takes_nan(kernels: ModuleType) -> None:
         {"top_p": 0.999},
         {"min_p": 0.2},
         {"temperature": 1.7, "top_k": 40, "top_p": 0.8, "min_p": 0.05},
+        {"typical_p": 0.2},
+        {"typical_p": 0.9},
+        {"temperature": 1.3, "top_k": 60, "top_p": 0.9, "min_p": 0.02, "typical_p": 0.5},
     ],
     ids=str,
 )
@@ -120,12 +130,15 @@ def _rows(batch: SamplingBatch, rows: list[int]) -> SamplingBatch:
     return SamplingBatch(
         batch.temperatures[rows], batch.top_k[rows], batch.top_p[rows], batch.min_p[rows],
         batch.seeds[rows], batch.sample_indices[rows], batch.positions[rows],
+        None if batch.typical_p is None else batch.typical_p[rows],
     )  # fmt: skip
 
 
 def test_a_token_does_not_depend_on_the_batch_around_it(kernels: ModuleType) -> None:
     logits = torch.randn(6, 1500)
-    batch = batch_of(6, top_p=[1.0, 0.5, 1.0, 0.9, 0.3, 1.0], top_k=[0, 0, 9, 50, 0, 0])
+    batch = batch_of(
+        6, top_p=[1.0, 0.5, 1.0, 0.9, 0.3, 1.0], top_k=[0, 0, 9, 50, 0, 0], typical_p=[1.0, 0.4, 0.8] * 2
+    )
     together = kernels.sample(logits, batch)
     order = [4, 0, 5, 2]
     assert kernels.sample(logits[order], _rows(batch, order)).tolist() == together[order].tolist()
@@ -148,8 +161,16 @@ def test_triton_draws_the_tokens_that_the_reference_draws() -> None:
     from tokenwire_kernels import triton
 
     logits = torch.randn(24, 300)
-    batch = batch_of(24, top_k=[0, 20] * 12, top_p=[1.0, 1.0, 0.9] * 8)
+    batch = batch_of(24, top_k=[0, 20] * 12, top_p=[1.0, 1.0, 0.9] * 8, typical_p=[1.0, 1.0, 1.0, 0.6] * 6)
     assert torch.equal(triton.sample(logits, batch), reference.sample(logits, batch))
+
+
+def test_typical_p_keeps_what_transformers_keeps(kernels: ModuleType) -> None:
+    logits = 3 * torch.randn(1, 60)
+    kept = TypicalLogitsWarper(mass=0.4)(torch.empty(0), logits) > -INF
+    seeds = torch.arange(600)
+    tokens = kernels.sample(logits.expand(600, -1), batch_of(600, typical_p=0.4, seeds=seeds))
+    assert kept[0, tokens].all()
 
 
 def test_draws_follow_the_distribution(kernels: ModuleType) -> None:
@@ -206,11 +227,18 @@ def test_huge_logits_and_tiny_temperatures_do_not_overflow(kernels: ModuleType) 
     top_k=st.integers(0, 14),
     top_p=st.floats(0.0625, 1.0, width=16),
     min_p=st.floats(0.0, 1.0, width=16),
+    typical_p=st.floats(0.0625, 1.0, width=16),
     seed=st.integers(0, 2**62),
 )
 def test_whatever_the_filters_the_draw_is_explained_by_the_oracle(
-    logits: list[float], temperature: float, top_k: int, top_p: float, min_p: float, seed: int
+    logits: list[float],
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+    typical_p: float,
+    seed: int,
 ) -> None:
     row = torch.tensor([logits])
-    batch = batch_of(1, temperature, top_k, top_p, min_p, seeds=torch.tensor([seed]))
+    batch = batch_of(1, temperature, top_k, top_p, min_p, typical_p, seeds=torch.tensor([seed]))
     assert_drawn_by_inversion(row, batch, reference.sample(row, batch))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tokenwire_engine.models.batch import ForwardBatch
 from tokenwire_engine.runner.block_tables import BlockTables
-from tokenwire_engine.scheduler.plan import ScheduledTokens
+from tokenwire_engine.scheduler.plan import ScheduledTokens, ScoredPrompt
 from tokenwire_kernels import AttentionBatch
 
 
@@ -36,6 +36,8 @@ class StepBatch:
     """The place in its sequence of each of those tokens."""
     samples_all: bool
     """Whether every token of the batch is the last of a row that samples, in this order."""
+    scored: list[ScoredPrompt]
+    """Prompt tokens to be scored, in the plan's order."""
 
     def on_device(self, sent: dict[str, Tensor], tables: BlockTables, block_size: int) -> ForwardBatch:
         """The forward pass's view of the arrays once they were sent."""
@@ -84,7 +86,8 @@ def assemble(scheduled: Sequence[ScheduledTokens], tables: BlockTables, block_si
             "query_starts": query_starts,
             "context_lens": context_lens,
             "sampled_tokens": last_tokens[sampled],
-        },
+        }
+        | _scored_arrays(scheduled, query_starts[:-1], order),
         num_decodes=num_decodes,
         max_query_len=int(lengths.max()),
         max_context_len=int(context_lens.max()),
@@ -92,5 +95,31 @@ def assemble(scheduled: Sequence[ScheduledTokens], tables: BlockTables, block_si
         sampled_positions=np.array(
             [row.start + len(row.token_ids) for row in scheduled if row.samples], dtype=np.int64
         ),
+        scored=[row.scored for row in scheduled if row.scored],
         samples_all=num_decodes == len(scheduled) and bool(sampled.all()),
     )
+
+
+def _scored_arrays(
+    scheduled: Sequence[ScheduledTokens], first_tokens: NDArray[np.int32], order: NDArray[np.int64]
+) -> dict[str, NDArray[Any]]:
+    """Which of the batch's tokens score a prompt's next token, and that token; empty when none does.
+
+    Args:
+        first_tokens: where in the batch each row begins, rows in the batch's order.
+        order: of the plan's rows in the batch.
+    """
+    if not any(row.scored for row in scheduled):
+        return {}
+    begin = np.empty(len(order), dtype=np.int64)
+    begin[order] = first_tokens
+    places = [
+        np.arange(len(row.scored.token_ids)) + begin[index] + row.scored.start - row.start
+        for index, row in enumerate(scheduled)
+        if row.scored
+    ]
+    targets = [row.scored.token_ids for row in scheduled if row.scored]
+    return {
+        "scoring_tokens": np.concatenate(places),
+        "scored_token_ids": np.fromiter(chain.from_iterable(targets), dtype=np.int64),
+    }

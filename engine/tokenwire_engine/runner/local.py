@@ -21,8 +21,9 @@ from tokenwire_engine.runner.batch import StepBatch, assemble
 from tokenwire_engine.runner.block_tables import BlockTables
 from tokenwire_engine.runner.staging import Staging
 from tokenwire_engine.runner.warm_up import warm_up_plans
-from tokenwire_engine.sampling.sampler import Sampler
-from tokenwire_engine.scheduler.plan import StepPlan, StepResult
+from tokenwire_engine.sampling.sampler import Sampled, Sampler
+from tokenwire_engine.sampling.scores import Scores, joined, score
+from tokenwire_engine.scheduler.plan import ScoredPrompt, StepPlan, StepResult
 from tokenwire_kernels import Kernels
 
 
@@ -34,8 +35,30 @@ class Launched:
     slots: list[int]
     tokens: Tensor | None
     """int64 `[len(slots)]` in host memory, filled once `arrived`."""
+    scores: Scores | None
+    """The same of those tokens whose request asks for log-probabilities."""
+    scored: list[tuple[int, int]]
+    """Index and number of alternatives of each of them."""
+    prompt_scores: Scores | None
+    """The same of prompt tokens."""
+    prompt_scored: list[ScoredPrompt]
+    """Whose they are."""
     arrived: torch.cuda.Event | None
     """None: on a CPU, where launching computes."""
+
+    def result(self) -> StepResult:
+        """What the step yielded, once it has arrived."""
+        result = StepResult(self.step, self.slots, [] if self.tokens is None else self.tokens.tolist())
+        if self.scores is not None:
+            for row, (index, num_top) in enumerate(self.scored):
+                result.logprobs[index] = self.scores.columns(row, 1, num_top)
+        if self.prompt_scores is not None:
+            start = 0
+            for prompt in self.prompt_scored:
+                count = len(prompt.token_ids)
+                result.prompt_logprobs.append(self.prompt_scores.columns(start, count, prompt.num_top))
+                start += count
+        return result
 
 
 class LocalRunner:
@@ -76,8 +99,7 @@ class LocalRunner:
         if launched.arrived is not None:
             with _device_errors():
                 launched.arrived.synchronize()
-        tokens = [] if launched.tokens is None else launched.tokens.tolist()
-        return StepResult(launched.step, launched.slots, tokens)
+        return launched.result()
 
     def close(self) -> None:
         self._launched.clear()
@@ -88,7 +110,7 @@ class LocalRunner:
     def _launch(self, plan: StepPlan) -> None:
         self._apply_changes(plan)
         if not plan.scheduled:
-            self._launched.append(Launched(plan.step, [], None, None))
+            self._launched.append(Launched(plan.step, [], None, None, [], None, [], None))
             return
         batch = assemble(plan.scheduled, self._tables, self.info.block_size)
         sent = self._staging.send(
@@ -100,8 +122,9 @@ class LocalRunner:
         hidden = self._decoder.forward(
             batch.on_device(sent, self._tables, self.info.block_size), self._caches
         )
-        tokens = self._sample(hidden, batch, sent)
-        self._launched.append(self._fetch(plan.step, batch.sampled_slots, tokens))
+        prompt_scores = self._score_prompts(hidden, batch, sent)
+        sampled = self._sample(hidden, batch, sent)
+        self._launched.append(self._fetch(plan.step, batch, sampled, prompt_scores))
 
     def _apply_changes(self, plan: StepPlan) -> None:
         for slot in plan.released:
@@ -118,22 +141,60 @@ class LocalRunner:
             if row.new_blocks:
                 self._tables.append(row.slot, row.new_blocks)
 
-    def _sample(self, hidden: Tensor, batch: StepBatch, sent: dict[str, Tensor]) -> Tensor | None:
+    def _sample(self, hidden: Tensor, batch: StepBatch, sent: dict[str, Tensor]) -> Sampled | None:
         if not batch.sampled_slots:
             return None
         if not batch.samples_all:
             hidden = hidden.index_select(0, sent["sampled_tokens"])
         return self._sampler.sample(self._decoder.logits(hidden), batch.sampled_slots, sent)
 
-    def _fetch(self, step: int, slots: list[int], tokens: Tensor | None) -> Launched:
-        """Start copying the sampled tokens to the host."""
-        if tokens is None or self._device.type == "cpu":
-            return Launched(step, slots, tokens, None)
-        landing = torch.empty(len(slots), dtype=tokens.dtype, pin_memory=True)
-        landing.copy_(tokens, non_blocking=True)
-        arrived = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # waiting sleeps
-        arrived.record()
-        return Launched(step, slots, landing, arrived)
+    def _score_prompts(self, hidden: Tensor, batch: StepBatch, sent: dict[str, Tensor]) -> Scores | None:
+        """Log-probabilities of prompt tokens, so many at a time as rows can be sampled: their logits need
+        no more memory than the sampler's."""
+        if not batch.scored:
+            return None
+        num_top = max(prompt.num_top for prompt in batch.scored)
+        rows = self._max_running
+        pieces = zip(
+            torch.split(sent["scoring_tokens"], rows),
+            torch.split(sent["scored_token_ids"], rows),
+            strict=True,
+        )
+        return joined(
+            [
+                score(self._decoder.logits(hidden.index_select(0, places)), targets, num_top)
+                for places, targets in pieces
+            ]
+        )
+
+    def _fetch(
+        self, step: int, batch: StepBatch, sampled: Sampled | None, prompt_scores: Scores | None
+    ) -> Launched:
+        """Start copying what the step yields to the host."""
+        launched = Launched(
+            step,
+            batch.sampled_slots,
+            tokens=None if sampled is None else self._land(sampled.tokens),
+            scores=None if sampled is None else self._land_scores(sampled.scores),
+            scored=self._sampler.scored(batch.sampled_slots),
+            prompt_scores=self._land_scores(prompt_scores),
+            prompt_scored=batch.scored,
+            arrived=None,
+        )
+        if self._device.type != "cpu" and (sampled or prompt_scores):
+            launched.arrived = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # waiting sleeps
+            launched.arrived.record()
+        return launched
+
+    def _land_scores(self, scores: Scores | None) -> Scores | None:
+        return scores and Scores(self._land(scores.logprobs), self._land(scores.ids))
+
+    def _land(self, tensor: Tensor) -> Tensor:
+        """The tensor in host memory, once all that was queued before has been done."""
+        if self._device.type == "cpu":
+            return tensor
+        landing = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        return landing.copy_(tensor, non_blocking=True)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from tokenwire_engine.runner.batch import assemble
 from tokenwire_engine.runner.block_tables import BlockTables
 from tokenwire_engine.runner.memory import CacheGeometry
 from tokenwire_engine.runner.staging import Staging
+from tokenwire_engine.sampling.logprobs import MAX_LOGPROBS
 from tokenwire_engine.sampling.params import SamplingParams
 from tokenwire_engine.sampling.sampler import Sampler
 from tokenwire_engine.scheduler.plan import ScheduledTokens
@@ -59,7 +60,7 @@ def _largest_step(
     sampler = Sampler(num_rows, vocab_size, device, kernels)
     slots = list(range(num_rows))
     for slot in slots:
-        sampler.admit(slot, SamplingParams(top_p=0.9), [], [])
+        sampler.admit(slot, SamplingParams(top_p=0.9, num_logprobs=MAX_LOGPROBS), [], [])
     arrays = batch.arrays | tables.take_changes() | sampler.prepare(slots, np.zeros(num_rows, dtype=np.int64))
     sent = Staging(device, 0).send(arrays)
     tables.update(sent)

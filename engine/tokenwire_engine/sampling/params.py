@@ -5,7 +5,11 @@ Values are valid by the time one of these exists: the server checks them when it
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+MAX_BAD_WORD_TOKENS = 32
+"""Longest token sequence that can be forbidden."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -18,6 +22,7 @@ class SamplingParams:
     """0 keeps every token."""
     top_p: float = 1.0
     min_p: float = 0.0
+    typical_p: float = 1.0
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
@@ -25,6 +30,18 @@ class SamplingParams:
     """Any 64-bit number; the server draws one where the request has none."""
     sample_index: int = 0
     """Which of a request's samples: with the seed and the token's position, all that chance depends on."""
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    """By token: added to its logit."""
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    """Token sequences that must not be produced, each of 1 to `MAX_BAD_WORD_TOKENS` tokens."""
+    allowed_token_ids: tuple[int, ...] = ()
+    """When not empty, no other token is produced."""
+    min_tokens: int = 0
+    """Tokens of output before one of `ending_token_ids` may come."""
+    ending_token_ids: tuple[int, ...] = ()
+    """What would end the request; read only with `min_tokens`."""
+    num_logprobs: int | None = None
+    """Log-probabilities to return: None for none, else of the sampled token and of so many alternatives."""
 
     @property
     def is_greedy(self) -> bool:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tokenwire_engine.sampling.params import SamplingParams
+from tokenwire_engine.sampling.rows import Rows, grown, on_device
 
 
 class Penalties:
@@ -25,31 +26,29 @@ class Penalties:
         self._device = device
         self._in_prompt = torch.empty((0, vocab_size), dtype=torch.bool, device=device)
         self._in_output = torch.empty((0, vocab_size), dtype=torch.int32, device=device)
-        self._rows: dict[int, int] = {}
-        """Slot to row."""
+        self._rows = Rows()
         self._params: dict[int, SamplingParams] = {}
-        self._free: list[int] = []
 
     def admit(self, slot: int, params: SamplingParams, prompt: Sequence[int], output: Sequence[int]) -> None:
         """Count a request's tokens, if it has penalties. Whatever the slot held before is forgotten."""
         self.release(slot)
         if not params.has_penalties:
             return
-        if not self._free:
-            self._grow()
-        row = self._rows[slot] = self._free.pop()
+        row = self._rows.take(slot)
+        self._in_prompt = grown(self._in_prompt, self._rows.capacity)
+        self._in_output = grown(self._in_output, self._rows.capacity)
         self._params[slot] = params
-        self._in_prompt[row].zero_()[torch.tensor(prompt, dtype=torch.int64, device=self._device)] = True
         vocab_size = self._in_output.shape[1]
+        in_prompt = np.zeros(vocab_size, dtype=bool)
+        in_prompt[np.array(prompt, dtype=np.int64)] = True
         counts = np.bincount(np.array(output, dtype=np.int64), minlength=vocab_size).astype(np.int32)
-        self._in_output[row] = torch.from_numpy(counts)
+        self._in_prompt[row].copy_(on_device(in_prompt, self._device))
+        self._in_output[row].copy_(on_device(counts, self._device))
 
     def release(self, slot: int) -> None:
         """Forget a slot."""
-        row = self._rows.pop(slot, None)
-        if row is not None:
-            self._free.append(row)
-            del self._params[slot]
+        self._rows.release(slot)
+        self._params.pop(slot, None)
 
     def prepare(self, slots: Sequence[int]) -> dict[str, NDArray[Any]]:
         """What `apply` and `count` need on the device for these slots; empty when none is penalized."""
@@ -92,11 +91,3 @@ class Penalties:
             sampled = tokens.index_select(0, sent["penalized"])
             one = torch.ones((), dtype=torch.int32, device=self._device)
             self._in_output.index_put_((sent["penalty_rows"], sampled), one, accumulate=True)
-
-    def _grow(self) -> None:
-        """Double the rows."""
-        old, vocab_size = self._in_prompt.shape
-        added = max(4, old)
-        self._in_prompt = torch.cat([self._in_prompt, self._in_prompt.new_zeros((added, vocab_size))])
-        self._in_output = torch.cat([self._in_output, self._in_output.new_zeros((added, vocab_size))])
-        self._free.extend(range(old, old + added))

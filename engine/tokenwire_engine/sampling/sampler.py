@@ -1,12 +1,17 @@
 """From logits to each slot's next token.
 
-A slot's parameters are written once, when its request is admitted; a step picks the rows it needs. A step
-in which every request is greedy and none is penalized is one argmax.
+A slot's parameters are written once, when its request is admitted; a step picks the rows it needs. What few
+requests ask for has a module of its own, which touches only their rows: a step in which every request is
+greedy and none asks for more is one argmax. Nothing here waits for the device.
+
+In this order: log-probabilities are of the logits as they came; then penalties, biases, and what is withheld
+(bad words, minimum lengths); then temperature and filters, in the kernel.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,8 +19,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tokenwire_engine.sampling.bad_words import BadWords
+from tokenwire_engine.sampling.bias import Biases
+from tokenwire_engine.sampling.min_tokens import MinTokens
 from tokenwire_engine.sampling.params import SamplingParams
 from tokenwire_engine.sampling.penalties import Penalties
+from tokenwire_engine.sampling.scores import Scores, score
 from tokenwire_kernels import Kernels, SamplingBatch
 
 COLUMNS: dict[str, type[np.generic]] = {
@@ -23,10 +32,21 @@ COLUMNS: dict[str, type[np.generic]] = {
     "top_k": np.int32,
     "top_p": np.float32,
     "min_p": np.float32,
+    "typical_p": np.float32,
     "seeds": np.int64,
     "sample_indices": np.int32,
 }
 """A `SamplingBatch`'s tensors that do not change while a request runs."""
+
+
+@dataclass(slots=True)
+class Sampled:
+    """What a step sampled, on the device."""
+
+    tokens: Tensor
+    """int64 `[num_rows]`."""
+    scores: Scores | None
+    """Of the rows whose request asks for log-probabilities, in order; None when no one does."""
 
 
 class Sampler:
@@ -39,7 +59,12 @@ class Sampler:
             name: np.zeros(num_slots, dtype) for name, dtype in COLUMNS.items()
         }
         self._filtered = np.zeros(num_slots, dtype=bool)
+        self._num_logprobs: dict[int, int] = {}
+        """Of the slots whose request asks for log-probabilities."""
         self._penalties = Penalties(vocab_size, device)
+        self._biases = Biases(vocab_size, device)
+        self._bad_words = BadWords(device)
+        self._min_tokens = MinTokens()
 
     def admit(self, slot: int, params: SamplingParams, prompt: Sequence[int], output: Sequence[int]) -> None:
         """A request takes a slot, with the tokens it has so far."""
@@ -48,14 +73,32 @@ class Sampler:
         columns["top_k"][slot] = min(params.top_k, self._vocab_size)
         columns["top_p"][slot] = params.top_p
         columns["min_p"][slot] = params.min_p
+        columns["typical_p"][slot] = params.typical_p
         columns["seeds"][slot] = (params.seed + 2**63) % 2**64 - 2**63  # as a signed number of the same bits
         columns["sample_indices"][slot] = params.sample_index
         self._filtered[slot] = params.top_k > 0 or params.top_p < 1.0 or params.min_p > 0.0
+        self._num_logprobs.pop(slot, None)
+        if params.num_logprobs is not None:
+            self._num_logprobs[slot] = params.num_logprobs
         self._penalties.admit(slot, params, prompt, output)
+        self._biases.admit(slot, params)
+        self._bad_words.admit(slot, params, output)
+        self._min_tokens.admit(slot, params, len(prompt), len(output))
 
     def release(self, slot: int) -> None:
         """The slot's request is gone."""
+        self._num_logprobs.pop(slot, None)
         self._penalties.release(slot)
+        self._biases.release(slot)
+        self._bad_words.release(slot)
+        self._min_tokens.release(slot)
+
+    def scored(self, slots: Sequence[int]) -> list[tuple[int, int]]:
+        """(index, alternatives) of the rows whose request asks for log-probabilities."""
+        if not self._num_logprobs:
+            return []
+        wanted = self._num_logprobs
+        return [(index, wanted[slot]) for index, slot in enumerate(slots) if slot in wanted]
 
     def prepare(self, slots: Sequence[int], positions: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         """What `sample` needs on the device.
@@ -65,23 +108,46 @@ class Sampler:
             positions: the place in its sequence of each token to be sampled.
         """
         arrays = self._penalties.prepare(slots)
+        arrays |= self._biases.prepare(slots)
+        arrays |= self._bad_words.prepare(slots)
+        arrays |= self._min_tokens.prepare(slots, positions)
+        if scored := self.scored(slots):
+            arrays["scored_rows"] = np.array([row for row, _ in scored], dtype=np.int64)
         index = np.array(slots, dtype=np.int64)
         if self._params["temperatures"][index].any():
             arrays |= {name: column[index] for name, column in self._params.items()}
+            if (arrays["typical_p"] == 1.0).all():
+                del arrays["typical_p"]
             arrays["sampled_positions"] = positions
         return arrays
 
-    def sample(self, logits: Tensor, slots: Sequence[int], sent: dict[str, Tensor]) -> Tensor:
-        """The next token of each row: int64 `[num_rows]`, on the device.
+    def sample(self, logits: Tensor, slots: Sequence[int], sent: dict[str, Tensor]) -> Sampled:
+        """The next token of each row.
 
         Args:
-            logits: float32 `[num_rows, vocab_size]`; changed where penalties apply.
+            logits: float32 `[num_rows, vocab_size]`; changed where a request asks for it.
             slots: as given to `prepare`.
             sent: what `prepare` returned, on the device.
         """
+        original = logits.index_select(0, sent["scored_rows"]) if "scored_rows" in sent else None
         self._penalties.apply(logits, sent)
-        if "temperatures" in sent:
-            batch = SamplingBatch(
+        self._biases.apply(logits, sent)
+        self._bad_words.apply(logits, sent)
+        self._min_tokens.apply(logits, sent)
+        tokens = self._choose(logits, slots, sent)
+        self._penalties.count(tokens, sent)
+        self._bad_words.append(tokens, sent)
+        if original is None:
+            return Sampled(tokens, None)
+        num_top = max(count for _, count in self.scored(slots))
+        return Sampled(tokens, score(original, tokens.index_select(0, sent["scored_rows"]), num_top))
+
+    def _choose(self, logits: Tensor, slots: Sequence[int], sent: dict[str, Tensor]) -> Tensor:
+        if "temperatures" not in sent:
+            return self._kernels.greedy(logits)
+        return self._kernels.sample(
+            logits,
+            SamplingBatch(
                 temperatures=sent["temperatures"],
                 top_k=sent["top_k"],
                 top_p=sent["top_p"],
@@ -89,10 +155,7 @@ class Sampler:
                 seeds=sent["seeds"],
                 sample_indices=sent["sample_indices"],
                 positions=sent["sampled_positions"],
+                typical_p=sent.get("typical_p"),
                 all_unfiltered=not self._filtered[list(slots)].any(),
-            )
-            tokens = self._kernels.sample(logits, batch)
-        else:
-            tokens = self._kernels.greedy(logits)
-        self._penalties.count(tokens, sent)
-        return tokens
+            ),
+        )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from tokenwire_engine.sampling.logprobs import Logprobs
 from tokenwire_engine.scheduler.request import FinishReason
 
 
@@ -36,6 +37,10 @@ class ChannelOutput:
     labels: list[int] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     finished: list[Finished] = field(default_factory=list)
+    logprobs: dict[int, Logprobs] = field(default_factory=dict)
+    """Of the tokens of those labels whose requests ask for them."""
+    prompt_logprobs: list[tuple[int, Logprobs]] = field(default_factory=list)
+    """By label: of the next tokens of its prompt, from the second on (nothing precedes the first)."""
 
 
 Outputs = dict[int, ChannelOutput]

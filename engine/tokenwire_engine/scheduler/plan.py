@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from tokenwire_engine.sampling.logprobs import Logprobs
 from tokenwire_engine.sampling.params import SamplingParams
 
 
@@ -25,6 +26,18 @@ class Admission:
 
 
 @dataclass(slots=True)
+class ScoredPrompt:
+    """Tokens of a prompt whose log-probabilities a step yields."""
+
+    start: int
+    """Position of the token before the first of them, which is among those that the step computes."""
+    token_ids: list[int]
+    """At least one."""
+    num_top: int
+    """Alternatives to return with each."""
+
+
+@dataclass(slots=True)
 class ScheduledTokens:
     """Tokens of one slot to compute in this step: positions `start` to `start + len(token_ids)`."""
 
@@ -37,6 +50,8 @@ class ScheduledTokens:
     """Physical block ids to append to the slot's block table before this step."""
     samples: bool
     """Whether the last of these tokens is the last one known, so that the step yields the next token."""
+    scored: ScoredPrompt | None = None
+    """Where the request asks for log-probabilities of its prompt: those that this step can tell."""
 
 
 @dataclass(slots=True)
@@ -62,3 +77,7 @@ class StepResult:
     step: int
     slots: list[int]
     token_ids: list[int]
+    logprobs: dict[int, Logprobs] = field(default_factory=dict)
+    """Of those tokens whose request asks for them, by index."""
+    prompt_logprobs: list[Logprobs] = field(default_factory=list)
+    """One for each scheduled row with `scored`, in the plan's order."""

@@ -12,6 +12,7 @@ from enum import Enum, auto
 
 from tokenwire_engine.kv_cache.block_table import BlockTable
 from tokenwire_engine.sampling.params import SamplingParams
+from tokenwire_engine.scheduler.plan import ScoredPrompt
 
 NO_SLOT = -1
 """The slot of a request that is not running."""
@@ -48,6 +49,9 @@ class Request:
     """Whose request it is: a step's tokens are handed out together for all requests of a channel."""
     label: int = 0
     """The channel's own number for the request."""
+    num_prompt_logprobs: int | None = None
+    """Log-probabilities of the prompt to return: None for none, else of its tokens and of so many
+    alternatives to each."""
 
     num_computed: int = 0
     """Known tokens whose keys and values are in the cache, or in a launched step."""
@@ -55,6 +59,8 @@ class Request:
     table: BlockTable = field(default_factory=lambda: BlockTable(0))
     length_limit: int = 0
     """Known tokens at which it ends."""
+    num_prompt_scored: int = 0
+    """Prompt tokens whose log-probabilities were delivered, the first one (which has none) not counted."""
 
     @property
     def num_tokens(self) -> int:
@@ -65,6 +71,23 @@ class Request:
     def num_to_go(self) -> int:
         """Known tokens still to compute."""
         return len(self.prompt_token_ids) + len(self.output_token_ids) - self.num_computed
+
+    @property
+    def needs_all_prompt_logits(self) -> bool:
+        """Whether log-probabilities of its prompt are due: then no prompt token may be taken from a cache
+        without being computed."""
+        return (
+            self.num_prompt_logprobs is not None and self.num_prompt_scored < len(self.prompt_token_ids) - 1
+        )
+
+    def scored_prompt(self, start: int, end: int) -> ScoredPrompt | None:
+        """The log-probabilities of the prompt that computing positions `start` to `end` can tell, less those
+        that were delivered already."""
+        first = max(start, self.num_prompt_scored)
+        last = min(end, len(self.prompt_token_ids) - 1)
+        if self.num_prompt_logprobs is None or first >= last:
+            return None
+        return ScoredPrompt(first, self.prompt_token_ids[first + 1 : last + 1], self.num_prompt_logprobs)
 
     def tokens(self, start: int, end: int) -> list[int]:
         """Known tokens from position `start` up to, not including, `end`."""

@@ -168,7 +168,14 @@ class Scheduler:
         self._in_flight.popleft()
         outputs = self._outputs
         generated = 0
-        for request, token_id in zip(step.sampling, result.token_ids, strict=True):
+        for request, logprobs in zip(step.scored, result.prompt_logprobs, strict=True):
+            if request.slot == NO_SLOT:  # cancelled while the step ran
+                continue
+            request.num_prompt_scored += len(logprobs)
+            outputs.setdefault(request.channel, ChannelOutput()).prompt_logprobs.append(
+                (request.label, logprobs)
+            )
+        for index, (request, token_id) in enumerate(zip(step.sampling, result.token_ids, strict=True)):
             if request.slot == NO_SLOT:  # cancelled while the step ran
                 continue
             request.output_token_ids.append(token_id)
@@ -178,6 +185,8 @@ class Scheduler:
                 channel = outputs[request.channel] = ChannelOutput()
             channel.labels.append(request.label)
             channel.token_ids.append(token_id)
+            if index in result.logprobs:
+                channel.logprobs[request.label] = result.logprobs[index]
             if reason := request.finish_reason():
                 self._finish(request, reason)
         self.counters.generated_tokens += generated
@@ -228,9 +237,12 @@ class Scheduler:
             new_blocks = self.pool.allocate(request.table.blocks_needed(num_known))
             request.table.blocks += new_blocks
         samples = end == num_known
+        scored = request.scored_prompt(start, end)
         step.plan.scheduled.append(
-            ScheduledTokens(request.slot, start, request.tokens(start, end), new_blocks, samples)
+            ScheduledTokens(request.slot, start, request.tokens(start, end), new_blocks, samples, scored)
         )
+        if scored:
+            step.scored.append(request)
         if samples:
             step.sampling.append(request)
         num_prompt = len(request.prompt_token_ids)
@@ -298,6 +310,8 @@ class _Step:
     plan: StepPlan
     sampling: list[Request] = field(default_factory=list)
     """The requests of the rows that sample, in the plan's order."""
+    scored: list[Request] = field(default_factory=list)
+    """The requests of the rows that yield log-probabilities of the prompt, in the plan's order."""
 
 
 def _admission(request: Request) -> Admission:

@@ -16,6 +16,7 @@ from tokenwire_engine.scheduler.outputs import ChannelOutput, Finished
 from tokenwire_engine.scheduler.request import FinishReason
 from tokenwire_engine.server.dispatch import Dispatcher
 from tokenwire_engine.server.finish import FINISH_REASONS, internal_error, usage
+from tokenwire_engine.server.logprobs import MAX_MESSAGE_LOGPROBS, PendingLogprobs
 from tokenwire_engine.server.model import ServedModel
 from tokenwire_engine.server.requests import read_request
 
@@ -41,10 +42,11 @@ async def generate(
 
 
 class _Stream:
-    """What the request produced and the client has not been sent."""
+    """What the request, the channel's only one, produced and the client has not been sent."""
 
     def __init__(self) -> None:
         self._token_ids: list[int] = []
+        self._logprobs = PendingLogprobs()
         self._finished: Finished | None = None
         self._error: StatusError | None = None
         self._news = asyncio.Event()
@@ -52,6 +54,7 @@ class _Stream:
 
     def receive(self, output: ChannelOutput) -> None:
         self._token_ids += output.token_ids
+        self._logprobs.receive(output)
         for finished in output.finished:
             self._finished = finished
             if finished.reason is FinishReason.ERROR:
@@ -63,7 +66,7 @@ class _Stream:
         self._news.set()
 
     async def next_response(self) -> engine_pb2.GenerateResponse:
-        """All there is, once there is something.
+        """All there is (of log-probabilities what one message may carry), once there is something.
 
         Raises:
             StatusError: when the request failed.
@@ -72,8 +75,17 @@ class _Stream:
         self._news.clear()
         if self._error is not None:
             raise self._error
-        response = engine_pb2.GenerateResponse(token_ids=self._token_ids)
-        self._token_ids = []
+        count = MAX_MESSAGE_LOGPROBS if self._logprobs else len(self._token_ids)
+        response = engine_pb2.GenerateResponse(token_ids=self._token_ids[:count])
+        self._token_ids = self._token_ids[count:]
+        for part in self._logprobs.take([0] * len(response.token_ids)):
+            if part.HasField("tokens"):
+                response.logprobs.CopyFrom(part.tokens)
+            else:
+                response.prompt_logprobs.CopyFrom(part.prompt)
+        if self._token_ids or self._logprobs:
+            self._news.set()
+            return response
         if self._finished is not None:
             self.is_done = True
             response.finish_reason = FINISH_REASONS[self._finished.reason]

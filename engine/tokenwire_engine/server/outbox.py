@@ -10,7 +10,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from tokenwire.v1 import engine_pb2
+from tokenwire.v1 import engine_pb2, generation_pb2
+from tokenwire_engine.sampling.logprobs import Logprobs
+from tokenwire_engine.scheduler.outputs import ChannelOutput
+from tokenwire_engine.server.logprobs import MAX_MESSAGE_LOGPROBS, PendingLogprobs
 
 MAX_MESSAGE_TOKENS = 1 << 16
 """Most tokens in one message, so that a peer's limit on message sizes (4 MiB by default) is never met."""
@@ -26,7 +29,7 @@ class Outbox:
     """The messages of one session.
 
     Attributes:
-        size: of what is held, in tokens.
+        size: of what is held, in tokens; a log-probability counts as one.
         step: of the message made last; 0 before the first.
     """
 
@@ -38,6 +41,7 @@ class Outbox:
         self._acknowledged = 0
         self._slots: list[int] = []
         self._token_ids: list[int] = []
+        self._logprobs = PendingLogprobs()
         self._finished: deque[FinishEvent] = deque()
         self._kept: deque[engine_pb2.SessionResponse] = deque()
         self._num_taken = 0
@@ -46,7 +50,8 @@ class Outbox:
     @property
     def is_empty(self) -> bool:
         """Whether the present stream has everything."""
-        return not (self._slots or self._finished or self._num_taken < len(self._kept))
+        is_sent = self._num_taken == len(self._kept)
+        return is_sent and not (self._slots or self._logprobs or self._finished)
 
     def add_tokens(self, slots: list[int], token_ids: list[int]) -> None:
         """More tokens; the outbox may keep the lists."""
@@ -56,6 +61,12 @@ class Outbox:
         else:
             self._slots, self._token_ids = slots, token_ids
         self.size += len(slots)
+
+    def add_logprobs(self, output: ChannelOutput) -> None:
+        """The log-probabilities that came with a step's tokens, which were added before."""
+        self._logprobs.receive(output)
+        self.size += sum(map(_num_values, output.logprobs.values()))
+        self.size += sum(_num_values(prompt) for _, prompt in output.prompt_logprobs)
 
     def add_end(self, event: FinishEvent) -> None:
         """The end of a request; it goes out after all tokens so far."""
@@ -107,9 +118,12 @@ class Outbox:
         """All there is, up to a message's limits."""
         self.step += 1
         message = engine_pb2.SessionResponse(step=self.step)
-        message.slots.extend(_cut(self._slots, MAX_MESSAGE_TOKENS))
-        message.token_ids.extend(_cut(self._token_ids, MAX_MESSAGE_TOKENS))
-        if not self._slots:
+        most = MAX_MESSAGE_LOGPROBS if self._logprobs else MAX_MESSAGE_TOKENS
+        message.slots.extend(_cut(self._slots, most))
+        message.token_ids.extend(_cut(self._token_ids, most))
+        if self._logprobs:
+            message.logprobs.extend(self._logprobs.take(message.slots))
+        if not (self._slots or self._logprobs):
             for _ in range(min(len(self._finished), MAX_MESSAGE_EVENTS)):
                 message.finished.append(self._finished.popleft())
         return message
@@ -123,4 +137,9 @@ def _cut(values: list[int], count: int) -> Sequence[int]:
 
 
 def _content(message: engine_pb2.SessionResponse) -> int:
-    return len(message.slots) + MESSAGE_SIZE * len(message.finished)
+    logprobs = sum(_num_values(part.tokens) + _num_values(part.prompt) for part in message.logprobs)
+    return len(message.slots) + logprobs + MESSAGE_SIZE * len(message.finished)
+
+
+def _num_values(logprobs: Logprobs | generation_pb2.LogprobColumns) -> int:
+    return len(logprobs.token_logprobs) + len(logprobs.top_logprobs)

@@ -7,9 +7,8 @@ both name the field by its path.
 from __future__ import annotations
 
 import math
-import secrets
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
 
@@ -17,9 +16,10 @@ from google.protobuf.message import Message
 
 from tokenwire.status import CONTEXT_LENGTH_EXCEEDED, invalid_argument, not_found, unimplemented
 from tokenwire.v1 import engine_pb2, generation_pb2
-from tokenwire_engine.sampling.params import SamplingParams
+from tokenwire_engine.sampling.logprobs import MAX_LOGPROBS
 from tokenwire_engine.scheduler.request import Request
 from tokenwire_engine.server.model import ServedModel
+from tokenwire_engine.server.sampling import check_vocabulary, read_num_logprobs, read_sampling
 
 MAX_REQUEST_ID_BYTES = 256
 
@@ -42,15 +42,17 @@ def read_request(
     for unbuilt in _NOT_BUILT:
         unbuilt.check(proto)
     prompt, resumed = _read_tokens(proto, model)
+    stop_token_ids = _read_stop_tokens(proto.stop, model)
     return Request(
         request_id=proto.request_id or uuid.uuid4().hex,
         prompt_token_ids=prompt,
         output_token_ids=resumed,
-        sampling=_read_sampling(proto.sampling, model.info.vocab_size),
+        sampling=read_sampling(proto, stop_token_ids, model.info.vocab_size),
         max_tokens=proto.stop.max_tokens if proto.stop.HasField("max_tokens") else model.info.max_model_len,
-        stop_token_ids=_read_stop_tokens(proto.stop, model),
+        stop_token_ids=stop_token_ids,
         channel=channel,
         label=label,
+        num_prompt_logprobs=read_num_logprobs(proto.logprobs, "num_prompt_logprobs", model.info.vocab_size),
     )
 
 
@@ -113,17 +115,12 @@ _RANGES = (
     _Range("sampling.frequency_penalty", lambda value: -2 <= value <= 2, "a number from -2 to 2"),
     _Range("sampling.num_samples", lambda value: value >= 1, "at least 1"),
     _Range("stop.max_tokens", lambda value: value >= 1, "at least 1"),
+    _Range("logprobs.num_logprobs", lambda value: value <= MAX_LOGPROBS, f"at most {MAX_LOGPROBS}"),
+    _Range("logprobs.num_prompt_logprobs", lambda value: value <= MAX_LOGPROBS, f"at most {MAX_LOGPROBS}"),
 )
 
 _NOT_BUILT = (
-    _NotBuilt("sampling.typical_p", neutral=1),
-    _NotBuilt("sampling.logit_bias"),
-    _NotBuilt("sampling.bad_words"),
-    _NotBuilt("sampling.allowed_token_ids"),
     _NotBuilt("sampling.num_samples", neutral=1),
-    _NotBuilt("stop.min_tokens"),
-    _NotBuilt("logprobs.num_logprobs"),
-    _NotBuilt("logprobs.num_prompt_logprobs"),
     _NotBuilt("constraint"),
     _NotBuilt("context.priority"),
     _NotBuilt("context.tenant"),
@@ -138,8 +135,8 @@ def _read_tokens(proto: engine_pb2.GenerateRequest, model: ServedModel) -> tuple
     resumed = list(proto.resumed_token_ids)
     if not prompt:
         raise invalid_argument("prompt_token_ids", "is empty; expected at least one token")
-    _check_vocabulary("prompt_token_ids", prompt, model.info.vocab_size)
-    _check_vocabulary("resumed_token_ids", resumed, model.info.vocab_size)
+    check_vocabulary("prompt_token_ids", prompt, model.info.vocab_size)
+    check_vocabulary("resumed_token_ids", resumed, model.info.vocab_size)
     for limit, holder in (
         (model.info.max_model_len, "the model's context"),
         (model.pool_tokens, "the engine's KV cache"),
@@ -155,28 +152,7 @@ def _read_tokens(proto: engine_pb2.GenerateRequest, model: ServedModel) -> tuple
     return prompt, resumed
 
 
-def _read_sampling(proto: generation_pb2.SamplingParams, vocab_size: int) -> SamplingParams:
-    return SamplingParams(
-        temperature=proto.temperature if proto.HasField("temperature") else 1.0,
-        top_k=proto.top_k if proto.top_k < vocab_size else 0,
-        top_p=proto.top_p if proto.HasField("top_p") else 1.0,
-        min_p=proto.min_p,
-        repetition_penalty=proto.repetition_penalty if proto.HasField("repetition_penalty") else 1.0,
-        presence_penalty=proto.presence_penalty,
-        frequency_penalty=proto.frequency_penalty,
-        seed=proto.seed if proto.HasField("seed") else secrets.randbits(63),
-    )
-
-
 def _read_stop_tokens(proto: generation_pb2.StopConditions, model: ServedModel) -> frozenset[int]:
     """What ends the request: its own stop tokens and, unless it ignores them, the model's."""
-    _check_vocabulary("stop.stop_token_ids", proto.stop_token_ids, model.info.vocab_size)
+    check_vocabulary("stop.stop_token_ids", proto.stop_token_ids, model.info.vocab_size)
     return frozenset(proto.stop_token_ids).union(() if proto.ignore_eos else model.info.eos_token_ids)
-
-
-def _check_vocabulary(field: str, token_ids: Sequence[int], vocab_size: int) -> None:
-    if token_ids and max(token_ids) >= vocab_size:
-        index, token_id = next((i, t) for i, t in enumerate(token_ids) if t >= vocab_size)
-        raise invalid_argument(
-            field, f"token {index} is {token_id}; expected less than the vocabulary's {vocab_size}"
-        )

@@ -174,6 +174,8 @@ class _Session:
     def receive(self, output: ChannelOutput) -> None:
         if output.labels:
             self.outbox.add_tokens(output.labels, output.token_ids)
+        if output.logprobs or output.prompt_logprobs:
+            self.outbox.add_logprobs(output)
         for finished in output.finished:
             del self._live[finished.label]
             self.outbox.add_end(_finish_event(finished))

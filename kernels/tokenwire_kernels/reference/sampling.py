@@ -1,9 +1,10 @@
 """From logits to tokens: greedy, or one draw from the filtered distribution.
 
-Every filter is a threshold on the logits: top-k, top-p and min-p each keep the tokens at or above some
-value, so tokens of equal logit are kept or dropped together and no order among them matters. The draw
-inverts the cumulative distribution, in token id order, at one random number per row. NaN counts as
-minus infinity; several plus infinities share the row; a row with nothing to choose from gives token 0.
+Every filter is a threshold: top-k, top-p and min-p each keep the tokens whose logit is at or above some
+value, typical-p those within some distance of the expected logit, so tokens of equal logit are kept or
+dropped together and no order among them matters. The draw inverts the cumulative distribution, in token id
+order, at one random number per row. NaN counts as minus infinity; several plus infinities share the row; a
+row with nothing to choose from gives token 0.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ def greedy(logits: Tensor) -> Tensor:
 
 
 def sample(logits: Tensor, batch: SamplingBatch) -> Tensor:
-    """One token per row: temperature, then top-k, top-p (of what top-k kept) and min-p, then the draw.
+    """One token per row: temperature, then top-k, top-p (of what top-k kept), min-p and typical-p (of what
+    the others kept), then the draw.
 
     Args:
         logits: float32 [num_rows, vocab_size].
@@ -59,6 +61,10 @@ def sample(logits: Tensor, batch: SamplingBatch) -> Tensor:
     weights = scaled.exp()
     if not batch.all_unfiltered:
         weights.masked_fill_(scaled < _threshold(scaled, weights, batch), 0.0)
+    if batch.typical_p is not None:
+        (rows,) = torch.where(batch.typical_p < 1.0)
+        typical_p = batch.typical_p[rows].to(scaled.dtype)[:, None]
+        weights[rows] = _typical_weights(scaled[rows], weights[rows], typical_p)
     drawn = _invert(weights, uniform(batch.seeds, batch.sample_indices, batch.positions))
     return torch.where(is_greedy, most_likely[:, 0], drawn)
 
@@ -79,6 +85,26 @@ def _threshold(scaled: Tensor, weights: Tensor, batch: SamplingBatch) -> Tensor:
             break
     pth = head.gather(1, (cumulative < mass).sum(dim=-1, keepdim=True).clamp_(max=count - 1))
     return threshold.maximum(kth).maximum(pth.where(top_p < 1.0, -_INF))
+
+
+def _typical_weights(scaled: Tensor, weights: Tensor, typical_p: Tensor) -> Tensor:
+    """The weights [num_rows, vocab_size], 0 outside the smallest set of mass typical_p [num_rows, 1] whose
+    information content is nearest to the distribution's entropy (locally typical sampling, Meister et al.,
+    2023).
+
+    -log p(token) - entropy is the expected scaled logit less the token's own: the normalization cancels.
+    """
+    total = weights.sum(dim=-1, keepdim=True)
+    expected = (weights * scaled.where(weights > 0, 0.0)).sum(dim=-1, keepdim=True) / total
+    distance = (scaled - expected).abs_().masked_fill_(weights == 0, _INF)
+    vocab_size = scaled.shape[1]
+    for count in (min(_HEAD, vocab_size), vocab_size):
+        nearest, order = distance.topk(count, dim=-1, largest=False)
+        cumulative = weights.gather(1, order).cumsum(dim=-1)
+        if bool((cumulative[:, -1:] >= typical_p * total).all()):
+            break
+    last = (cumulative < typical_p * total).sum(dim=-1, keepdim=True).clamp_(max=count - 1)
+    return weights.masked_fill(distance > nearest.gather(1, last), 0.0)
 
 
 def _invert(weights: Tensor, uniforms: Tensor) -> Tensor:

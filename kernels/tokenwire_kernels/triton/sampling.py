@@ -2,8 +2,9 @@
 
 A row's logits, scaled so that the largest is 0, order like the integers of their bits. The filters'
 thresholds are found in that order, four bits per pass over the row: the largest value that still has k
-tokens, or the wanted mass, at or above it. The draw inverts the cumulative distribution in token id
-order. One program owns a row, so its result depends on nothing around it.
+tokens, or the wanted mass, at or above it. Distances from the expected logit are searched alike. The draw
+inverts the cumulative distribution in token id order. One program owns a row, so its result depends on
+nothing around it.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
@@ -45,9 +46,10 @@ def sample(logits: Tensor, batch: SamplingBatch) -> Tensor:
     num_rows, vocab_size = logits.shape
     tokens = torch.empty(num_rows, dtype=torch.int64, device=logits.device)
     _sample_kernel[(num_rows,)](
-        logits, tokens, batch.temperatures, batch.top_k, batch.top_p, batch.min_p,
+        logits, tokens, batch.temperatures, batch.top_k, batch.top_p, batch.min_p, batch.typical_p,
         batch.seeds, batch.sample_indices, batch.positions, vocab_size, logits.stride(0),
-        FILTERED=not batch.all_unfiltered, COLUMNS=SAMPLE_COLUMNS, num_warps=16,
+        FILTERED=not batch.all_unfiltered, TYPICAL=batch.typical_p is not None,
+        COLUMNS=SAMPLE_COLUMNS, num_warps=16,
     )  # fmt: skip
     return tokens
 
@@ -96,10 +98,13 @@ def _rank(scaled):
 
 @triton.jit
 def _find_rank(
-    row_ptr, vocab_size, largest, temperature, least_rank, wanted,
-    BY_MASS: tl.constexpr, COLUMNS: tl.constexpr,
+    row_ptr, vocab_size, largest, temperature, least_rank, least_scaled, expected, wanted,
+    BY_MASS: tl.constexpr, TYPICAL: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """The largest rank at or above which lie `wanted` tokens (or that much mass of those from least_rank)."""
+    """The largest rank at or above which lie `wanted` tokens, or that much mass of those kept so far.
+
+    TYPICAL: the rank of the distance from `expected`, the nearest highest.
+    """
     digit = tl.arange(0, 16).to(tl.uint32)
     found = tl.full([], 0, tl.uint32)
     for step in tl.static_range(8):
@@ -109,9 +114,12 @@ def _find_rank(
             scaled = _load_scaled(row_ptr, start + tl.arange(0, COLUMNS), vocab_size, largest, temperature)
             rank = _rank(scaled)
             if BY_MASS:
-                measure = tl.where(rank >= least_rank, tl.exp(scaled), 0.0)
+                kept = (rank >= least_rank) & (scaled >= least_scaled)
+                measure = tl.where(kept, tl.exp(scaled), 0.0)
             else:
                 measure = tl.where(start + tl.arange(0, COLUMNS) < vocab_size, 1.0, 0.0)
+            if TYPICAL:
+                rank = _rank(-tl.abs(scaled - expected))
             above += tl.where(rank[None, :] >= pivot[:, None], measure[None, :], 0.0)
         enough = tl.sum(above, axis=1) >= wanted
         found += tl.max(tl.where(enough, digit, 0).to(tl.int32), axis=0).to(tl.uint32) << (28 - 4 * step)
@@ -119,17 +127,22 @@ def _find_rank(
 
 
 @triton.jit
-def _kept_weights(row_ptr, token, vocab_size, largest, temperature, least_rank, least_scaled):
+def _kept_weights(
+    row_ptr, token, vocab_size, largest, temperature, least_rank, least_scaled, expected, least_typical,
+    TYPICAL: tl.constexpr,
+):  # fmt: skip
     scaled = _load_scaled(row_ptr, token, vocab_size, largest, temperature)
     kept = (_rank(scaled) >= least_rank) & (scaled >= least_scaled)
+    if TYPICAL:
+        kept = kept & (_rank(-tl.abs(scaled - expected)) >= least_typical)
     return tl.where(kept, tl.exp(scaled), 0.0)
 
 
 @triton.jit
 def _sample_kernel(
-    logits_ptr, tokens_ptr, temperatures_ptr, top_k_ptr, top_p_ptr, min_p_ptr,
+    logits_ptr, tokens_ptr, temperatures_ptr, top_k_ptr, top_p_ptr, min_p_ptr, typical_p_ptr,
     seeds_ptr, sample_indices_ptr, positions_ptr, vocab_size, row_stride,
-    FILTERED: tl.constexpr, COLUMNS: tl.constexpr,
+    FILTERED: tl.constexpr, TYPICAL: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     row_ptr = logits_ptr + row * row_stride
@@ -151,33 +164,60 @@ def _sample_kernel(
 
     least_rank = tl.full([], 0, tl.uint32)
     least_scaled = tl.full([], float("-inf"), tl.float32)
+    expected = tl.full([], 0.0, tl.float32)
+    least_typical = tl.full([], 0, tl.uint32)
     if FILTERED:
         top_k = tl.load(top_k_ptr + row)
         if (top_k > 0) & (top_k < vocab_size):
             least_rank = _find_rank(
-                row_ptr, vocab_size, largest, temperature, least_rank, top_k.to(tl.float32), False, COLUMNS
-            )
+                row_ptr, vocab_size, largest, temperature, least_rank, least_scaled, expected,
+                top_k.to(tl.float32), False, False, COLUMNS,
+            )  # fmt: skip
         top_p = tl.load(top_p_ptr + row)
         if top_p < 1.0:
             mass = tl.zeros([COLUMNS], tl.float32)
             for start in range(0, vocab_size, COLUMNS):
                 mass += _kept_weights(
-                    row_ptr, start + column, vocab_size, largest, temperature, least_rank, least_scaled
-                )
+                    row_ptr, start + column, vocab_size, largest, temperature, least_rank, least_scaled,
+                    expected, least_typical, False,
+                )  # fmt: skip
             wanted = tl.sum(mass, axis=0) * top_p
-            by_mass = _find_rank(row_ptr, vocab_size, largest, temperature, least_rank, wanted, True, COLUMNS)
+            by_mass = _find_rank(
+                row_ptr, vocab_size, largest, temperature, least_rank, least_scaled, expected,
+                wanted, True, False, COLUMNS,
+            )  # fmt: skip
             least_rank = tl.maximum(least_rank, by_mass)
         min_p = tl.load(min_p_ptr + row)
         least_scaled = tl.where(min_p > 0.0, tl.log(tl.maximum(min_p, 1e-38)), float("-inf"))
 
+    if TYPICAL:
+        typical_p = tl.load(typical_p_ptr + row)
+        if typical_p < 1.0:
+            kept_mass = tl.zeros([COLUMNS], tl.float32)
+            weighted = tl.zeros([COLUMNS], tl.float32)
+            for start in range(0, vocab_size, COLUMNS):
+                token = start + column
+                weights = _kept_weights(
+                    row_ptr, token, vocab_size, largest, temperature, least_rank, least_scaled,
+                    expected, least_typical, False,
+                )  # fmt: skip
+                scaled = _load_scaled(row_ptr, token, vocab_size, largest, temperature)
+                kept_mass += weights
+                weighted += weights * tl.where(weights > 0.0, scaled, 0.0)
+            total_mass = tl.sum(kept_mass, axis=0)
+            expected = tl.sum(weighted, axis=0) / total_mass
+            least_typical = _find_rank(
+                row_ptr, vocab_size, largest, temperature, least_rank, least_scaled, expected,
+                total_mass * typical_p, True, True, COLUMNS,
+            )  # fmt: skip
+
     total = 0.0
     for start in range(0, vocab_size, COLUMNS):
-        total += tl.sum(
-            _kept_weights(
-                row_ptr, start + column, vocab_size, largest, temperature, least_rank, least_scaled
-            ),
-            axis=0,
-        )
+        weights = _kept_weights(
+            row_ptr, start + column, vocab_size, largest, temperature, least_rank, least_scaled,
+            expected, least_typical, TYPICAL,
+        )  # fmt: skip
+        total += tl.sum(weights, axis=0)
     number = uniform(
         tl.load(seeds_ptr + row), tl.load(sample_indices_ptr + row), tl.load(positions_ptr + row)
     )
@@ -188,12 +228,11 @@ def _sample_kernel(
     before, chosen, chosen_before = 0.0, 0, 0.0
     searching = True
     for start in range(0, vocab_size, COLUMNS):
-        weight = tl.sum(
-            _kept_weights(
-                row_ptr, start + column, vocab_size, largest, temperature, least_rank, least_scaled
-            ),
-            axis=0,
-        )
+        weights = _kept_weights(
+            row_ptr, start + column, vocab_size, largest, temperature, least_rank, least_scaled,
+            expected, least_typical, TYPICAL,
+        )  # fmt: skip
+        weight = tl.sum(weights, axis=0)
         take = searching & (weight > 0.0)
         chosen = tl.where(take, start, chosen)
         chosen_before = tl.where(take, before, chosen_before)
@@ -201,7 +240,10 @@ def _sample_kernel(
         searching = searching & (before <= target)
 
     token = chosen + column
-    weights = _kept_weights(row_ptr, token, vocab_size, largest, temperature, least_rank, least_scaled)
+    weights = _kept_weights(
+        row_ptr, token, vocab_size, largest, temperature, least_rank, least_scaled,
+        expected, least_typical, TYPICAL,
+    )  # fmt: skip
     cumulative = chosen_before + tl.cumsum(weights, axis=0)
     last = tl.max(tl.where(weights > 0.0, token, 0), axis=0)
     drawn = tl.min(tl.where((weights > 0.0) & (cumulative > target), token, last), axis=0)

@@ -42,7 +42,8 @@ def router(link: TokenizerLink) -> APIRouter:
 
 def _to_proto(body: ChatCompletionRequest, request_id: str) -> tokenizer_pb2.TokenizerGenerateRequest:
     max_tokens = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-    request = generate_request(body, request_id, max_tokens)
+    num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    request = generate_request(body, request_id, max_tokens, num_logprobs)
     chat = request.chat
     chat.messages.extend(map(_message, body.messages))
     chat.tools.extend(map(_tool, body.tools or ()))

@@ -10,6 +10,7 @@ import orjson
 from tokenwire.v1 import tokenizer_pb2
 from tokenwire_services.gateway.field_names import Endpoint
 from tokenwire_services.gateway.generation import Generation
+from tokenwire_services.gateway.logprobs import chat_logprobs
 from tokenwire_services.gateway.output import FINISH_REASONS, Chunk, Header, usage
 
 
@@ -34,7 +35,10 @@ class ChatOutput:
         if generation.reasoning:
             events = self._event({"reasoning_content": "".join(generation.reasoning)})
             generation.reasoning.clear()
-        if generation.texts:
+        if generation.logprobs:
+            delta = {"content": generation.take_text() if generation.texts else ""}
+            events += self._event(delta, logprobs=chat_logprobs(generation.take_logprobs()))
+        elif generation.texts:
             events += self._before_text + orjson.dumps(generation.take_text()) + self._after_text
         if generation.tool_calls:
             events += self._event({"tool_calls": [_call_delta(delta) for delta in generation.tool_calls]})
@@ -61,14 +65,19 @@ class ChatOutput:
         choice = {
             "index": 0,
             "message": message,
-            "logprobs": None,
+            "logprobs": chat_logprobs(generation.take_logprobs()),
             "finish_reason": FINISH_REASONS[generation.finish_reason],
         }
         fields = self._header.fields("chat.completion")
         return orjson.dumps({**fields, "choices": [choice], "usage": usage(generations)})
 
-    def _event(self, delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    def _event(
+        self,
+        delta: dict[str, Any],
+        finish_reason: str | None = None,
+        logprobs: dict[str, Any] | None = None,
+    ) -> bytes:
+        choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
         return self._chunk.event(choice)
 
 

@@ -46,7 +46,7 @@ def _to_protos(body: CompletionRequest, request_id: str) -> list[tokenizer_pb2.T
     max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
     requests = []
     for index, prompt in enumerate(body.prompts):
-        request = generate_request(body, f"{request_id}-{index}", max_tokens)
+        request = generate_request(body, f"{request_id}-{index}", max_tokens, body.logprobs)
         if isinstance(prompt, str):
             request.text = prompt
         else:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import orjson
 
 from tokenwire_services.gateway.field_names import Endpoint
 from tokenwire_services.gateway.generation import Generation
+from tokenwire_services.gateway.logprobs import CompletionLogprobs
 from tokenwire_services.gateway.output import FINISH_REASONS, Chunk, Header, usage
 
 KIND = "text_completion"
@@ -21,6 +23,8 @@ class CompletionsOutput:
     def __init__(self, header: Header, include_usage: bool) -> None:
         self._header = header
         self._chunk = chunk = Chunk(header, KIND, include_usage)
+        self._logprobs: defaultdict[int, CompletionLogprobs] = defaultdict(CompletionLogprobs)
+        """By choice."""
         self._after_text = b',"logprobs":null,"finish_reason":null}' + chunk.after
 
     def opening(self) -> bytes:
@@ -29,6 +33,12 @@ class CompletionsOutput:
 
     def delta(self, index: int, generation: Generation) -> bytes:
         """New text of one prompt's continuation."""
+        if generation.logprobs:
+            logprobs = self._logprobs[index].columns(generation.take_logprobs())
+            text = generation.take_text() if generation.texts else ""
+            return self._chunk.event(
+                {"index": index, "text": text, "logprobs": logprobs, "finish_reason": None}
+            )
         if not generation.texts:
             return b""
         before = b'%b{"index":%d,"text":' % (self._chunk.before, index)
@@ -49,7 +59,7 @@ class CompletionsOutput:
             {
                 "index": index,
                 "text": generation.take_text(),
-                "logprobs": None,
+                "logprobs": self._logprobs[index].columns(generation.take_logprobs()),
                 "finish_reason": FINISH_REASONS[generation.finish_reason],
             }
             for index, generation in enumerate(generations)

@@ -49,6 +49,7 @@ class Generation:
         arrived_at: when the request came, then when its latest tokens did, in seconds of the session's clock.
         num_tokens: tokens that arrived so far, as far as the tokenizer counted them.
         texts, reasoning, tool_calls: what arrived and was not taken yet.
+        logprobs: messages with the log-probabilities of tokens, not taken yet.
     """
 
     wakeup: Wakeup
@@ -59,6 +60,7 @@ class Generation:
     texts: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
     tool_calls: list[tokenizer_pb2.ToolCallDelta] = field(default_factory=list)
+    logprobs: list[tokenizer_pb2.TokenizerGenerateResponse] = field(default_factory=list)
     finish_reason: generation_pb2.FinishReason.ValueType = generation_pb2.FINISH_REASON_UNSPECIFIED
     usage: generation_pb2.Usage = field(default_factory=generation_pb2.Usage)
     error: StatusError | None = None
@@ -71,6 +73,11 @@ class Generation:
         text = texts[0] if len(texts) == 1 else "".join(texts)
         texts.clear()
         return text
+
+    def take_logprobs(self) -> list[tokenizer_pb2.TokenizerGenerateResponse]:
+        """All messages with log-probabilities since the last call."""
+        logprobs, self.logprobs = self.logprobs, []
+        return logprobs
 
     def finish(
         self,

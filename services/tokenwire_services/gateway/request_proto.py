@@ -12,10 +12,14 @@ from tokenwire_services.gateway.schemas.base import GenerationRequest
 
 
 def generate_request(
-    body: GenerationRequest, request_id: str, max_tokens: int | None
+    body: GenerationRequest, request_id: str, max_tokens: int | None, num_logprobs: int | None
 ) -> tokenizer_pb2.TokenizerGenerateRequest:
-    """The request without its prompt."""
-    return tokenizer_pb2.TokenizerGenerateRequest(
+    """The request without its prompt.
+
+    Args:
+        num_logprobs: alternatives to return with each token's log-probability; None: none of either.
+    """
+    request = tokenizer_pb2.TokenizerGenerateRequest(
         request_id=request_id,
         model=body.model,
         sampling=generation_pb2.SamplingParams(
@@ -27,6 +31,8 @@ def generate_request(
             presence_penalty=body.presence_penalty or 0.0,
             frequency_penalty=body.frequency_penalty or 0.0,
             seed=body.seed,
+            logit_bias={int(token_id): bias for token_id, bias in (body.logit_bias or {}).items()},
+            allowed_token_ids=body.allowed_token_ids or (),
         ),
         stop=generation_pb2.StopConditions(
             max_tokens=max_tokens,
@@ -37,7 +43,11 @@ def generate_request(
         stop_strings=[body.stop] if isinstance(body.stop, str) else body.stop or (),
         include_stop_string=bool(body.include_stop_str_in_output),
         skip_special_tokens=body.skip_special_tokens,
+        bad_words=body.bad_words or (),
     )
+    if num_logprobs is not None:
+        request.logprobs.num_logprobs = num_logprobs
+    return request
 
 
 def json_text(value: Any, field: str) -> str:

@@ -134,6 +134,8 @@ class Session:
         if response.text_delta:
             generation.texts.append(response.text_delta)
         generation.tool_calls.extend(response.tool_calls)
+        if response.token_bytes:
+            generation.logprobs.append(response)
         if generation.wake_on_delta:
             generation.wakeup.set()
 

@@ -142,6 +142,9 @@ class EngineSession:
         for event in message.finished:
             if event.HasField("stop_token_id") and event.slot in live:
                 live[event.slot].generation.expect_stop(event.stop_token_id)
+        for part in message.logprobs:
+            if part.slot in live and (logprobs := live[part.slot].generation.logprobs) is not None:
+                logprobs.arrive(part.tokens)
         for slot, token_id in zip(message.slots, message.token_ids, strict=True):
             request = live.get(slot)
             if request is None:

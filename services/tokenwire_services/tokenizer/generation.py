@@ -16,6 +16,7 @@ from tokenwire.status import StatusError
 from tokenwire.v1 import engine_pb2, generation_pb2, tokenizer_pb2
 from tokenwire_services.tokenizer.detokenizer import Detokenizer
 from tokenwire_services.tokenizer.errors import at_field
+from tokenwire_services.tokenizer.logprobs import TokenLogprobs
 from tokenwire_services.tokenizer.outbox import Finish, Outbox
 from tokenwire_services.tokenizer.parsers.base import OutputParser, ParsedCall
 from tokenwire_services.tokenizer.stop_strings import StopStrings
@@ -41,6 +42,10 @@ class Generation:
     """Returned with the first token IDs."""
     include_stop_token: bool = False
     """Whether the text of the token that ended the generation belongs to the output."""
+    min_tokens: int = 0
+    """Tokens within which no stop string counts."""
+    logprobs: TokenLogprobs | None = None
+    """Set when the request asked for log-probabilities."""
     num_tokens: int = field(default=0, init=False)
     """Tokens received."""
     finished: bool = field(default=False, init=False)
@@ -64,11 +69,13 @@ class Generation:
             self._token_ids.append(token_id)
         if token_id == self._stop_token_id:
             return
+        if self.logprobs is not None:
+            self.logprobs.take(token_id)
         text = self.detokenizer.push(token_id)
         if text is None:
             return
         if self.stop_strings is not None:
-            text = self.stop_strings.push(text)
+            text = self._watch(self.stop_strings, text)
             if self.stop_strings.matched is not None:
                 self._end(text, Finish(generation_pb2.FINISH_REASON_STOP, self._usage()))
                 return
@@ -80,7 +87,7 @@ class Generation:
         text = self.detokenizer.flush()
         if self.stop_strings is not None:
             if text:
-                text = self.stop_strings.push(text)
+                text = self._watch(self.stop_strings, text)
             text += self.stop_strings.flush()
         stop_token_id = event.stop_token_id if event.HasField("stop_token_id") else None
         self._end(text, Finish(event.reason, event.usage, stop_token_id=stop_token_id))
@@ -96,6 +103,12 @@ class Generation:
             error = at_field(error, "prompt_token_ids", self.prompt_field)
             self.outbox.finish(self.slot, Finish(generation_pb2.FINISH_REASON_ERROR, error=error))
 
+    def _watch(self, stop_strings: StopStrings, text: str) -> str:
+        """Look for stop strings in new text; what is now known to be output."""
+        if self.num_tokens <= self.min_tokens:
+            return stop_strings.pass_over(text)
+        return stop_strings.push(text)
+
     def _end(self, text: str, finish: Finish) -> None:
         if self.finished:
             return
@@ -104,7 +117,7 @@ class Generation:
             self._write(text)
         if self.parser is not None:
             self._write_pieces(self.parser.flush())
-        if self._uncounted or self.prompt_token_ids:
+        if self._uncounted or self.prompt_token_ids or self.logprobs:
             self._send("", [])
         reason, stop_string = finish.reason, None
         if self.stop_strings is not None and self.stop_strings.matched is not None:
@@ -116,7 +129,7 @@ class Generation:
     def _write(self, text: str) -> None:
         if self.parser is not None:
             self._write_pieces(self.parser.push(text))
-        elif self.return_token_ids:
+        elif self._has_details:
             self._send(text, [])
         else:
             self.outbox.add_text(self.slot, text, self._uncounted)
@@ -139,21 +152,29 @@ class Generation:
     def _send(self, text: str, tool_calls: Sequence[tokenizer_pb2.ToolCallDelta]) -> None:
         """Put text and tool calls into the outbox, with the tokens behind them.
 
-        All in one detail for a request that asked for token IDs; otherwise text is a plain delta, and only
-        a tool call needs a detail.
+        All in one detail for a request that asked for token IDs or log-probabilities; otherwise text is a
+        plain delta, and only a tool call needs a detail.
         """
-        if tool_calls or self.return_token_ids:
+        if tool_calls or self._has_details:
             detail = tokenizer_pb2.TokenizerGenerateResponse(text_delta=text, tool_calls=tool_calls)
             if self.return_token_ids:
                 detail.token_ids.extend(self._token_ids)
                 detail.prompt_token_ids.extend(self.prompt_token_ids)
                 self.prompt_token_ids = ()
                 self._token_ids.clear()
+            if self.logprobs:
+                self.logprobs.move_to(detail)
+            if self._has_details:
                 self._uncounted = 0
             self.outbox.add_detail(self.slot, detail)
         else:
             self.outbox.add_text(self.slot, text, self._uncounted)
             self._uncounted = 0
+
+    @property
+    def _has_details(self) -> bool:
+        """Whether text goes out in details, together with what it was made of."""
+        return self.return_token_ids or self.logprobs is not None
 
     def _usage(self) -> generation_pb2.Usage:
         """Tokens so far. What the prefix cache saved, only the engine's own finish event says."""

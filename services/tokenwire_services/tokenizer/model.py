@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 
 from tokenwire.v1 import engine_pb2, engine_pb2_grpc
 from tokenwire_services.tokenizer.chat_template import ChatTemplate, ChatTemplateError
+from tokenwire_services.tokenizer.token_bytes import TokenBytes
 
 MAX_FILES = 64
 MAX_FILES_BYTES = 512 << 20
@@ -37,6 +38,7 @@ class Model:
     """Why there is no chat template."""
     fingerprint: bytes
     """The same for engines that serve the same model: a request may go on at another one of them."""
+    token_bytes: TokenBytes
 
 
 async def fetch_files(stub: engine_pb2_grpc.EngineAsyncStub, timeout_s: float) -> dict[str, bytes]:
@@ -78,17 +80,18 @@ def load_model(info: engine_pb2.GetModelResponse, files: Mapping[str, bytes]) ->
         raise ModelFilesError(f"tokenizer.json cannot be read: {error}") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    identity, token_bytes = fingerprint(info, files), TokenBytes(tokenizer)
     config = _read_object(files, "tokenizer_config.json")
     source = _template_source(files, config)
     if not source:
         problem = "the model has no chat template; send text instead of messages"
-        return Model(info, tokenizer, None, problem, fingerprint(info, files))
+        return Model(info, tokenizer, None, problem, identity, token_bytes)
     special_tokens = _special_tokens(_read_object(files, "special_tokens_map.json") | config)
     try:
-        return Model(info, tokenizer, ChatTemplate(source, special_tokens), "", fingerprint(info, files))
+        return Model(info, tokenizer, ChatTemplate(source, special_tokens), "", identity, token_bytes)
     except ChatTemplateError as error:
         problem = f"the model's chat template cannot be used: {error}"
-        return Model(info, tokenizer, None, problem, fingerprint(info, files))
+        return Model(info, tokenizer, None, problem, identity, token_bytes)
 
 
 def fingerprint(info: engine_pb2.GetModelResponse, files: Mapping[str, bytes]) -> bytes:

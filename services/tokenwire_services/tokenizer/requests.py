@@ -11,12 +11,14 @@ import secrets
 from dataclasses import dataclass
 
 from tokenwire.status import CONTEXT_LENGTH_EXCEEDED, invalid_argument, not_found, unavailable, unimplemented
-from tokenwire.v1 import engine_pb2, tokenizer_pb2
+from tokenwire.v1 import engine_pb2, generation_pb2, tokenizer_pb2
+from tokenwire_services.tokenizer.bad_words import encode_bad_words
 from tokenwire_services.tokenizer.config import TokenizerConfig
 from tokenwire_services.tokenizer.detokenizer import Detokenizer
 from tokenwire_services.tokenizer.engine_link import EngineLink
 from tokenwire_services.tokenizer.engine_session import EngineSession
 from tokenwire_services.tokenizer.generation import Generation
+from tokenwire_services.tokenizer.logprobs import TokenLogprobs
 from tokenwire_services.tokenizer.model import Model
 from tokenwire_services.tokenizer.outbox import Outbox
 from tokenwire_services.tokenizer.parsers import hermes
@@ -85,6 +87,8 @@ async def start(
         return_token_ids=request.return_token_ids,
         prompt_token_ids=prompt_token_ids if request.return_token_ids else (),
         include_stop_token=request.include_stop_string,
+        min_tokens=request.stop.min_tokens,
+        logprobs=TokenLogprobs(model.token_bytes) if request.logprobs.HasField("num_logprobs") else None,
     )
     if link.model.fingerprint != model.fingerprint:
         raise unavailable("the engine was replaced by another while the prompt was encoded; try again", 0.0)
@@ -109,7 +113,11 @@ def resolve_model(link: EngineLink, name: str) -> Model:
 def engine_request(
     model: Model, request: tokenizer_pb2.TokenizerGenerateRequest, prompt_token_ids: list[int]
 ) -> engine_pb2.GenerateRequest:
-    """The request in the engine's terms."""
+    """The request in the engine's terms.
+
+    Raises:
+        StatusError: INVALID_ARGUMENT for bad words that cannot be.
+    """
     result = engine_pb2.GenerateRequest(
         request_id=request.request_id,
         model=request.model,
@@ -122,6 +130,11 @@ def engine_request(
         result.sampling.seed = secrets.randbits(63)
     if request.HasField("stop"):
         result.stop.CopyFrom(request.stop)
+    if request.HasField("logprobs"):
+        result.logprobs.CopyFrom(request.logprobs)
+    result.sampling.bad_words.extend(
+        generation_pb2.TokenIds(ids=ids) for ids in encode_bad_words(model, request.bad_words)
+    )
     if request.HasField("constraint"):
         result.constraint.CopyFrom(request.constraint)
     if request.HasField("context"):
@@ -135,9 +148,8 @@ def _check(request: tokenizer_pb2.TokenizerGenerateRequest) -> None:
         raise invalid_argument("request_id", f"longer than {MAX_REQUEST_ID_BYTES} bytes")
     if request.sampling.HasField("num_samples") and request.sampling.num_samples > 1:
         raise unimplemented("sampling.num_samples")
-    for name in ("num_logprobs", "num_prompt_logprobs"):
-        if request.logprobs.HasField(name):
-            raise unimplemented(f"logprobs.{name}")
+    if request.logprobs.HasField("num_prompt_logprobs"):
+        raise unimplemented("logprobs.num_prompt_logprobs")
     if len(request.stop_strings) > MAX_STOP_STRINGS:
         raise invalid_argument(
             "stop_strings", f"{len(request.stop_strings)} strings; expected at most {MAX_STOP_STRINGS}"

@@ -28,23 +28,31 @@ class StopStrings:
 
     def push(self, text: str) -> str:
         """Take the next piece of text, return what is now known to be output (possibly nothing)."""
+        num_held = len(self._held)
         text = self._held + text
         end, begin = len(text) + 1, 0
         for stop in self.stops:
-            at = text.find(stop)
+            at = text.find(stop, max(0, num_held - len(stop) + 1))  # what was held ended nothing
             if at >= 0 and (at + len(stop), at) < (end, begin):
                 end, begin, self.matched = at + len(stop), at, stop
         if self.matched is not None:
             self._held = ""
             return text[: end if self.include else begin]
-        keep = max(overlap(text, stop) for stop in self.stops)
-        self._held = text[len(text) - keep :]
-        return text[: len(text) - keep]
+        return self._hold_back(text)
+
+    def pass_over(self, text: str) -> str:
+        """The same for text that completes no stop string, whatever it is; one may begin in it."""
+        return self._hold_back(self._held + text)
 
     def flush(self) -> str:
         """The text ended without a stop string: what was held back."""
         text, self._held = self._held, ""
         return text
+
+    def _hold_back(self, text: str) -> str:
+        keep = max(overlap(text, stop) for stop in self.stops)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
 
 
 def overlap(text: str, mark: str) -> int:

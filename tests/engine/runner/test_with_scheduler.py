@@ -69,7 +69,9 @@ def test_requests_that_preempt_each_other_get_the_tokens_that_they_get_alone(tmp
         SamplingParams(temperature=0.0, repetition_penalty=1.3),
         SamplingParams(temperature=1.2, top_k=40, top_p=0.9),
         SamplingParams(temperature=0.7, presence_penalty=0.6, frequency_penalty=0.4),
-        SamplingParams(min_p=0.05),
+        SamplingParams(min_p=0.05, logit_bias={9: 3.0, 11: -3.0}),
+        SamplingParams(typical_p=0.7, bad_words=((5,), (9, 10), (17, 4, 8)), num_logprobs=2),
+        SamplingParams(allowed_token_ids=tuple(range(3, 60)), min_tokens=40, ending_token_ids=(7,)),
     ]
     together, scheduler = serve(runner, requests_with(sampling))
     assert scheduler.counters.preemptions > 0

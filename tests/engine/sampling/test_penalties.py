@@ -5,12 +5,9 @@ from __future__ import annotations
 import torch
 from transformers import RepetitionPenaltyLogitsProcessor
 
+from tests.engine.sampling.harness import VOCAB, changed, new_sampler, step
 from tokenwire_engine.sampling.params import SamplingParams
-from tokenwire_engine.sampling.sampler import Sampler
-from tokenwire_kernels import select_kernels
 
-CPU = torch.device("cpu")
-VOCAB = 50
 PROMPT, OUTPUT = [3, 7, 7, 9], [9, 11, 11, 11]
 GREEDY = SamplingParams(temperature=0.0)
 
@@ -21,16 +18,7 @@ def greedy(**penalties: float) -> SamplingParams:
 
 def penalized(params: SamplingParams, logits: torch.Tensor) -> torch.Tensor:
     """The logits that a request with `PROMPT` and `OUTPUT` samples from."""
-    sampler = Sampler(2, VOCAB, CPU, select_kernels(CPU))
-    sampler.admit(0, params, PROMPT, OUTPUT)
-    return step(sampler, [0], logits)[1]
-
-
-def step(sampler: Sampler, slots: list[int], logits: torch.Tensor) -> tuple[list[int], torch.Tensor]:
-    logits = logits.clone()
-    positions = torch.arange(len(slots)).numpy()
-    sent = {name: torch.from_numpy(array) for name, array in sampler.prepare(slots, positions).items()}
-    return sampler.sample(logits, slots, sent).tolist(), logits
+    return changed(params, logits, PROMPT, OUTPUT)
 
 
 def test_the_repetition_penalty_is_transformers() -> None:
@@ -55,7 +43,7 @@ def test_repetition_comes_before_the_subtractions() -> None:
 
 
 def test_requests_without_penalties_are_untouched_and_have_nothing_prepared() -> None:
-    sampler = Sampler(2, VOCAB, CPU, select_kernels(CPU))
+    sampler = new_sampler(2)
     sampler.admit(0, greedy(presence_penalty=1.0), PROMPT, OUTPUT)
     sampler.admit(1, GREEDY, PROMPT, OUTPUT)
     logits = torch.randn(2, VOCAB)
@@ -64,15 +52,15 @@ def test_requests_without_penalties_are_untouched_and_have_nothing_prepared() ->
 
 
 def test_sampled_tokens_are_counted() -> None:
-    sampler = Sampler(1, VOCAB, CPU, select_kernels(CPU))
+    sampler = new_sampler()
     sampler.admit(0, greedy(frequency_penalty=1.0), [], [])
     logits = torch.zeros(1, VOCAB)
     logits[0, 5], logits[0, 6] = 2.5, 2.0
-    assert [step(sampler, [0], logits)[0] for _ in range(5)] == [[5], [6], [5], [6], [5]]
+    assert [step(sampler, [0], logits)[0].tokens.tolist() for _ in range(5)] == [[5], [6], [5], [6], [5]]
 
 
 def test_a_slot_forgets_its_request_when_released() -> None:
-    sampler = Sampler(6, VOCAB, CPU, select_kernels(CPU))
+    sampler = new_sampler(6)
     logits = torch.randn(6, VOCAB)
     for _ in range(3):
         for slot in range(6):

@@ -22,7 +22,8 @@ def sampler_of(*params: SamplingParams) -> Sampler:
 
 def sample(sampler: Sampler, slots: list[int], logits: torch.Tensor, positions: list[int]) -> list[int]:
     arrays = sampler.prepare(slots, np.array(positions))
-    return sampler.sample(logits.clone(), slots, {k: torch.from_numpy(v) for k, v in arrays.items()}).tolist()
+    sent = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    return sampler.sample(logits.clone(), slots, sent).tokens.tolist()
 
 
 def test_a_greedy_batch_needs_nothing_on_the_device() -> None:

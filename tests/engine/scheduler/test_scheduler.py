@@ -4,8 +4,9 @@ import pytest
 
 from tests.engine.hash_runner import continuation
 from tests.engine.scheduler.simulation import Simulation
+from tokenwire_engine.sampling.params import SamplingParams
 from tokenwire_engine.scheduler.plan import StepPlan, StepResult
-from tokenwire_engine.scheduler.request import FinishReason
+from tokenwire_engine.scheduler.request import FinishReason, Request
 
 
 def rows(plan: StepPlan | None) -> list[tuple[int, int, int]]:
@@ -272,3 +273,25 @@ def test_a_request_on_hold_can_be_cancelled_and_its_id_is_taken_until_then() -> 
     simulation.scheduler.cancel(str(held))
     simulation.take_outputs()
     assert simulation.finished[held].reason is FinishReason.CANCELLED
+
+
+def test_a_prompt_is_scored_in_its_chunks_and_never_again() -> None:
+    request = Request("0", list(range(10)), SamplingParams(), 5, num_prompt_logprobs=2)
+    assert request.needs_all_prompt_logits
+    first = request.scored_prompt(0, 6)
+    assert first is not None
+    assert (first.start, first.token_ids, first.num_top) == (0, [1, 2, 3, 4, 5, 6], 2)
+    request.num_prompt_scored = 6
+    assert request.scored_prompt(0, 6) is None  # computed again after a preemption
+    last = request.scored_prompt(3, 10)
+    assert last is not None
+    assert (last.start, last.token_ids) == (6, [7, 8, 9])
+    request.num_prompt_scored = 9
+    assert not request.needs_all_prompt_logits
+    assert request.scored_prompt(9, 10) is None
+
+
+def test_a_prompt_of_one_token_has_nothing_to_score() -> None:
+    request = Request("0", [1], SamplingParams(), 5, num_prompt_logprobs=2)
+    assert not request.needs_all_prompt_logits
+    assert request.scored_prompt(0, 1) is None

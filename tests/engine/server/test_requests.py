@@ -59,6 +59,10 @@ def test_every_supported_field_arrives() -> None:
         presence_penalty=-1.0,
         frequency_penalty=0.75,
         seed=-7,
+        typical_p=0.75,
+        logit_bias={3: 1.5, 4: -100.0},
+        bad_words=[TokenIds(ids=[5]), TokenIds(ids=[6, 7])],
+        allowed_token_ids=[9, 3, 8, 9],
     )
     request = read(
         request_id="mine",
@@ -66,11 +70,19 @@ def test_every_supported_field_arrives() -> None:
         prompt_token_ids=[1, 2],
         resumed_token_ids=[3],
         sampling=sampling,
-        stop=StopConditions(max_tokens=9, stop_token_ids=[8], ignore_eos=True),
+        stop=StopConditions(max_tokens=9, min_tokens=2, stop_token_ids=[8], ignore_eos=True),
+        logprobs=LogprobOptions(num_logprobs=20, num_prompt_logprobs=0),
     )
-    for name in (field.name for field in dataclasses.fields(request.sampling)):
-        if name != "sample_index":
-            assert getattr(request.sampling, name) == getattr(sampling, name), name
+    for name in (
+        "temperature", "top_k", "top_p", "min_p", "typical_p",
+        "repetition_penalty", "presence_penalty", "frequency_penalty", "seed",
+    ):  # fmt: skip
+        assert getattr(request.sampling, name) == getattr(sampling, name), name
+    assert request.sampling.logit_bias == {3: 1.5, 4: -100.0}
+    assert request.sampling.bad_words == ((5,), (6, 7))
+    assert request.sampling.allowed_token_ids == (3, 8, 9)
+    assert (request.sampling.min_tokens, request.sampling.ending_token_ids) == (2, (8,))
+    assert (request.sampling.num_logprobs, request.num_prompt_logprobs) == (20, 0)
     assert (request.request_id, request.prompt_token_ids, request.output_token_ids) == ("mine", [1, 2], [3])
     assert (request.max_tokens, request.stop_token_ids) == (9, {8})
 
@@ -114,6 +126,23 @@ def test_sampling_parameters_out_of_range_are_refused(field: str, values: list[f
         ({"stop": StopConditions(stop_token_ids=[VOCAB_SIZE])}, "stop.stop_token_ids"),
         ({"stop": StopConditions(max_tokens=0)}, "stop.max_tokens"),
         ({"request_id": "ü" * 129}, "request_id"),
+        ({"sampling": SamplingParams(logit_bias={VOCAB_SIZE: 1.0})}, "sampling.logit_bias"),
+        ({"sampling": SamplingParams(logit_bias={1: 100.5})}, "sampling.logit_bias"),
+        ({"sampling": SamplingParams(logit_bias={1: math.nan})}, "sampling.logit_bias"),
+        ({"sampling": SamplingParams(bad_words=[TokenIds()])}, "sampling.bad_words[0].ids"),
+        (
+            {"sampling": SamplingParams(bad_words=[TokenIds(ids=[1]), TokenIds(ids=[1] * 33)])},
+            "sampling.bad_words[1].ids",
+        ),
+        (
+            {"sampling": SamplingParams(bad_words=[TokenIds(ids=[1, VOCAB_SIZE])])},
+            "sampling.bad_words[0].ids",
+        ),
+        ({"sampling": SamplingParams(bad_words=[TokenIds(ids=[1])] * 1025)}, "sampling.bad_words"),
+        ({"sampling": SamplingParams(allowed_token_ids=[VOCAB_SIZE])}, "sampling.allowed_token_ids"),
+        ({"stop": StopConditions(max_tokens=3, min_tokens=4)}, "stop.min_tokens"),
+        ({"logprobs": LogprobOptions(num_logprobs=21)}, "logprobs.num_logprobs"),
+        ({"logprobs": LogprobOptions(num_prompt_logprobs=21)}, "logprobs.num_prompt_logprobs"),
     ],
 )
 def test_other_invalid_fields_are_refused_by_name(fields: dict[str, object], at_fault: str) -> None:
@@ -129,14 +158,7 @@ def test_the_error_about_a_token_says_which_and_what_is_allowed() -> None:
 @pytest.mark.parametrize(
     ("fields", "at_fault"),
     [
-        ({"sampling": SamplingParams(typical_p=0.5)}, "sampling.typical_p"),
-        ({"sampling": SamplingParams(logit_bias={1: 1.0})}, "sampling.logit_bias"),
-        ({"sampling": SamplingParams(bad_words=[TokenIds(ids=[1])])}, "sampling.bad_words"),
-        ({"sampling": SamplingParams(allowed_token_ids=[1])}, "sampling.allowed_token_ids"),
         ({"sampling": SamplingParams(num_samples=2)}, "sampling.num_samples"),
-        ({"stop": StopConditions(min_tokens=1)}, "stop.min_tokens"),
-        ({"logprobs": LogprobOptions(num_logprobs=0)}, "logprobs.num_logprobs"),
-        ({"logprobs": LogprobOptions(num_prompt_logprobs=0)}, "logprobs.num_prompt_logprobs"),
         ({"constraint": Constraint(regex="a+")}, "constraint"),
         ({"context": RequestContext(priority=-1)}, "context.priority"),
         ({"context": RequestContext(tenant="a")}, "context.tenant"),
@@ -155,6 +177,13 @@ def test_fields_set_to_what_changes_nothing_are_accepted() -> None:
         logprobs=LogprobOptions(),
         context=RequestContext(),
     )
+
+
+def test_a_request_that_leaves_no_token_to_choose_is_refused() -> None:
+    forbidden = SamplingParams(allowed_token_ids=[1, 2], bad_words=[TokenIds(ids=[1])])
+    error = refusal(sampling=forbidden, stop=StopConditions(min_tokens=1, stop_token_ids=[2]))
+    assert (error.code, error.field) == (grpc.StatusCode.INVALID_ARGUMENT, "sampling.allowed_token_ids")
+    read(sampling=forbidden, stop=StopConditions(stop_token_ids=[2]))
 
 
 def test_a_prompt_that_fills_the_context_is_refused_with_the_numbers() -> None:

@@ -26,7 +26,12 @@ async def test_every_sampling_field_arrives(client: openai.AsyncOpenAI, tokenize
         frequency_penalty=-0.5,
         stop=["\n", "END"],
         max_tokens=40,
+        logit_bias={"50256": -100, "7": 1.5},
+        logprobs=True,
+        top_logprobs=4,
         extra_body={
+            "bad_words": ["darn", "heck"],
+            "allowed_token_ids": [7, 8],
             "top_k": 40,
             "min_p": 0.125,
             "repetition_penalty": 1.25,
@@ -48,6 +53,10 @@ async def test_every_sampling_field_arrives(client: openai.AsyncOpenAI, tokenize
         [1, 2],
         True,
     )
+    assert dict(sampling.logit_bias) == {50256: -100, 7: 1.5}
+    assert list(sampling.allowed_token_ids) == [7, 8]
+    assert list(request.bad_words) == ["darn", "heck"]
+    assert request.logprobs.num_logprobs == 4
     assert list(request.stop_strings) == ["\n", "END"]
     assert request.include_stop_string
     assert not request.skip_special_tokens
@@ -59,6 +68,7 @@ async def test_what_is_left_out_stays_unset(client: openai.AsyncOpenAI, tokenize
     assert [field.name for field, _ in request.sampling.ListFields()] == []
     assert [field.name for field, _ in request.stop.ListFields()] == []
     assert not request.HasField("skip_special_tokens")
+    assert not request.HasField("logprobs")
 
 
 async def test_max_completion_tokens_takes_precedence_over_max_tokens(

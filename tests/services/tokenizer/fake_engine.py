@@ -170,6 +170,8 @@ class FakeEngine(engine_pb2_grpc.EngineServicer):
                 live.sent += 1
                 response.slots.append(slot)
                 response.token_ids.append(token)
+                if live.request.logprobs.HasField("num_logprobs"):
+                    _score(response, slot, token, live.request.logprobs.num_logprobs)
                 stopped = token in self.info.eos_token_ids and not live.request.stop.ignore_eos
                 if stopped or live.sent == (live.request.stop.max_tokens or len(live.tokens)):
                     reason = (
@@ -184,6 +186,18 @@ class FakeEngine(engine_pb2_grpc.EngineServicer):
                     del self.live[slot]
                     break
         return response
+
+
+def _score(response: engine_pb2.SessionResponse, slot: int, token: int, num_top: int) -> None:
+    """A log-probability of -token / 8; the alternatives are the tokens before it in the vocabulary."""
+    if not response.logprobs or response.logprobs[-1].slot != slot:
+        response.logprobs.add(slot=slot)
+    columns = response.logprobs[-1].tokens
+    columns.num_top = num_top
+    columns.token_logprobs.append(-token / 8)
+    columns.token_ranks.append(token + 1)
+    columns.top_token_ids.extend(range(num_top))
+    columns.top_logprobs.extend(-other / 8 for other in range(num_top))
 
 
 def _event(slot: int, reason: int, error: StatusError | None = None) -> Any:

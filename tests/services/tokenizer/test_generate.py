@@ -215,7 +215,14 @@ async def test_tool_choice_none_leaves_the_tools_out(
         (Request(text="a", stop_strings=["é" * 513]), "INVALID_ARGUMENT", "stop_strings[0]"),
         (Request(text="a", request_id="x" * 257), "INVALID_ARGUMENT", "request_id"),
         (Request(text="a", sampling={"num_samples": 2}), "UNIMPLEMENTED", "sampling.num_samples"),
-        (Request(text="a", logprobs={"num_logprobs": 0}), "UNIMPLEMENTED", "logprobs.num_logprobs"),
+        (
+            Request(text="a", logprobs={"num_prompt_logprobs": 0}),
+            "UNIMPLEMENTED",
+            "logprobs.num_prompt_logprobs",
+        ),
+        (Request(text="a", bad_words=["b", " "]), "INVALID_ARGUMENT", "bad_words[1]"),
+        (Request(text="a", bad_words=["b" * 257]), "INVALID_ARGUMENT", "bad_words[0]"),
+        (Request(text="a", bad_words=["qx" * 40]), "INVALID_ARGUMENT", "bad_words[0]"),
     ],
 )
 async def test_what_is_wrong_with_a_request_is_named_and_the_next_one_is_served(
@@ -258,3 +265,63 @@ async def test_the_engines_errors_come_through_with_the_callers_field(
     engine.refuse = invalid_argument("prompt_token_ids[3]", "is wrong")
     error = await refusal(service, chat())
     assert (error.message, error.field) == ("chat.messages[3]: is wrong", "chat.messages[3]")
+
+
+@pytest.mark.parametrize("tokens_per_step", [1, 5])
+async def test_logprobs_come_with_the_text_and_bytes_of_their_tokens(
+    service: Service, engine: FakeEngine, tokenizer: Tokenizer, tokens_per_step: int
+) -> None:
+    engine.tokens_per_step = tokens_per_step
+    text = "The sky, naïve 🙂."
+    engine.reply = saying(tokenizer, text)
+    responses = await generate(service, Request(text="Hello", logprobs={"num_logprobs": 2}))
+
+    token_ids = tokenizer.encode(text).ids
+    assert text_of(responses) == text
+    assert b"".join(token for response in responses for token in response.token_bytes) == text.encode()
+    assert [x for response in responses for x in response.logprobs.token_logprobs] == [
+        -token / 8 for token in token_ids
+    ]
+    assert {response.logprobs.num_top for response in responses if response.token_bytes} == {2}
+    assert all(not response.token_bytes or response.text_delta for response in responses)
+    tops = [token for response in responses for token in response.top_token_bytes]
+    assert tops == [b"<|endoftext|>", b"<|im_start|>"] * len(token_ids)
+    assert not any(response.token_ids for response in responses)
+
+
+async def test_logprobs_end_with_the_token_that_completes_a_stop_string(
+    service: Service, engine: FakeEngine, tokenizer: Tokenizer
+) -> None:
+    engine.tokens_per_step = 50
+    request = Request(
+        text="Hello", stop_strings=["capital"], logprobs={"num_logprobs": 0}, return_token_ids=True
+    )
+    responses = await generate(service, request)
+    token_ids = [token for response in responses for token in response.token_ids]
+    assert [x for response in responses for x in response.logprobs.token_ranks] == [t + 1 for t in token_ids]
+    assert b"".join(token for r in responses for token in r.token_bytes).startswith(b"The capital")
+    assert text_of(responses) == "The "
+
+
+async def test_a_stop_string_within_the_least_tokens_does_not_count(
+    service: Service, engine: FakeEngine, tokenizer: Tokenizer
+) -> None:
+    text = "blue sky, blue sea, blue lake"
+    engine.reply = saying(tokenizer, text)
+    least = len(tokenizer.encode("blue sky,").ids)
+    responses = await generate(
+        service, Request(text="Hello", stop_strings=["blue"], stop={"min_tokens": least})
+    )
+    assert text_of(responses) == "blue sky, "
+    assert responses[-1].stop_string == "blue"
+    assert engine.requests[-1].stop.min_tokens == least
+
+
+async def test_bad_words_are_sent_in_the_tokens_that_they_are_encoded_as(
+    service: Service, engine: FakeEngine, tokenizer: Tokenizer
+) -> None:
+    sampling = generation_pb2.SamplingParams(bad_words=[generation_pb2.TokenIds(ids=[7, 8])])
+    await generate(service, Request(text="Hello", bad_words=["sky", " blue"], sampling=sampling))
+    sent = [list(word.ids) for word in engine.requests[-1].sampling.bad_words]
+    expected = [tokenizer.encode(text).ids for text in ("sky", " sky", "blue", " blue")]
+    assert sent == [[7, 8], *expected]

@@ -64,3 +64,14 @@ def test_overlap_is_the_longest_proper_beginning() -> None:
     assert overlap("xaba", "abab") == 3
     assert overlap("abab", "abab") == 2  # all of it would be a match, not an overlap
     assert overlap("", "a") == 0
+
+
+def test_a_string_that_was_passed_over_does_not_count_and_one_that_began_there_does() -> None:
+    watcher = StopStrings(["stop", "op"])
+    assert watcher.pass_over("a stop and st") == "a stop and "
+    assert watcher.push("op it") == ""
+    assert watcher.matched == "stop"
+    watcher = StopStrings(["ab", "ababc"])
+    assert watcher.pass_over("abab") == ""
+    assert watcher.push("x") == "ababx"
+    assert watcher.matched is None

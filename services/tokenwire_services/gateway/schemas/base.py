@@ -23,6 +23,7 @@ _MOST_FIELDS = 100
 _LARGEST_UINT32 = 2**32 - 1
 _LARGEST_FLOAT32 = 3.4e38
 _LONGEST_STOP_BYTES = 1024
+_LONGEST_BAD_WORD_BYTES = 256
 
 
 class Strict(BaseModel):
@@ -61,10 +62,29 @@ def _check_stop(text: str) -> str:
     return text
 
 
+def _check_token_keys(bias: dict[str, float]) -> dict[str, float]:
+    for key in bias:
+        if not (key.isascii() and key.isdigit() and len(key) <= 10 and int(key) <= _LARGEST_UINT32):
+            raise PydanticCustomError("not_a_token_id", "its keys must be token IDs, such as '50256'")
+    return bias
+
+
+def _check_bad_word(text: str) -> str:
+    if not text.strip() or len(text.encode()) > _LONGEST_BAD_WORD_BYTES:
+        reason = f"expected a word of at most {_LONGEST_BAD_WORD_BYTES} bytes"
+        raise PydanticCustomError("bad_word_size", "{reason}", {"reason": reason})
+    return text
+
+
 Float = Annotated[float, Field(ge=-_LARGEST_FLOAT32, le=_LARGEST_FLOAT32)]
 UInt32 = Annotated[int, Field(ge=0, le=_LARGEST_UINT32)]
+Bias = Annotated[float, Field(ge=-100, le=100)]
+LogitBias = Annotated[dict[str, Bias], Field(max_length=1024), AfterValidator(_check_token_keys)]
+BadWord = Annotated[str, AfterValidator(_check_bad_word)]
 StopString = Annotated[str, Field(min_length=1), AfterValidator(_check_stop)]
 StopStrings = Annotated[list[StopString], Field(max_length=16, fail_fast=True)]
+MAX_LOGPROBS = 20
+"""Most alternatives a token."""
 
 
 class StreamOptions(Strict):
@@ -104,6 +124,16 @@ class GenerationRequest(Strict):
     repetition_penalty: Annotated[Float | None, Field(gt=0)] = None
     seed: Annotated[int | None, Field(ge=-(2**63), le=2**63 - 1)] = None
 
+    logit_bias: Annotated[
+        LogitBias | None, Field(description="By token ID: what is added to its logit, from -100 to 100.")
+    ] = None
+    bad_words: Annotated[
+        list[BadWord] | None, Field(max_length=512, fail_fast=True, description="Texts never to produce.")
+    ] = None
+    allowed_token_ids: Annotated[
+        list[UInt32] | None, Field(min_length=1, fail_fast=True, description="No others are produced.")
+    ] = None
+
     user: Annotated[str | None, Field(description="Accepted, without effect.")] = None
     metadata: Annotated[dict[str, Any] | None, Field(description="Accepted, without effect.")] = None
     store: Annotated[bool | None, Field(description="Accepted, without effect.")] = None
@@ -112,7 +142,6 @@ class GenerationRequest(Strict):
     prompt_cache_key: Annotated[str | None, Field(description="Accepted, without effect.")] = None
 
     n: Annotated[int | None, Field(ge=1), only(1)] = None
-    logit_bias: Annotated[dict[str, Any] | None, only({})] = None
     response_format: Annotated[dict[str, Any] | None, only({"type": "text"})] = None
 
     @field_validator("stream_options")

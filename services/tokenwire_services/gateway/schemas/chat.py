@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from tokenwire_services.gateway.schemas.base import GenerationRequest, Strict, only
+from tokenwire_services.gateway.schemas.base import MAX_LOGPROBS, GenerationRequest, Strict, only
 
 
 class TextPart(Strict):
@@ -88,9 +88,12 @@ class ChatCompletionRequest(GenerationRequest):
         dict[str, Any] | None, Field(description="Variables for the chat template.")
     ] = None
 
+    logprobs: Annotated[bool | None, Field(description="Return each token's log-probability.")] = None
+    top_logprobs: Annotated[
+        int | None, Field(ge=0, le=MAX_LOGPROBS, description="Alternatives to return with each token.")
+    ] = None
+
     parallel_tool_calls: Annotated[bool | None, only(True)] = None
-    logprobs: Annotated[bool | None, only(False)] = None
-    top_logprobs: Annotated[int | None, only(0)] = None
     modalities: Annotated[list[str] | None, only(["text"])] = None
     audio: Annotated[dict[str, Any] | None, only()] = None
     prediction: Annotated[dict[str, Any] | None, only()] = None
@@ -99,3 +102,10 @@ class ChatCompletionRequest(GenerationRequest):
     web_search_options: Annotated[dict[str, Any] | None, only()] = None
     functions: Annotated[list[Any] | None, only()] = None
     function_call: Annotated[str | dict[str, Any] | None, only()] = None
+
+    @field_validator("top_logprobs")
+    @classmethod
+    def _alternatives_belong_to_logprobs(cls, number: int | None, info: ValidationInfo) -> int | None:
+        if number and not info.data.get("logprobs"):
+            raise PydanticCustomError("without_logprobs", "it is only allowed when 'logprobs' is true")
+        return number

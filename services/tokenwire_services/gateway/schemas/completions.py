@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from tokenwire_services.gateway.schemas.base import GenerationRequest, UInt32, only
+from tokenwire_services.gateway.schemas.base import MAX_LOGPROBS, GenerationRequest, UInt32, only
 
 TokenIds = Annotated[list[UInt32], Field(min_length=1, fail_fast=True)]
 Texts = Annotated[list[str], Field(min_length=1, max_length=256, fail_fast=True)]
@@ -21,8 +21,12 @@ class CompletionRequest(GenerationRequest):
         Field(description="A text, its token IDs, or a list of either."),
     ]
 
+    logprobs: Annotated[
+        int | None,
+        Field(ge=0, le=MAX_LOGPROBS, description="Return each token's log-probability, and alternatives."),
+    ] = None
+
     echo: Annotated[bool | None, only(False)] = None
-    logprobs: Annotated[int | None, only()] = None
     best_of: Annotated[int | None, Field(ge=1), only(1)] = None
     suffix: Annotated[str | None, only("")] = None
 

@@ -1,0 +1,65 @@
+"""Log-probabilities that wait to be sent, and how they look on the wire.
+
+What one message carries of them is bounded, so that a peer's limit on message sizes (4 MiB by default) is
+never met: with `MAX_LOGPROBS` alternatives a token takes about 150 bytes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable
+
+from tokenwire.v1 import engine_pb2, generation_pb2
+from tokenwire_engine.sampling.logprobs import Logprobs
+from tokenwire_engine.scheduler.outputs import ChannelOutput
+
+MAX_MESSAGE_LOGPROBS = 8192
+"""Most tokens with log-probabilities in one message, and most prompt tokens besides."""
+
+SlotLogprobs = engine_pb2.SessionResponse.SlotLogprobs
+
+
+class PendingLogprobs:
+    """One channel's log-probabilities, by its labels."""
+
+    def __init__(self) -> None:
+        self._tokens: dict[int, Logprobs] = {}
+        self._prompts: deque[tuple[int, Logprobs]] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._tokens or self._prompts)
+
+    def receive(self, output: ChannelOutput) -> None:
+        """Keep those of a step."""
+        for label, logprobs in output.logprobs.items():
+            if label in self._tokens:
+                self._tokens[label].extend(logprobs)
+            else:
+                self._tokens[label] = logprobs
+        self._prompts.extend(output.prompt_logprobs)
+
+    def take(self, labels: Iterable[int]) -> list[SlotLogprobs]:
+        """Remove what belongs into a message with these tokens, and the next piece of a prompt."""
+        taken: list[SlotLogprobs] = []
+        if self._prompts:
+            label, logprobs = self._prompts[0]
+            taken.append(SlotLogprobs(slot=label, prompt=_columns(logprobs.take(MAX_MESSAGE_LOGPROBS))))
+            if not logprobs:
+                self._prompts.popleft()
+        if self._tokens:
+            for label, count in Counter(labels).items():
+                if (tokens := self._tokens.get(label)) is not None:
+                    taken.append(SlotLogprobs(slot=label, tokens=_columns(tokens.take(count))))
+                    if not tokens:
+                        del self._tokens[label]
+        return taken
+
+
+def _columns(logprobs: Logprobs) -> generation_pb2.LogprobColumns:
+    return generation_pb2.LogprobColumns(
+        token_logprobs=logprobs.token_logprobs,
+        token_ranks=logprobs.token_ranks,
+        num_top=logprobs.num_top,
+        top_token_ids=logprobs.top_token_ids,
+        top_logprobs=logprobs.top_logprobs,
+    )
