@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 GOOGLE_APIS = $(shell $(BIN)/python -c "import google.rpc, pathlib; print(pathlib.Path(next(iter(google.rpc.__path__))).parent.parent)")
 
-.PHONY: install serve test test-all lint format protos bench clean
+.PHONY: install serve test test-all lint format protos bench bench-scheduler clean
 
 install: $(STAMP)
 
@@ -42,6 +42,9 @@ protos: install
 
 bench: install
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-scheduler: install
+	$(BIN)/python -m benchmarks.scheduler $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist clients/python/tokenwire/v1

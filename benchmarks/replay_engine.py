@@ -51,6 +51,11 @@ class ReplayEngine(engine_pb2_grpc.EngineServicer):
     ) -> engine_pb2.GetLoadResponse:
         return engine_pb2.GetLoadResponse()
 
+    async def WatchLoad(  # noqa: N802
+        self, request: engine_pb2.WatchLoadRequest, context: Context
+    ) -> AsyncIterator[engine_pb2.WatchLoadResponse]:
+        yield engine_pb2.WatchLoadResponse()
+
     async def GetModel(  # noqa: N802
         self, request: engine_pb2.GetModelRequest, context: Context
     ) -> engine_pb2.GetModelResponse:

@@ -30,10 +30,16 @@ class EngineConfig:
     """Most tokens of prompt and output together. None: the model's own limit."""
     max_running: int = 256
     """Most requests computed in one step; the others wait."""
+    max_waiting: int = 4096
+    """Most requests queued beyond those; further ones are refused."""
+    policy: str = "fcfs"
+    """Who is served first: `fcfs`, `priority` or `fair` (equal shares for all tenants)."""
     max_step_tokens: int | None = None
     """Most tokens computed in one step. None: 8192 on CUDA, 512 on a CPU."""
     block_size: int = 16
     """Tokens per KV cache block, a power of two from 16 to 128."""
+    prefix_cache: bool = True
+    """Whether requests share the blocks of a common beginning."""
     kv_cache_memory: int | None = None
     """Bytes for the KV cache. None: chosen from the memory that is free."""
     gpu_memory_utilization: float = 0.9
@@ -48,6 +54,10 @@ class EngineConfig:
             raise ValueError(f"--device is {self.device!r}; expected auto, cpu, cuda or cuda:N")
         if self.dtype not in ("auto", "float32", "bfloat16", "float16"):
             raise ValueError(f"--dtype is {self.dtype!r}; expected auto, float32, bfloat16 or float16")
+        if self.policy not in ("fcfs", "priority", "fair"):
+            raise ValueError(f"--policy is {self.policy!r}; expected fcfs, priority or fair")
+        if self.max_waiting < 0:
+            raise ValueError(f"--max-waiting is {self.max_waiting}; expected at least 0")
         for option, value in (
             ("--max-model-len", self.max_model_len),
             ("--max-running", self.max_running),

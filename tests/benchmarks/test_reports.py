@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import offline, stream
+from benchmarks import offline, scheduler, stream
 
 
 @pytest.mark.slow
@@ -28,3 +28,13 @@ def test_the_cost_of_a_streamed_token_is_taken_from_the_processes(tmp_path: Path
     points = json.loads(report.with_suffix(".json").read_text())["points"]
     assert [point["streams"] for point in points] == [1, 8]
     assert all(point["cpu_us_per_token"].keys() == {"gateway", "tokenizer"} for point in points)
+
+
+def test_every_policy_serves_the_whole_trace(tmp_path: Path) -> None:
+    report = tmp_path / "scheduler"
+    scheduler.main(["--requests", "300", "--output", str(report)])
+    results = json.loads(report.with_suffix(".json").read_text())
+    assert [row["policy"] for row in results["policies"]] == ["fcfs", "priority", "fair"]
+    assert [row["running"] for row in results["plan_cost"]] == [64, 256, 512, 1024, 4096]
+    assert "| policy | requests/s |" in report.with_suffix(".md").read_text()
+    assert report.with_suffix(".png").stat().st_size > 0

@@ -1,7 +1,8 @@
 """A runner whose next token is a hash of all tokens before it, read back through the block tables.
 
 It holds a cache of token IDs instead of keys and values. A plan that skips a token, computes one twice,
-hands a block to two requests or loses one changes what is read back, and so the tokens that come out.
+writes to a block that two requests share, shares one that holds other tokens or loses one is caught, or
+changes what is read back, and so the tokens that come out.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import math
 import threading
 import zlib
 from array import array
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,7 +60,8 @@ def model_info(**changes: object) -> ModelInfo:
 class _Slot:
     tokens: list[int]
     blocks: list[int] = field(default_factory=list)
-    computed: int = 0
+    computed: int | None = None
+    """None: what was in the cache before it is not known yet."""
 
 
 class HashRunner:
@@ -77,6 +79,7 @@ class HashRunner:
         self._permits = math.inf
         self._permits_changed = threading.Condition()
         self._slots: dict[int, _Slot] = {}
+        self._holders: Counter[int] = Counter()
         self._cache = [[-1] * self.info.block_size for _ in range(self.info.num_blocks)]
         self._results: deque[StepResult] = deque()
         self._after_failure = False
@@ -95,6 +98,7 @@ class HashRunner:
         for slot in plan.released:
             gone = self._slots.pop(slot, None)
             assert gone is not None or self._after_failure, f"slot {slot} released twice"
+            self._holders.subtract(gone.blocks if gone is not None else ())
         self._after_failure = False
         for admission in plan.admitted:
             assert admission.slot not in self._slots, f"slot {admission.slot} admitted twice"
@@ -106,11 +110,16 @@ class HashRunner:
         for row in plan.scheduled:
             slot = self._slots[row.slot]
             slot.blocks += row.new_blocks
+            self._holders.update(row.new_blocks)
+            if slot.computed is None:
+                slot.computed = row.start
+                assert self._read_back(slot) == slot.tokens[: row.start], "a shared block holds other tokens"
             assert row.start == slot.computed, f"slot {row.slot} starts at {row.start}, not {slot.computed}"
             assert row.token_ids, f"slot {row.slot} has nothing to compute"
             for position, token in enumerate(row.token_ids, start=row.start):
                 assert slot.tokens[position] == token
                 block = slot.blocks[position // self.info.block_size]
+                assert self._holders[block] == 1, "a block that others hold, too, is written to"
                 self._cache[block][position % self.info.block_size] = token
             slot.computed += len(row.token_ids)
             assert row.samples == (slot.computed == len(slot.tokens))
@@ -119,8 +128,6 @@ class HashRunner:
                 slot.tokens.append(token)
                 result.slots.append(row.slot)
                 result.token_ids.append(token)
-        held = [block for slot in self._slots.values() for block in slot.blocks]
-        assert len(set(held)) == len(held), "a block is in two tables"
         self._results.append(result)
         self.steps += 1
 
@@ -151,4 +158,4 @@ class HashRunner:
 
     def _read_back(self, slot: _Slot) -> list[int]:
         size = self.info.block_size
-        return [self._cache[slot.blocks[i // size]][i % size] for i in range(slot.computed)]
+        return [self._cache[slot.blocks[i // size]][i % size] for i in range(slot.computed or 0)]

@@ -116,9 +116,8 @@ def invalid_argument(field: str, problem: str, reason: str = "") -> StatusError:
     return StatusError(grpc.StatusCode.INVALID_ARGUMENT, f"{field}: {problem}", [bad_request])
 
 
-def unimplemented(field: str) -> StatusError:
-    """A request field that this version does not act on."""
-    reason = "not supported by this version; leave it unset"
+def unimplemented(field: str, reason: str = "not supported by this version; leave it unset") -> StatusError:
+    """A request field that this version, or this server as it was started, does not act on."""
     violation = error_details_pb2.BadRequest.FieldViolation(field=field, description=reason)
     bad_request = error_details_pb2.BadRequest(field_violations=[violation])
     return StatusError(grpc.StatusCode.UNIMPLEMENTED, f"{field}: {reason}", [bad_request])

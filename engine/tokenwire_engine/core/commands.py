@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tokenwire_engine.scheduler.request import Request
@@ -36,8 +37,16 @@ class Resume:
 
 
 @dataclass(slots=True, frozen=True)
+class ResetPrefixCache:
+    """Forget what the prefix cache holds."""
+
+    done: Callable[[int], None]
+    """Called on the core thread with the number of blocks forgotten; must not block."""
+
+
+@dataclass(slots=True, frozen=True)
 class Shutdown:
     """Leave the loop after the step that runs."""
 
 
-Command = Submit | Cancel | Hold | Resume | Shutdown
+Command = Submit | Cancel | Hold | Resume | ResetPrefixCache | Shutdown

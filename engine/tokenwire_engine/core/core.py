@@ -7,11 +7,21 @@ the thread sleeps in its command queue.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from queue import SimpleQueue
 
-from tokenwire_engine.core.commands import Cancel, Command, Hold, Resume, Shutdown, Submit
+from tokenwire_engine.core.commands import (
+    Cancel,
+    Command,
+    Hold,
+    ResetPrefixCache,
+    Resume,
+    Shutdown,
+    Submit,
+)
 from tokenwire_engine.core.load import Load
+from tokenwire_engine.core.meter import Meter
 from tokenwire_engine.runner.base import DeviceLostError, Runner
 from tokenwire_engine.scheduler.outputs import Outputs
 from tokenwire_engine.scheduler.plan import StepPlan
@@ -34,7 +44,8 @@ class EngineCore:
         self._runner = runner
         self._deliver = deliver
         self._commands: SimpleQueue[Command] = SimpleQueue()
-        self.load = Load.of(scheduler)
+        self._meter = Meter()
+        self.load = Load.of(scheduler, self._meter)
 
     def send(self, command: Command) -> None:
         """Hand over a command; from any thread."""
@@ -47,9 +58,11 @@ class EngineCore:
             DeviceLostError: when the runner can never serve again.
         """
         while self._take_commands():
+            started = time.monotonic()
             plan = self._scheduler.plan()
             if plan is not None:
                 self._step(plan)
+                self._meter.add(time.monotonic() - started, self._scheduler.counters)
             self._publish()
 
     def _take_commands(self) -> bool:
@@ -70,6 +83,8 @@ class EngineCore:
                 self._scheduler.hold(channel)
             case Resume(channel):
                 self._scheduler.resume(channel)
+            case ResetPrefixCache(done):
+                done(self._scheduler.reset_prefix_cache())
             case Shutdown():
                 return False
         return True
@@ -86,6 +101,6 @@ class EngineCore:
             self._scheduler.fail(f"a step of the request failed: {type(error).__name__}: {error}")
 
     def _publish(self) -> None:
-        self.load = Load.of(self._scheduler)
+        self.load = Load.of(self._scheduler, self._meter)
         if outputs := self._scheduler.take_outputs():
             self._deliver(outputs)

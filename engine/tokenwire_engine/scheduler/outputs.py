@@ -23,10 +23,12 @@ class Finished:
     prompt_tokens: int
     completion_tokens: int
     """Tokens of output, those of an earlier engine included."""
+    cached_prompt_tokens: int = 0
+    """Prompt tokens whose computation the prefix cache saved."""
     stop_token_id: int | None = None
     """The token that ended it, with STOP."""
     error: str = ""
-    """What went wrong, with ERROR."""
+    """What went wrong, with ERROR and EXPIRED."""
 
 
 @dataclass(slots=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from tokenwire_engine.kv_cache.block_table import BlockTable
+from tokenwire_engine.kv_cache.prefix_cache import PrefixChain
 from tokenwire_engine.sampling.params import SamplingParams
 from tokenwire_engine.scheduler.plan import ScoredPrompt
 
@@ -29,6 +30,8 @@ class FinishReason(Enum):
     """Its caller asked for it."""
     ERROR = auto()
     """A step that computed it failed."""
+    EXPIRED = auto()
+    """Its deadline passed."""
 
 
 @dataclass(slots=True)
@@ -52,7 +55,23 @@ class Request:
     num_prompt_logprobs: int | None = None
     """Log-probabilities of the prompt to return: None for none, else of its tokens and of so many
     alternatives to each."""
+    priority: int = 0
+    """Lower first, where the policy goes by it."""
+    tenant: str = ""
+    """Whose share it takes, where the policy goes by it."""
+    cache: PrefixChain = field(default_factory=PrefixChain)
+    """Its beginning in the prefix cache, and with whom it shares it."""
+    deadline_s: float | None = None
+    """When it ends, done or not, by the scheduler's clock."""
 
+    arrival: int = 0
+    """How many requests were submitted before it."""
+    arrival_s: float = 0.0
+    """When it was submitted, by the scheduler's clock."""
+    was_admitted: bool = False
+    """Whether it has run: when it waits again, it gave way to another."""
+    cached_prompt_tokens: int = 0
+    """Prompt tokens that it found computed when it was admitted first."""
     num_computed: int = 0
     """Known tokens whose keys and values are in the cache, or in a launched step."""
     slot: int = NO_SLOT
@@ -74,8 +93,8 @@ class Request:
 
     @property
     def needs_all_prompt_logits(self) -> bool:
-        """Whether log-probabilities of its prompt are due: then no prompt token may be taken from a cache
-        without being computed."""
+        """Whether log-probabilities of its prompt are due: then no prompt token after those that were scored
+        may be taken from a cache without being computed."""
         return (
             self.num_prompt_logprobs is not None and self.num_prompt_scored < len(self.prompt_token_ids) - 1
         )

@@ -1,21 +1,31 @@
 """Iteration-level continuous batching with one token budget per step (Orca, OSDI 2022; chunked prefill as
 in Sarathi-Serve, OSDI 2024).
 
-First come, first served, and that order is the invariant: every running request arrived before every
-waiting one, and both are kept in order of arrival. So the oldest request always gets its next block (the
-youngest running one gives way), the head of the queue always gets in once the others are done, and nobody
-starves. Requests whose channel is on hold stand outside of it.
+A policy says who is served first; admission and giving way follow it strictly. The first in line gets in as
+soon as there is room for it and nobody overtakes it; when blocks run out, the least deserving of the running
+requests give way before the step is planned, so that the most deserving one always gets its next token, and
+every step brings somebody forward. Requests whose channel is on hold stand outside of it.
+
+A full block can be found by other requests once the step that computed its last token has completed. Steps
+run in the order of their plans, so whatever reads the block runs later than what wrote it; and a step that
+failed has left nothing to be found.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+import time
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tokenwire_engine.kv_cache.block_pool import BlockPool
 from tokenwire_engine.kv_cache.block_table import BlockTable, ceil_div
+from tokenwire_engine.kv_cache.prefix_cache import PrefixCache
+from tokenwire_engine.scheduler.deadlines import Deadlines
+from tokenwire_engine.scheduler.fcfs import FirstComeFirstServed
 from tokenwire_engine.scheduler.outputs import ChannelOutput, Finished, Outputs
 from tokenwire_engine.scheduler.plan import Admission, ScheduledTokens, StepPlan, StepResult
+from tokenwire_engine.scheduler.policy import Policy
 from tokenwire_engine.scheduler.request import NO_SLOT, FinishReason, Request
 
 
@@ -41,6 +51,11 @@ class Counters:
     generated_tokens: int = 0
     preemptions: int = 0
     finished_requests: int = 0
+    prefix_query_tokens: int = 0
+    """Known tokens of admitted requests, which were looked for in the prefix cache; those of a request that
+    comes back after a preemption count again."""
+    prefix_hit_tokens: int = 0
+    """Those that were found there."""
 
 
 class Scheduler:
@@ -51,13 +66,31 @@ class Scheduler:
     Plans complete in the order in which they were made.
     """
 
-    def __init__(self, limits: SchedulerLimits, pool: BlockPool) -> None:
+    def __init__(
+        self,
+        limits: SchedulerLimits,
+        pool: BlockPool,
+        policy: Policy | None = None,
+        prefix_cache: PrefixCache | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """
+        Args:
+            policy: who is served first; None: in order of arrival.
+            prefix_cache: of the pool; None: every request computes all of its tokens.
+            clock: the time in seconds, for ages and deadlines.
+        """
         self.pool = pool
         self.counters = Counters()
         self.context_limit = min(limits.max_model_len, pool.num_tokens)
         self._token_budget = limits.max_step_tokens
         self._free_slots = list(range(limits.max_running - 1, -1, -1))
-        self._waiting: OrderedDict[str, Request] = OrderedDict()
+        self._policy = policy or FirstComeFirstServed()
+        self._prefix_cache = prefix_cache
+        self._clock = clock
+        self._deadlines = Deadlines()
+        self._num_submitted = 0
+        self._waiting: dict[str, Request] = {}
         self._running: dict[str, Request] = {}
         self._held: dict[int, dict[str, Request]] = {}
         """Requests set aside, in order of arrival, by the channel that is on hold."""
@@ -72,6 +105,11 @@ class Scheduler:
     @property
     def num_waiting(self) -> int:
         return len(self._waiting) + sum(map(len, self._held.values()))
+
+    @property
+    def num_cached_blocks(self) -> int:
+        """Blocks whose content other requests can find."""
+        return 0 if self._prefix_cache is None else self._prefix_cache.num_blocks
 
     @property
     def has_work(self) -> bool:
@@ -93,10 +131,16 @@ class Scheduler:
             )
         request.table = BlockTable(self.pool.block_size)
         request.length_limit = min(len(request.prompt_token_ids) + request.max_tokens, self.context_limit)
+        request.arrival, request.arrival_s = self._num_submitted, self._clock()
+        self._num_submitted += 1
         if reason := request.finish_reason():
-            self._finish(request, reason)
+            self._say_finished(request, reason)
         else:
-            self._held.get(request.channel, self._waiting)[request.request_id] = request
+            self._deadlines.add(request)
+            if (held := self._held.get(request.channel)) is not None:
+                held[request.request_id] = request
+            else:
+                self._wait(request)
 
     def cancel(self, request_id: str) -> None:
         """End a request; one that has ended already is left alone."""
@@ -111,30 +155,32 @@ class Scheduler:
             return
         for request in reversed([r for r in self._running.values() if r.channel == channel]):
             self._preempt(request)
-        held = {r.request_id: r for r in self._waiting.values() if r.channel == channel}
-        for request_id in held:
-            del self._waiting[request_id]
-        self._held[channel] = held
+        held = sorted((r for r in self._waiting.values() if r.channel == channel), key=lambda r: r.arrival)
+        for request in held:
+            del self._waiting[request.request_id]
+            self._policy.remove(request)
+        self._held[channel] = {request.request_id: request for request in held}
 
     def resume(self, channel: int) -> None:
-        """Let a channel's requests go on, ahead of those that wait: they have waited longer."""
+        """Let a channel's requests go on, ahead of those that the policy holds equal: they have waited
+        longer."""
         for request in reversed(self._held.pop(channel, {}).values()):
-            self._waiting[request.request_id] = request
-            self._waiting.move_to_end(request.request_id, last=False)
+            self._wait(request, ahead=True)
 
     def plan(self) -> StepPlan | None:
         """The next step, or None when there is nothing to compute."""
+        for request in self._deadlines.passed(self._clock()):
+            self._finish(request, FinishReason.EXPIRED, _expired(request))
+        self._make_room()
         step = _Step(StepPlan(self.counters.steps))
         budget = self._token_budget
 
         # Decodes first, so that no prompt, however long, holds up the others' next tokens.
         prefilling: list[Request] = []
-        for request in list(self._running.values()):
-            if request.slot == NO_SLOT:  # gave way to an older request just now
-                continue
+        for request in self._running.values():
             if request.num_to_go > 1:
                 prefilling.append(request)
-            elif self._make_room(request):
+            else:
                 budget -= self._schedule(request, budget, step)
 
         for request in prefilling:
@@ -144,7 +190,7 @@ class Scheduler:
         # Only with tokens to spare, so that there are never more requests running than tokens in a step.
         while budget > 0 and (admitted := self._admit()):
             step.plan.admitted.append(_admission(admitted))
-            budget -= self._schedule(admitted, budget, step)
+            budget -= self._schedule(admitted, budget, step, new_blocks=admitted.table.blocks.copy())
 
         if not step.plan.scheduled:
             return None
@@ -166,6 +212,7 @@ class Scheduler:
                 f"with {len(step.sampling)}"
             )
         self._in_flight.popleft()
+        self._cache_filled(step)
         outputs = self._outputs
         generated = 0
         for request, logprobs in zip(step.scored, result.prompt_logprobs, strict=True):
@@ -190,6 +237,7 @@ class Scheduler:
             if reason := request.finish_reason():
                 self._finish(request, reason)
         self.counters.generated_tokens += generated
+        self._policy.generated(step.sampling)
 
     def fail(self, error: str) -> None:
         """The steps in flight failed: their requests end with an error, and nothing of them stays."""
@@ -206,6 +254,11 @@ class Scheduler:
         outputs, self._outputs = self._outputs, {}
         return outputs
 
+    def reset_prefix_cache(self) -> int:
+        """Forget what is cached, so that requests admitted from now on find nothing computed before. How many
+        blocks that was."""
+        return 0 if self._prefix_cache is None else self._prefix_cache.reset()
+
     def _find(self, request_id: str) -> Request | None:
         """A request that has not ended."""
         found = self._running.get(request_id) or self._waiting.get(request_id)
@@ -214,29 +267,41 @@ class Scheduler:
             found = next((request for request in held if request is not None), None)
         return found
 
-    def _make_room(self, request: Request) -> bool:
-        """Whether a running request's next token fits, younger ones giving way to it if they must."""
-        if request.num_computed < request.table.capacity:
-            return True
-        while self.pool.num_free == 0:
-            youngest = next(reversed(self._running.values()))
-            self._preempt(youngest)
-            if youngest is request:
-                return False
-        return True
+    def _make_room(self) -> None:
+        """Let the least deserving give way until the next token of every other decode fits."""
+        if len(self._running) <= self.pool.num_free:  # none needs more than one
+            return
+        size = self.pool.block_size
+        growing = {r.slot for r in self._running.values() if r.num_computed >= len(r.table.blocks) * size}
+        if len(growing) <= self.pool.num_free:
+            return
+        for request in sorted(self._running.values(), key=self._policy.rank, reverse=True):
+            growing.discard(request.slot)
+            self._preempt(request)
+            if len(growing) <= self.pool.num_free:
+                return
 
-    def _schedule(self, request: Request, budget: int, step: _Step) -> int:
-        """Compute a request's next tokens in this step, at most `budget`; how many they are."""
+    def _schedule(
+        self, request: Request, budget: int, step: _Step, new_blocks: list[int] | None = None
+    ) -> int:
+        """Compute a request's next tokens in this step, at most `budget`; how many they are. `new_blocks`:
+        blocks in its table that the runner does not know of."""
+        size = self.pool.block_size
+        table = request.table
         start = request.num_computed
-        num_known = request.num_tokens
-        end = min(num_known, start + budget)
+        num_prompt = len(request.prompt_token_ids)
+        num_known = num_prompt + len(request.output_token_ids)
+        samples = num_known - start <= budget
+        end = num_known if samples else start + budget
         # All known tokens get their blocks with the first chunk, so that a prefill, once begun, never waits
         # for another; after that, a decode takes one block at a time.
-        new_blocks: list[int] = []
-        if num_known > request.table.capacity:
-            new_blocks = self.pool.allocate(request.table.blocks_needed(num_known))
-            request.table.blocks += new_blocks
-        samples = end == num_known
+        new_blocks = new_blocks or []
+        if num_known > len(table.blocks) * size:
+            allocated = self.pool.allocate(table.blocks_needed(num_known))
+            table.blocks += allocated
+            new_blocks += allocated
+        if end // size > start // size:
+            step.filled.append((request, table, end))
         scored = request.scored_prompt(start, end)
         step.plan.scheduled.append(
             ScheduledTokens(request.slot, start, request.tokens(start, end), new_blocks, samples, scored)
@@ -245,37 +310,68 @@ class Scheduler:
             step.scored.append(request)
         if samples:
             step.sampling.append(request)
-        num_prompt = len(request.prompt_token_ids)
         if start < num_prompt:
             self.counters.prompt_tokens += min(end, num_prompt) - start
         request.num_computed = end
         return end - start
 
     def _admit(self) -> Request | None:
-        """Let the head of the queue run, if there is a slot and room for all of its known tokens, with a
-        block to spare for each running one: a request that would soon give way had better wait."""
-        if not self._waiting or not self._free_slots:
+        """Let the first in line run, if there is a slot and room for all of its known tokens, with a block to
+        spare for each running one: a request that would soon give way had better wait."""
+        if not self._free_slots or (request := self._policy.first()) is None:
             return None
-        request = next(iter(self._waiting.values()))
+        cache = self._prefix_cache
         needed = ceil_div(request.num_tokens, self.pool.block_size)
+        if cache is not None:
+            # At least the last known token is computed, for the token after it, and every prompt token whose
+            # log-probabilities are still due.
+            most = request.num_prompt_scored if request.needs_all_prompt_logits else request.num_tokens - 1
+            cache.follow(request.cache, request.tokens, most // self.pool.block_size)
+            needed -= cache.num_held(request.cache)
         if needed + len(self._running) > self.pool.num_free:
             return None
+        self._policy.remove(request)
         del self._waiting[request.request_id]
         self._running[request.request_id] = request
         request.slot = self._free_slots.pop()
+        if cache is not None:
+            request.table.blocks = cache.take(request.cache)
+            request.num_computed = request.table.capacity
+            self.counters.prefix_query_tokens += request.num_tokens
+            self.counters.prefix_hit_tokens += request.num_computed
+        if not request.was_admitted:
+            request.was_admitted = True
+            request.cached_prompt_tokens = min(request.num_computed, len(request.prompt_token_ids))
+            self._policy.admitted(request, request.num_to_go)
         return request
 
-    def _preempt(self, request: Request) -> None:
-        """Take a running request's blocks and put it back at the head of the queue."""
-        self._leave(request)
+    def _cache_filled(self, step: _Step) -> None:
+        """Let the blocks be found whose last token a step has computed."""
+        if self._prefix_cache is None:
+            return
+        size = self.pool.block_size
+        for request, table, end in step.filled:
+            if request.table is not table:  # it has left, and its blocks may be somebody else's
+                continue
+            for index in range(len(request.cache.nodes), end // size):
+                tokens = tuple(request.tokens(index * size, (index + 1) * size))
+                if not self._prefix_cache.append(request.cache, tokens, table.blocks[index]):
+                    break
+
+    def _wait(self, request: Request, ahead: bool = False) -> None:
         self._waiting[request.request_id] = request
-        self._waiting.move_to_end(request.request_id, last=False)
+        self._policy.add(request, ahead)
+
+    def _preempt(self, request: Request) -> None:
+        """Take a running request's slot and blocks; it waits for its turn to go on."""
+        self._leave(request)
+        self._wait(request, ahead=True)
         self.counters.preemptions += 1
 
     def _leave(self, request: Request) -> None:
         """Give back a running request's slot and blocks."""
         del self._running[request.request_id]
-        self.pool.release(request.table.blocks)
+        self.pool.release(reversed(request.table.blocks))  # the deepest first, as the prefix cache wants it
         request.table = BlockTable(self.pool.block_size)
         self._free_slots.append(request.slot)
         self._released.append(request.slot)
@@ -287,8 +383,14 @@ class Scheduler:
         if request.slot != NO_SLOT:
             self._leave(request)
         else:
-            self._waiting.pop(request.request_id, None)
-            self._held.get(request.channel, {}).pop(request.request_id, None)
+            if self._waiting.pop(request.request_id, None) is not None:
+                self._policy.remove(request)
+            else:
+                del self._held[request.channel][request.request_id]
+        self._deadlines.remove(request)
+        self._say_finished(request, reason, error)
+
+    def _say_finished(self, request: Request, reason: FinishReason, error: str = "") -> None:
         self.counters.finished_requests += 1
         self._outputs.setdefault(request.channel, ChannelOutput()).finished.append(
             Finished(
@@ -297,6 +399,7 @@ class Scheduler:
                 reason,
                 prompt_tokens=len(request.prompt_token_ids),
                 completion_tokens=len(request.output_token_ids),
+                cached_prompt_tokens=request.cached_prompt_tokens,
                 stop_token_id=request.output_token_ids[-1] if reason is FinishReason.STOP else None,
                 error=error,
             )
@@ -312,10 +415,20 @@ class _Step:
     """The requests of the rows that sample, in the plan's order."""
     scored: list[Request] = field(default_factory=list)
     """The requests of the rows that yield log-probabilities of the prompt, in the plan's order."""
+    filled: list[tuple[Request, BlockTable, int]] = field(default_factory=list)
+    """Requests with a block that this step computes the last token of, their table when it was planned (a
+    request that leaves gets a new one), and how many tokens are computed then."""
 
 
 def _admission(request: Request) -> Admission:
     # The output grows while the runner reads; the prompt never changes.
     return Admission(
         request.slot, request.sampling, request.prompt_token_ids, request.output_token_ids.copy()
+    )
+
+
+def _expired(request: Request) -> str:
+    return (
+        f"the request's time was up after {len(request.output_token_ids)} of at most {request.max_tokens} "
+        "tokens; give it more time, or ask for fewer tokens"
     )

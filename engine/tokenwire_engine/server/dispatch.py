@@ -19,9 +19,9 @@ from tokenwire_engine.core.commands import Cancel, Command, Hold, Resume, Submit
 from tokenwire_engine.scheduler.outputs import ChannelOutput, Outputs
 from tokenwire_engine.scheduler.request import Request
 
-MAX_LIVE_REQUESTS = 65_536
-"""Beyond this many, waiting ones included, a request is refused: a bound on memory, not on load."""
-RETRY_WHEN_FULL_S = 5.0
+LEAST_RETRY_S, MOST_RETRY_S = 0.1, 60.0
+RETRY_UNMEASURED_S = 5.0
+"""When to come back to a full engine that has not finished a request yet."""
 
 
 class Receiver(Protocol):
@@ -37,9 +37,21 @@ class Receiver(Protocol):
 class Dispatcher:
     """Hands requests to the core and outputs to their receivers."""
 
-    def __init__(self, send: Callable[[Command], None]) -> None:
-        """`send` gives a command to the core."""
+    def __init__(
+        self,
+        send: Callable[[Command], None],
+        max_live: int,
+        estimate_wait_s: Callable[[], float | None],
+    ) -> None:
+        """
+        Args:
+            send: gives a command to the core.
+            max_live: most requests that run or wait.
+            estimate_wait_s: how long the requests that wait now will, None where that is not known.
+        """
         self._send = send
+        self._max_live = max_live
+        self._estimate_wait_s = estimate_wait_s
         self._channels: dict[int, _Channel] = {}
         self._live: set[str] = set()
         self._numbers = itertools.count(1)
@@ -74,13 +86,20 @@ class Dispatcher:
                 grpc.StatusCode.ALREADY_EXISTS,
                 f"request_id: {request.request_id!r} is in use by a live request; choose another",
             )
-        if len(self._live) >= MAX_LIVE_REQUESTS:
-            raise resource_exhausted(
-                f"{MAX_LIVE_REQUESTS} requests are running or queued; try again later", RETRY_WHEN_FULL_S
-            )
+        if len(self._live) >= self._max_live:
+            raise self._full()
         self._live.add(request.request_id)
         self._channels[request.channel].live.add(request.request_id)
         self._send(Submit(request))
+
+    def _full(self) -> StatusError:
+        wait_s = self._estimate_wait_s()
+        retry_s = RETRY_UNMEASURED_S if wait_s is None else min(max(wait_s, LEAST_RETRY_S), MOST_RETRY_S)
+        return resource_exhausted(
+            f"{len(self._live)} requests are running or queued, which is as many as the engine holds "
+            f"(--max-running and --max-waiting); try again in {retry_s:.1f} seconds",
+            retry_s,
+        )
 
     def cancel(self, request_id: str) -> None:
         """End a request early; its end is delivered like any other."""

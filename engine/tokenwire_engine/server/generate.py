@@ -13,9 +13,8 @@ import grpc
 from tokenwire.status import StatusError
 from tokenwire.v1 import engine_pb2
 from tokenwire_engine.scheduler.outputs import ChannelOutput, Finished
-from tokenwire_engine.scheduler.request import FinishReason
 from tokenwire_engine.server.dispatch import Dispatcher
-from tokenwire_engine.server.finish import FINISH_REASONS, internal_error, usage
+from tokenwire_engine.server.finish import FINISH_REASONS, error_of, usage
 from tokenwire_engine.server.logprobs import MAX_MESSAGE_LOGPROBS, PendingLogprobs
 from tokenwire_engine.server.model import ServedModel
 from tokenwire_engine.server.requests import read_request
@@ -57,8 +56,7 @@ class _Stream:
         self._logprobs.receive(output)
         for finished in output.finished:
             self._finished = finished
-            if finished.reason is FinishReason.ERROR:
-                self._error = internal_error(finished)
+            self._error = self._error or error_of(finished)
         self._news.set()
 
     def fail(self, error: StatusError) -> None:

@@ -10,7 +10,7 @@ import sys
 
 import uvloop
 
-from tokenwire_engine import threads
+from tokenwire_engine import garbage, threads
 from tokenwire_engine.config import EngineConfig
 from tokenwire_engine.runner.base import Progress, Runner
 from tokenwire_engine.server.progress import StatusPipe
@@ -62,7 +62,9 @@ def _load_runner(config: EngineConfig, progress: Progress) -> Runner:
     # Imports torch, which takes seconds: here, on the core thread, while the server listens already.
     from tokenwire_engine.runner.load import load_runner
 
-    return load_runner(config, progress)
+    runner = load_runner(config, progress)
+    garbage.tune()
+    return runner
 
 
 def _failure(error: Exception) -> int:

@@ -40,6 +40,8 @@ class ServedModel:
     instance_id: str
     """Random identity of this process."""
     created_unix_s: int
+    policy: str = "fcfs"
+    """Who is served first."""
 
     @property
     def pool_tokens(self) -> int:

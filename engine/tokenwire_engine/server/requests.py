@@ -7,6 +7,7 @@ both name the field by its path.
 from __future__ import annotations
 
 import math
+import time
 import uuid
 from collections.abc import Callable
 from operator import attrgetter
@@ -16,6 +17,7 @@ from google.protobuf.message import Message
 
 from tokenwire.status import CONTEXT_LENGTH_EXCEEDED, invalid_argument, not_found, unimplemented
 from tokenwire.v1 import engine_pb2, generation_pb2
+from tokenwire_engine.kv_cache.prefix_cache import PrefixChain
 from tokenwire_engine.sampling.logprobs import MAX_LOGPROBS
 from tokenwire_engine.scheduler.request import Request
 from tokenwire_engine.server.model import ServedModel
@@ -41,6 +43,12 @@ def read_request(
         rule.check(proto)
     for unbuilt in _NOT_BUILT:
         unbuilt.check(proto)
+    if proto.context.priority and model.policy != "priority":
+        raise unimplemented(
+            "context.priority",
+            f"this engine schedules by {model.policy}; leave it unset, or start the engine with "
+            "--policy=priority",
+        )
     prompt, resumed = _read_tokens(proto, model)
     stop_token_ids = _read_stop_tokens(proto.stop, model)
     return Request(
@@ -53,6 +61,10 @@ def read_request(
         channel=channel,
         label=label,
         num_prompt_logprobs=read_num_logprobs(proto.logprobs, "num_prompt_logprobs", model.info.vocab_size),
+        priority=proto.context.priority,
+        tenant=proto.context.tenant,
+        cache=PrefixChain(scope=(proto.context.adapter, proto.context.cache_salt)),
+        deadline_s=time.monotonic() + proto.timeout_ms / 1000 if proto.HasField("timeout_ms") else None,
     )
 
 
@@ -117,14 +129,13 @@ _RANGES = (
     _Range("stop.max_tokens", lambda value: value >= 1, "at least 1"),
     _Range("logprobs.num_logprobs", lambda value: value <= MAX_LOGPROBS, f"at most {MAX_LOGPROBS}"),
     _Range("logprobs.num_prompt_logprobs", lambda value: value <= MAX_LOGPROBS, f"at most {MAX_LOGPROBS}"),
+    _Range("context.priority", lambda value: -100 <= value <= 100, "a number from -100 to 100"),
+    _Range("timeout_ms", lambda value: value >= 1, "at least 1"),
 )
 
 _NOT_BUILT = (
     _NotBuilt("sampling.num_samples", neutral=1),
     _NotBuilt("constraint"),
-    _NotBuilt("context.priority"),
-    _NotBuilt("context.tenant"),
-    _NotBuilt("context.cache_salt"),
     _NotBuilt("context.adapter"),
 )
 

@@ -22,14 +22,17 @@ from grpc_reflection.v1alpha import reflection
 
 from tokenwire.malformed import RefuseMalformed
 from tokenwire.status import StatusError, unavailable
-from tokenwire.v1 import engine_pb2, engine_pb2_grpc
+from tokenwire.v1 import engine_admin_pb2, engine_admin_pb2_grpc, engine_pb2, engine_pb2_grpc
 from tokenwire_engine.config import EngineConfig
 from tokenwire_engine.core.commands import Shutdown
 from tokenwire_engine.core.core import EngineCore
 from tokenwire_engine.kv_cache.block_pool import BlockPool
+from tokenwire_engine.kv_cache.prefix_cache import PrefixCache
 from tokenwire_engine.runner.base import ModelInfo, Progress, Runner
 from tokenwire_engine.scheduler.outputs import Outputs
+from tokenwire_engine.scheduler.policy import make_policy
 from tokenwire_engine.scheduler.scheduler import Scheduler, SchedulerLimits
+from tokenwire_engine.server.admin import EngineAdminServicer
 from tokenwire_engine.server.dispatch import Dispatcher
 from tokenwire_engine.server.listen import listen
 from tokenwire_engine.server.model import ServedModel
@@ -41,6 +44,7 @@ logger = logging.getLogger(__name__)
 RunnerLoader = Callable[[EngineConfig, Progress], Runner]
 
 SERVICE = engine_pb2.DESCRIPTOR.services_by_name["Engine"].full_name
+ADMIN_SERVICE = engine_admin_pb2.DESCRIPTOR.services_by_name["EngineAdmin"].full_name
 RETRY_WHILE_LOADING_S = 1.0
 STOP_GRACE_S = 0.5
 """How long calls may take to end once they were told to."""
@@ -92,9 +96,12 @@ class EngineServer:
         self.failed: asyncio.Future[Exception] = self._loop.create_future()
         self._grpc = grpc.aio.server(interceptors=[RefuseMalformed()], options=GRPC_OPTIONS)
         engine_pb2_grpc.add_EngineServicer_to_server(EngineServicer(self._get_serving), self._grpc)
+        engine_admin_pb2_grpc.add_EngineAdminServicer_to_server(
+            EngineAdminServicer(self._get_serving), self._grpc
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         reflection.enable_server_reflection(
-            (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._grpc
+            (SERVICE, ADMIN_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._grpc
         )
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         self.port = listen(self._grpc, self._config.host, self._config.port)
@@ -160,7 +167,9 @@ class EngineServer:
 
     def _make_scheduler(self, info: ModelInfo) -> Scheduler:
         limits = SchedulerLimits(self._config.max_running, info.max_step_tokens, info.max_model_len)
-        return Scheduler(limits, BlockPool(info.num_blocks, info.block_size))
+        pool = BlockPool(info.num_blocks, info.block_size)
+        prefix_cache = PrefixCache(pool) if self._config.prefix_cache else None
+        return Scheduler(limits, pool, make_policy(self._config.policy), prefix_cache)
 
     def _deliver_soon(self, outputs: Outputs) -> None:
         self._on_loop(partial(self._deliver, outputs))
@@ -182,11 +191,14 @@ class EngineServer:
             info=info,
             names=self._config.served_names or (info.name,),
             max_running=self._config.max_running,
+            policy=self._config.policy,
             instance_id=uuid.uuid4().hex,
             created_unix_s=int(time.time()),
         )
+        limit = self._config.max_running + self._config.max_waiting
+        dispatcher = Dispatcher(core.send, limit, lambda: core.load.estimated_wait_s)
         sessions = Sessions(max_grace_ms=round(self._config.session_grace_s * 1000))
-        self._serving = Serving(model, core, Dispatcher(core.send), sessions)
+        self._serving = Serving(model, core, dispatcher, sessions)
         self._refusal = None
         self._becoming_ready = self._loop.create_task(self._become_ready())
 

@@ -19,7 +19,7 @@ from tokenwire.v1 import engine_pb2, engine_pb2_grpc
 from tokenwire_engine.core.core import EngineCore
 from tokenwire_engine.server.dispatch import Dispatcher
 from tokenwire_engine.server.generate import generate
-from tokenwire_engine.server.load import load_to_proto
+from tokenwire_engine.server.load import load_to_proto, watch_load
 from tokenwire_engine.server.model import ServedModel, tokenizer_files
 from tokenwire_engine.server.session import Sessions
 
@@ -93,6 +93,21 @@ class EngineServicer(engine_pb2_grpc.EngineServicer):
             return load_to_proto(serving.core.load, len(serving.sessions))
 
         return await self._answer(context, answer)
+
+    async def WatchLoad(  # type: ignore[override]
+        self,
+        request: engine_pb2.WatchLoadRequest,
+        context: grpc.aio.ServicerContext[engine_pb2.WatchLoadRequest, engine_pb2.WatchLoadResponse],
+    ) -> None:
+        def load() -> engine_pb2.GetLoadResponse:
+            serving = self._serving()
+            return load_to_proto(serving.core.load, len(serving.sessions))
+
+        async def answer(serving: Serving) -> None:
+            async for response in watch_load(request, load):
+                await context.write(response)
+
+        await self._answer(context, answer)
 
     async def _answer(
         self,

@@ -20,9 +20,8 @@ import grpc
 from tokenwire.status import StatusError, invalid_argument, not_found, resource_exhausted
 from tokenwire.v1 import engine_pb2, generation_pb2
 from tokenwire_engine.scheduler.outputs import ChannelOutput, Finished
-from tokenwire_engine.scheduler.request import FinishReason
 from tokenwire_engine.server.dispatch import Dispatcher
-from tokenwire_engine.server.finish import FINISH_REASONS, internal_error, usage
+from tokenwire_engine.server.finish import FINISH_REASONS, error_of, usage
 from tokenwire_engine.server.model import ServedModel
 from tokenwire_engine.server.outbox import FinishEvent, Outbox
 from tokenwire_engine.server.requests import read_request
@@ -300,11 +299,11 @@ async def _read_open(commands: Commands) -> Open:
 
 
 def _finish_event(finished: Finished) -> FinishEvent:
-    failed = finished.reason is FinishReason.ERROR
+    error = error_of(finished)
     return FinishEvent(
         slot=finished.label,
         reason=FINISH_REASONS[finished.reason],
         stop_token_id=finished.stop_token_id,
         usage=usage(finished),
-        error=internal_error(finished).to_proto() if failed else None,
+        error=None if error is None else error.to_proto(),
     )

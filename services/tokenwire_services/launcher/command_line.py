@@ -32,8 +32,8 @@ def command_line(command: str, config: DataclassInstance) -> tuple[str, ...]:
         if field.name in _UNSAID or value == field.default:
             continue
         option = _OPTION_OF_FIELD.get(field.name, "--" + field.name.replace("_", "-"))
-        if value is True:
-            arguments.append(option)
+        if isinstance(value, bool):
+            arguments.append(option if value else "--no-" + option.removeprefix("--"))
             continue
         values = value if isinstance(value, tuple) else (value,)
         arguments += [f"{option}={each}" for each in values]

@@ -59,6 +59,12 @@ MaxModelLen = Annotated[
     ),
 ]
 MaxRunning = Annotated[int, typer.Option(min=1, help="Most requests computed in one step; the others wait.")]
+MaxWaiting = Annotated[
+    int, typer.Option(min=0, help="Most requests queued beyond those; further ones are refused.")
+]
+Policy = Annotated[
+    str, typer.Option(help="Who is served first: fcfs, priority, or fair (equal shares for all tenants).")
+]
 MaxStepTokens = Annotated[
     int | None,
     typer.Option(
@@ -68,6 +74,12 @@ MaxStepTokens = Annotated[
     ),
 ]
 BlockSize = Annotated[int, typer.Option(help="Tokens per KV cache block: 16, 32, 64 or 128.")]
+PrefixCache = Annotated[
+    bool,
+    typer.Option(
+        "--prefix-cache/--no-prefix-cache", help="Compute the common beginning of requests only once."
+    ),
+]
 KvCacheMemory = Annotated[
     int | None,
     typer.Option(

@@ -35,7 +35,7 @@ def test_a_free_block_can_be_neither_released_nor_shared() -> None:
     pool = BlockPool(num_blocks=1, block_size=16)
     with pytest.raises(ValueError, match="released more often than it was taken"):
         pool.release([0])
-    with pytest.raises(ValueError, match="only a held block can be shared"):
+    with pytest.raises(ValueError, match="only a held or idle block can be shared"):
         pool.share([0])
 
 

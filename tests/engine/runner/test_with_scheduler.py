@@ -1,16 +1,19 @@
-"""The real scheduler and the real runner: preemption and company change no request's tokens."""
+"""The real scheduler and the real runner: neither preemption, company nor what others computed before changes
+a request's tokens."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 
 from tests.checkpoints import write_checkpoint
 from tests.engine.driver import GREEDY, ignore_progress
 from tokenwire_engine.config import EngineConfig
 from tokenwire_engine.kv_cache.block_pool import BlockPool
+from tokenwire_engine.kv_cache.prefix_cache import PrefixCache
 from tokenwire_engine.runner.load import load_runner
 from tokenwire_engine.runner.local import LocalRunner
 from tokenwire_engine.sampling.params import SamplingParams
@@ -22,12 +25,16 @@ NUM_BLOCKS = 16
 """256 tokens: one full context, and far less than the requests below come to need together."""
 
 
-def serve(runner: LocalRunner, requests: list[Request]) -> tuple[dict[str, list[int]], Scheduler]:
+def serve(
+    runner: LocalRunner, requests: list[Request], prefix_cache: bool = False
+) -> tuple[dict[str, list[int]], Scheduler]:
     """Run requests to their end."""
     info = runner.info
+    pool = BlockPool(info.num_blocks, info.block_size)
     scheduler = Scheduler(
         SchedulerLimits(8, info.max_step_tokens, info.max_model_len),
-        BlockPool(info.num_blocks, info.block_size),
+        pool,
+        prefix_cache=PrefixCache(pool) if prefix_cache else None,
     )
     for request in requests:
         scheduler.submit(request)
@@ -76,8 +83,36 @@ def test_requests_that_preempt_each_other_get_the_tokens_that_they_get_alone(tmp
     together, scheduler = serve(runner, requests_with(sampling))
     assert scheduler.counters.preemptions > 0
     assert scheduler.pool.num_free == NUM_BLOCKS
+    resumed, scheduler = serve(runner, requests_with(sampling), prefix_cache=True)
+    assert scheduler.counters.preemptions > 0
+    assert scheduler.counters.prefix_hit_tokens > 0
+    assert scheduler.pool.num_free == NUM_BLOCKS
+    assert resumed == together
     alone: dict[str, list[int]] = {}
     for request in requests_with(sampling):
         alone |= serve(runner, [request])[0]
     assert together == alone
     assert {len(tokens) for tokens in together.values()} == {MAX_TOKENS}
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral"])
+def test_a_shared_beginning_gives_the_tokens_that_computing_it_again_gives(
+    tmp_path: Path, family: str
+) -> None:
+    window = {"sliding_window": 24} if family == "mistral" else {}
+    directory = write_checkpoint(tmp_path / "model", family, **window)
+    config = EngineConfig(model=str(directory), device="cpu", max_running=8, max_step_tokens=40)
+    runner = load_runner(config, ignore_progress)
+    common = torch.randint(3, 320, (83,), generator=torch.Generator().manual_seed(1)).tolist()
+
+    def requests() -> list[Request]:
+        return [
+            Request(str(index), [*common, *range(3, 3 + index)], replace(GREEDY, seed=index), 12)
+            for index in range(6)
+        ]
+
+    shared, scheduler = serve(runner, requests(), prefix_cache=True)
+    assert scheduler.counters.prefix_hit_tokens > 0
+    computed, scheduler = serve(runner, requests())
+    assert scheduler.counters.prefix_hit_tokens == 0
+    assert shared == computed

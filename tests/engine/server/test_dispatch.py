@@ -8,7 +8,6 @@ from tokenwire_engine.core.commands import Cancel, Command, Submit
 from tokenwire_engine.sampling.params import SamplingParams
 from tokenwire_engine.scheduler.outputs import ChannelOutput, Finished
 from tokenwire_engine.scheduler.request import FinishReason, Request
-from tokenwire_engine.server import dispatch
 from tokenwire_engine.server.dispatch import Dispatcher
 
 
@@ -33,7 +32,7 @@ def commands() -> list[Command]:
 
 @pytest.fixture
 def dispatcher(commands: list[Command]) -> Dispatcher:
-    return Dispatcher(commands.append)
+    return Dispatcher(commands.append, max_live=8, estimate_wait_s=lambda: 2.5)
 
 
 def request(request_id: str, channel: int) -> Request:
@@ -75,16 +74,19 @@ def test_an_id_is_taken_until_the_core_says_that_its_request_ended(dispatcher: D
     dispatcher.submit(request("a", other))
 
 
-def test_too_many_live_requests_are_refused_with_a_time_to_retry(
-    dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("wait_s", "retry_s"), [(2.5, 2.5), (0.0, 0.1), (1e9, 60.0), (None, 5.0)], ids=str)
+def test_a_full_engine_refuses_until_its_queue_will_have_drained(
+    wait_s: float | None, retry_s: float
 ) -> None:
-    monkeypatch.setattr(dispatch, "MAX_LIVE_REQUESTS", 1)
+    dispatcher = Dispatcher([].append, max_live=1, estimate_wait_s=lambda: wait_s)
     channel = dispatcher.open(Recorder())
     dispatcher.submit(request("a", channel))
     with pytest.raises(StatusError) as caught:
         dispatcher.submit(request("b", channel))
     assert caught.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert caught.value.retry_after_s == 5.0
+    assert caught.value.retry_after_s == retry_s
+    dispatcher.deliver({channel: end_of("a")})
+    dispatcher.submit(request("b", channel))
 
 
 def test_after_the_end_every_receiver_and_every_newcomer_hears_the_error(dispatcher: Dispatcher) -> None:

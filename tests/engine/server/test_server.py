@@ -142,5 +142,5 @@ async def test_reflection_lists_the_services(engine: Engine) -> None:
     await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
     response = await call.read()
     names = {service.name for service in response.list_services_response.service}
-    assert {"tokenwire.v1.Engine", "grpc.health.v1.Health"} <= names
+    assert {"tokenwire.v1.Engine", "tokenwire.v1.EngineAdmin", "grpc.health.v1.Health"} <= names
     call.cancel()

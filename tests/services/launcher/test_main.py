@@ -56,7 +56,7 @@ ENGINE_OPTIONS = [
     *["--served-model-name", "a", "--served-model-name", "b"],
     *["--device", "cpu", "--dtype", "float32", "--max-model-len", "100", "--max-running", "7"],
     *["--max-step-tokens", "64", "--block-size", "32", "--kv-cache-memory", "4MiB"],
-    *["--gpu-memory-utilization", "0.5"],
+    *["--gpu-memory-utilization", "0.5", "--max-waiting", "9", "--policy", "fair", "--no-prefix-cache"],
 ]
 GATEWAY_OPTIONS = [
     *["--api-key", "k1", "--api-key", "k2", "--cors-origin", "https://a.example", "--cors-origin", "*"],
@@ -82,6 +82,9 @@ def test_serve_takes_the_options_of_the_single_commands(run):
         block_size=32,
         kv_cache_memory=4 << 20,
         gpu_memory_utilization=0.5,
+        max_waiting=9,
+        policy="fair",
+        prefix_cache=False,
     )
     assert gateway == GatewayConfig(
         api_keys=("k1", "k2"),

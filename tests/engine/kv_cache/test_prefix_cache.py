@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from tokenwire_engine.kv_cache.block_pool import BlockPool
+from tokenwire_engine.kv_cache.prefix_cache import PrefixCache, PrefixChain
+
+SIZE = 4
+
+
+class Sequence:
+    """Takes the blocks for some tokens, as a request does."""
+
+    def __init__(self, cache: PrefixCache, pool: BlockPool, tokens: list[int], salt: str = "") -> None:
+        self.cache, self.pool, self.tokens = cache, pool, tokens
+        self.chain = PrefixChain(("", salt))
+        cache.follow(self.chain, lambda start, end: tokens[start:end], len(tokens) // SIZE)
+        self.hits = len(self.chain.nodes)
+        needed = len(tokens) // SIZE - cache.num_held(self.chain)
+        self.fits = needed <= pool.num_free
+        self.blocks: list[int] = []
+        if self.fits:
+            self.blocks = cache.take(self.chain)
+            self.blocks += pool.allocate(len(tokens) // SIZE - self.hits)
+
+    def compute(self) -> None:
+        for index in range(len(self.chain.nodes), len(self.blocks)):
+            tokens = tuple(self.tokens[index * SIZE : (index + 1) * SIZE])
+            if not self.cache.append(self.chain, tokens, self.blocks[index]):
+                break
+
+    def leave(self) -> None:
+        self.pool.release(reversed(self.blocks))
+
+
+def cached(num_blocks: int = 8) -> tuple[PrefixCache, BlockPool]:
+    pool = BlockPool(num_blocks, SIZE)
+    return PrefixCache(pool), pool
+
+
+def served(cache: PrefixCache, pool: BlockPool, tokens: list[int], salt: str = "") -> Sequence:
+    """A sequence that came, was computed, and left."""
+    sequence = Sequence(cache, pool, tokens, salt)
+    assert sequence.fits
+    sequence.compute()
+    sequence.leave()
+    return sequence
+
+
+def num_cached(cache: PrefixCache, tokens: list[int]) -> int:
+    """Blocks that a sequence of these tokens would find."""
+    chain = PrefixChain()
+    cache.follow(chain, lambda start, end: tokens[start:end], len(tokens) // SIZE)
+    return len(chain.nodes)
+
+
+def test_a_common_beginning_is_found_block_by_block() -> None:
+    cache, pool = cached()
+    first = served(cache, pool, [1] * 8 + [2] * 4)
+    second = Sequence(cache, pool, [1] * 8 + [3] * 4)
+    assert second.hits == 2
+    assert second.blocks[:2] == first.blocks[:2]
+    assert second.blocks[2] not in first.blocks
+
+
+def test_equal_tokens_after_other_tokens_are_not_found() -> None:
+    cache, pool = cached()
+    served(cache, pool, [1] * 4 + [2] * 4)
+    assert Sequence(cache, pool, [3] * 4 + [2] * 4).hits == 0
+    assert Sequence(cache, pool, [2] * 4).hits == 0
+
+
+def test_tokens_whose_hashes_collide_are_told_apart() -> None:
+    assert hash((-1, -1)) == hash((-2, -1)) == hash((-1, -2))
+    cache, pool = cached()
+    served(cache, pool, [-1] * 8)
+    assert Sequence(cache, pool, [-2] * 8).hits == 0
+
+
+def test_nothing_is_found_under_another_salt() -> None:
+    cache, pool = cached()
+    served(cache, pool, [1] * 8, salt="ours")
+    assert Sequence(cache, pool, [1] * 8, salt="theirs").hits == 0
+    assert Sequence(cache, pool, [1] * 8, salt="ours").hits == 2
+
+
+def test_the_chain_that_rested_longest_goes_first_its_deepest_block_before_the_others() -> None:
+    cache, pool = cached(num_blocks=4)
+    served(cache, pool, [1] * 8)
+    served(cache, pool, [2] * 8)
+    pool.allocate(1)
+    assert num_cached(cache, [1] * 8) == 1
+    assert num_cached(cache, [2] * 8) == 2
+
+
+def test_a_held_block_is_not_evicted() -> None:
+    cache, pool = cached(num_blocks=3)
+    holder = Sequence(cache, pool, [1] * 8)
+    holder.compute()
+    assert not Sequence(cache, pool, [2] * 8).fits
+    assert Sequence(cache, pool, [1] * 8).hits == 2
+
+
+def test_what_two_computed_at_once_is_kept_once() -> None:
+    cache, pool = cached()
+    twins = [Sequence(cache, pool, [1] * 8) for _ in range(2)]
+    for twin in twins:
+        assert twin.hits == 0
+        twin.compute()
+    assert cache.num_blocks == 4
+    for twin in twins:
+        twin.leave()
+    assert (cache.num_blocks, pool.num_idle, pool.num_free) == (2, 2, 8)
+
+
+def test_after_a_reset_nothing_is_found_and_nothing_is_lost() -> None:
+    cache, pool = cached()
+    served(cache, pool, [1] * 8)
+    running = Sequence(cache, pool, [2] * 16)
+    running.compute()
+    assert cache.reset() == 6
+    assert (cache.num_blocks, pool.num_idle, pool.num_free) == (0, 0, 4)
+    running.leave()
+    assert pool.num_free == 8
+    assert Sequence(cache, pool, [2] * 8).hits == 0
+
+
+TOKENS = st.lists(st.integers(0, 1), min_size=1, max_size=5).map(
+    lambda blocks: [token for block in blocks for token in [block] * SIZE]
+)
+
+
+class CacheUse(RuleBasedStateMachine):
+    """Sequences come, are computed and leave at random; the machine keeps what each block really holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cache, self.pool = cached(num_blocks=12)
+        self.live: list[Sequence] = []
+        self.content: dict[int, tuple[str, list[int]]] = {}
+
+    @rule(tokens=TOKENS, salt=st.sampled_from(["", "a"]), computed=st.booleans())
+    def come(self, tokens: list[int], salt: str, computed: bool) -> None:
+        sequence = Sequence(self.cache, self.pool, tokens, salt)
+        if not sequence.fits:
+            return
+        for index, block in enumerate(sequence.blocks):
+            content = (salt, tokens[: (index + 1) * SIZE])
+            if index < sequence.hits:
+                assert self.content[block] == content
+            else:
+                assert not any(block in other.blocks for other in self.live)
+                self.content[block] = content
+        self.live.append(sequence)
+        if computed:
+            sequence.compute()
+
+    @precondition(lambda self: self.live)
+    @rule(data=st.data())
+    def compute(self, data: st.DataObject) -> None:
+        data.draw(st.sampled_from(self.live)).compute()
+
+    @precondition(lambda self: self.live)
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        sequence = data.draw(st.sampled_from(self.live))
+        self.live.remove(sequence)
+        sequence.leave()
+
+    @rule()
+    def reset(self) -> None:
+        self.cache.reset()
+
+    @invariant()
+    def counts_are_exact(self) -> None:
+        held = [block for sequence in self.live for block in sequence.blocks]
+        assert all(self.pool.holders(block) == held.count(block) for block in range(12))
+        assert self.pool.num_free == 12 - len(set(held))
+        assert self.pool.num_idle <= self.cache.num_blocks <= self.pool.num_idle + len(set(held))
+
+    @invariant()
+    def the_parent_of_a_cached_block_is_cached(self) -> None:
+        numbers = {node.number for node in self.cache._nodes.values()}
+        for (parent, _), node in self.cache._nodes.items():
+            assert node.blocks
+            assert isinstance(parent, tuple) or parent in numbers
+
+
+CacheUse.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestCacheUse = CacheUse.TestCase
