@@ -9,9 +9,6 @@ from types import ModuleType
 import pytest
 import torch
 
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # read when the kernels are imported
-
 from tokenwire_kernels import reference
 from tokenwire_kernels import triton as triton_kernels
 
