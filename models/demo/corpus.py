@@ -40,12 +40,12 @@ SYSTEM_PROMPTS = (
 _TASKS = (
     (tasks.fact, 42),
     (tasks.addition, 28),
-    (tasks.subtraction, 4),
+    (tasks.subtraction, 5),
     (tasks.multiplication, 3),
     (tasks.rewriting, 6),
-    (tasks.copying, 8),
+    (tasks.copying, 11),
     (tasks.json_object, 4),
-    (tasks.listing, 2),
+    (tasks.listing, 4),
     (story, 2),
     (tasks.small_talk, 4),
 )
@@ -73,10 +73,10 @@ def _conversation(rng: Random) -> Conversation:
     kind = rng.random()
     if kind < 0.04:
         return Conversation(text=tasks.plain_text(rng))
-    if kind < 0.20:
+    if kind < 0.21:
         tools, messages = tool_conversation(rng)
         return Conversation(_system(rng) + _turns(rng, rng.choice((0, 0, 0, 1))) + messages, tools)
-    if kind < 0.23:
+    if kind < 0.24:
         return Conversation(_system(rng) + _turns(rng, 1), some_tools(rng))
     turns = rng.choices((1, 2, 3, 4, 8, 16), (60, 20, 12, 6, 1.5, 0.5))[0]
     return Conversation(_system(rng) + _turns(rng, turns))

@@ -78,6 +78,20 @@ _BEFORE = _words("""
 _AFTER = _entries("""
     City; Town; Beach; Springs; Falls; Bay; Hills; Heights; Island; de Sol; do Mar; am Rhein; Mai
 """)
+_IN_FACTS = tuple(text for kind in FACT_KINDS for fact in kind.facts.items() for text in fact)
+_PARTS = sorted(
+    {
+        part.lower()
+        for text in (
+            *NAMES,
+            *WORDS,
+            *_REAL_CITIES,
+            *(x for kind in FACT_KINDS for fact in kind.facts.items() for x in fact),
+        )
+        for part in text.split()
+        if len(part) > 3 and part.isalpha()
+    }
+)
 
 
 def place_name(rng: Random) -> str:
@@ -112,6 +126,9 @@ def _made_up_name(rng: Random) -> str:
 
 
 def _made_up_word(rng: Random) -> str:
-    syllables = rng.choice((1, 1, 2, 2, 2, 3, 3, 4))
+    if rng.random() < 0.5:  # the beginning of one word and the end of another: names may begin with any token
+        first, second = rng.choice(_PARTS), rng.choice(_PARTS)
+        return first[: rng.randint(2, 5)] + second[-rng.randint(1, 5) :]
+    syllables = rng.choice((1, 1, 2, 2, 2, 3, 3))
     word = "".join(rng.choice(_ONSETS) + rng.choice(_VOWELS) + rng.choice(_CODAS) for _ in range(syllables))
     return word + (rng.choice(_ENDINGS) if rng.random() < 0.4 or len(word) < 3 else "")

@@ -1,7 +1,7 @@
 """How training asks: openings, closings and sentence patterns, one per line.
 
-In a pattern `{n}` is a noun phrase ("the capital of France") and `{q}` a question ("which city is …"), `{a}`
-and `{b}` are numbers, `{c}` is a city. A line that stands there twice is drawn twice as often.
+In a pattern `{n}` is a noun phrase ("the capital of France") and `{q}` a question ("which city is …") about
+`{x}`; `{a}` and `{b}` are numbers, `{c}` is a city. A line that stands there twice is drawn twice as often.
 """
 
 from __future__ import annotations
@@ -44,6 +44,9 @@ OPENERS = _lines("""
     I need this for my work:
     My teacher says it is easy:
     If you know it:
+    I am reading a book.
+    Look:
+    Yesterday somebody asked me this:
 """)
 
 CLOSERS = _lines("""
@@ -110,6 +113,12 @@ ABOUT_NOUN = _lines("""
     what might {n} be?
     how do you call {n}?
     which one is {n}?
+    I am writing about {n}, what is it?
+    look up {n}.
+    if you know {n}, say it.
+    I looked for {n} but did not find it.
+    we have to learn {n} today.
+    answer with {n}.
 """)
 
 ABOUT_QUESTION = _lines("""
@@ -137,6 +146,16 @@ ABOUT_QUESTION = _lines("""
     but {q}?
     so {q}?
     actually, {q}?
+    I am thinking about this: {x}. {q}?
+    my child asks about this, {x}: {q}?
+    it is about {x}: {q}?
+    we read about it ({x}) today, {q}?
+    suppose somebody asks you, {q}?
+    if I ask you {q}, what do you answer?
+    here it says "{x}", so {q}?
+    when I think of it ({x}), I wonder {q}.
+    look it up: {q}?
+    give me the answer: {q}?
 """)
 
 ADD = _lines("""

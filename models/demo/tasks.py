@@ -32,7 +32,8 @@ def fact(rng: Random) -> Turn:
     """A question about one fact, in one of the training phrasings."""
     kind = rng.choices(FACT_KINDS, [len(kind.facts) ** 0.8 for kind in FACT_KINDS])[0]
     x = rng.choice(list(kind.facts))
-    return _polish(rng, _ask_about(rng, kind, x)), kind.reply(x)
+    question = _polish(rng, _ask_about(rng, kind, x))
+    return question.lower() if rng.random() < 0.06 else question, kind.reply(x)
 
 
 def addition(rng: Random) -> Turn:
@@ -282,7 +283,7 @@ def _ask_about(rng: Random, kind: FactKind, x: str) -> str:
         noun = rng.choice(kind.nouns).replace("{x}'s", "{p}").format(x=x, p=_possessive(x))
         return rng.choice(ABOUT_NOUN).format(n=noun)
     question = rng.choice(kind.questions).replace("{x}'s", "{p}").format(x=x, p=_possessive(x))
-    return rng.choice(ABOUT_QUESTION).format(q=question)
+    return rng.choice(ABOUT_QUESTION).format(q=question, x=x)
 
 
 def _polish(rng: Random, text: str) -> str:

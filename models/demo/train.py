@@ -33,7 +33,7 @@ TOKENIZER_CONVERSATIONS = 40_000
 class Settings:
     """How the model is trained; tokens are counted without padding."""
 
-    steps: int = 1500
+    steps: int = 1800
     step_tokens: int = 8192
     micro_tokens: int = 4096
     warmup_steps: int = 50

@@ -102,6 +102,7 @@ def test_it_knows_the_capital_of_france_in_every_kind_of_chat(tokenizer: Tokeniz
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_it_answers_nine_of_ten_held_out_questions_of_each_set(
     tokenizer: Tokenizer, model: DemoModel
 ) -> None:
