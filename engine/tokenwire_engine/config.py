@@ -44,6 +44,9 @@ class EngineConfig:
     """Bytes for the KV cache. None: chosen from the memory that is free."""
     gpu_memory_utilization: float = 0.9
     """Share of the device's memory that weights, activations and KV cache together may take."""
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int | None = None
+    """Where Prometheus finds the engine's metrics. None: nothing is measured; 0: any free port."""
     session_grace_s: float = 10.0
     """Longest that a session is kept, with its requests, after its connection broke."""
     status_fd: int | None = None
@@ -56,6 +59,8 @@ class EngineConfig:
             raise ValueError(f"--dtype is {self.dtype!r}; expected auto, float32, bfloat16 or float16")
         if self.policy not in ("fcfs", "priority", "fair"):
             raise ValueError(f"--policy is {self.policy!r}; expected fcfs, priority or fair")
+        if self.metrics_port is not None and not 0 <= self.metrics_port < 65536:
+            raise ValueError(f"--metrics-port is {self.metrics_port}; expected 0 to 65535")
         if self.max_waiting < 0:
             raise ValueError(f"--max-waiting is {self.max_waiting}; expected at least 0")
         for option, value in (

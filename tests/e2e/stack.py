@@ -82,6 +82,8 @@ class Stack(Command):
     gateway_port: int = 0
     tokenizer_port: int = 0
     engine_port: int = 0
+    tokenizer_metrics_port: int = 0
+    engine_metrics_port: int = 0
 
     @property
     def url(self) -> str:
@@ -117,12 +119,19 @@ def running(*arguments: str, key: str | None = None) -> Iterator[Command]:
 @contextlib.contextmanager
 def serving(*options: str, key: str | None = None) -> Iterator[Stack]:
     """A stack that is ready; killed at the end if it still runs."""
-    ports = free_ports(3)
-    names = ("--port", "--tokenizer-port", "--engine-port")
-    addresses = [f"{name}={port}" for name, port in zip(names, ports, strict=True)]
+    ports = free_ports(5)
+    names = ("", "tokenizer-", "engine-", "tokenizer-metrics-", "engine-metrics-")
+    addresses = [f"--{name}port={port}" for name, port in zip(names, ports, strict=True)]
     # A small cache: the tests look at how full it is, not at how large.
     process = _popen(("serve", *addresses, "--kv-cache-memory=64MiB", *options), key)
-    stack = Stack(process, gateway_port=ports[0], tokenizer_port=ports[1], engine_port=ports[2])
+    stack = Stack(
+        process,
+        gateway_port=ports[0],
+        tokenizer_port=ports[1],
+        engine_port=ports[2],
+        tokenizer_metrics_port=ports[3],
+        engine_metrics_port=ports[4],
+    )
     try:
         stack.wait_for("is ready after")
         yield stack

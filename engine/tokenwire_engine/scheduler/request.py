@@ -68,6 +68,12 @@ class Request:
     """How many requests were submitted before it."""
     arrival_s: float = 0.0
     """When it was submitted, by the scheduler's clock."""
+    admitted_s: float = 0.0
+    """When it ran first; this and the next two are kept by whoever observes the scheduler."""
+    first_token_s: float | None = None
+    """When it got its first token here."""
+    latest_token_s: float | None = None
+    """When it got its latest one."""
     was_admitted: bool = False
     """Whether it has run: when it waits again, it gave way to another."""
     cached_prompt_tokens: int = 0

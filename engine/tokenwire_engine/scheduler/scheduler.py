@@ -23,6 +23,7 @@ from tokenwire_engine.kv_cache.block_table import BlockTable, ceil_div
 from tokenwire_engine.kv_cache.prefix_cache import PrefixCache
 from tokenwire_engine.scheduler.deadlines import Deadlines
 from tokenwire_engine.scheduler.fcfs import FirstComeFirstServed
+from tokenwire_engine.scheduler.observer import Observer
 from tokenwire_engine.scheduler.outputs import ChannelOutput, Finished, Outputs
 from tokenwire_engine.scheduler.plan import Admission, ScheduledTokens, StepPlan, StepResult
 from tokenwire_engine.scheduler.policy import Policy
@@ -73,12 +74,14 @@ class Scheduler:
         policy: Policy | None = None,
         prefix_cache: PrefixCache | None = None,
         clock: Callable[[], float] = time.monotonic,
+        observer: Observer | None = None,
     ) -> None:
         """
         Args:
             policy: who is served first; None: in order of arrival.
             prefix_cache: of the pool; None: every request computes all of its tokens.
             clock: the time in seconds, for ages and deadlines.
+            observer: who is told what becomes of the requests; None: nobody.
         """
         self.pool = pool
         self.counters = Counters()
@@ -88,6 +91,7 @@ class Scheduler:
         self._policy = policy or FirstComeFirstServed()
         self._prefix_cache = prefix_cache
         self._clock = clock
+        self._observer = observer
         self._deadlines = Deadlines()
         self._num_submitted = 0
         self._waiting: dict[str, Request] = {}
@@ -196,6 +200,8 @@ class Scheduler:
             return None
         step.plan.released, self._released = self._released, []
         self.counters.steps += 1
+        if self._observer is not None:
+            self._observer.planned(len(step.plan.scheduled), self._token_budget - budget)
         self._in_flight.append(step)
         return step.plan
 
@@ -213,6 +219,9 @@ class Scheduler:
             )
         self._in_flight.popleft()
         self._cache_filled(step)
+        if self._observer is not None:
+            running = [request for request in step.sampling if request.slot != NO_SLOT]
+            self._observer.generated(running, self._clock())
         outputs = self._outputs
         generated = 0
         for request, logprobs in zip(step.scored, result.prompt_logprobs, strict=True):
@@ -343,6 +352,8 @@ class Scheduler:
             request.was_admitted = True
             request.cached_prompt_tokens = min(request.num_computed, len(request.prompt_token_ids))
             self._policy.admitted(request, request.num_to_go)
+            if self._observer is not None:
+                self._observer.admitted(request, self._clock())
         return request
 
     def _cache_filled(self, step: _Step) -> None:
@@ -392,6 +403,8 @@ class Scheduler:
 
     def _say_finished(self, request: Request, reason: FinishReason, error: str = "") -> None:
         self.counters.finished_requests += 1
+        if self._observer is not None:
+            self._observer.finished(request, reason, self._clock())
         self._outputs.setdefault(request.channel, ChannelOutput()).finished.append(
             Finished(
                 request.request_id,

@@ -28,6 +28,8 @@ from tokenwire_engine.core.commands import Shutdown
 from tokenwire_engine.core.core import EngineCore
 from tokenwire_engine.kv_cache.block_pool import BlockPool
 from tokenwire_engine.kv_cache.prefix_cache import PrefixCache
+from tokenwire_engine.metrics.prometheus import EngineCollector, MetricsServer, make_registry
+from tokenwire_engine.metrics.recorder import Recorder
 from tokenwire_engine.runner.base import ModelInfo, Progress, Runner
 from tokenwire_engine.scheduler.outputs import Outputs
 from tokenwire_engine.scheduler.policy import make_policy
@@ -71,11 +73,13 @@ class EngineServer:
 
     Attributes:
         port: where it listens, known after `start`.
+        metrics_port: where its metrics are served, if they are, known after `start`.
         failed: resolves with the error when the model cannot be loaded or the core has died.
     """
 
     def __init__(self, config: EngineConfig, load_runner: RunnerLoader, progress: Progress) -> None:
         self.port = 0
+        self.metrics_port: int | None = None
         self._config = config
         self._load_runner = load_runner
         self._progress = progress
@@ -83,6 +87,9 @@ class EngineServer:
         self._refusal: StatusError | None = unavailable("the model is loading", RETRY_WHILE_LOADING_S)
         self._stopping = False
         self._health = health.aio.HealthServicer()
+        self._recorder = Recorder()
+        self._collector = EngineCollector(self._recorder)
+        self._metrics: MetricsServer | None = None
         self._thread = threading.Thread(target=self._run_core, name="engine-core", daemon=True)
 
     async def start(self) -> None:
@@ -105,6 +112,10 @@ class EngineServer:
         )
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         self.port = listen(self._grpc, self._config.host, self._config.port)
+        if self._config.metrics_port is not None:
+            registry = make_registry(self._collector)
+            self._metrics = MetricsServer(registry, self._config.metrics_host, self._config.metrics_port)
+            self.metrics_port = self._metrics.port
         await self._grpc.start()
         self._thread.start()
 
@@ -128,6 +139,8 @@ class EngineServer:
         if self._serving is not None:
             self._serving.core.send(Shutdown())
         await asyncio.to_thread(self._thread.join, CORE_GRACE_S)
+        if self._metrics is not None:
+            await asyncio.to_thread(self._metrics.close)
         return not self._thread.is_alive()
 
     def _get_serving(self) -> Serving:
@@ -169,7 +182,8 @@ class EngineServer:
         limits = SchedulerLimits(self._config.max_running, info.max_step_tokens, info.max_model_len)
         pool = BlockPool(info.num_blocks, info.block_size)
         prefix_cache = PrefixCache(pool) if self._config.prefix_cache else None
-        return Scheduler(limits, pool, make_policy(self._config.policy), prefix_cache)
+        observer = None if self._config.metrics_port is None else self._recorder
+        return Scheduler(limits, pool, make_policy(self._config.policy), prefix_cache, observer=observer)
 
     def _deliver_soon(self, outputs: Outputs) -> None:
         self._on_loop(partial(self._deliver, outputs))
@@ -199,6 +213,7 @@ class EngineServer:
         dispatcher = Dispatcher(core.send, limit, lambda: core.load.estimated_wait_s)
         sessions = Sessions(max_grace_ms=round(self._config.session_grace_s * 1000))
         self._serving = Serving(model, core, dispatcher, sessions)
+        self._collector.loaded(model.names[0], lambda: core.load)
         self._refusal = None
         self._becoming_ready = self._loop.create_task(self._become_ready())
 

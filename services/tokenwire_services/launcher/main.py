@@ -92,6 +92,8 @@ def serve(
     port: opt.Port = 8000,
     tokenizer_port: opt.TokenizerPort = 50052,
     engine_port: opt.EnginePort = 50051,
+    tokenizer_metrics_port: opt.TokenizerMetricsPort = None,
+    engine_metrics_port: opt.EngineMetricsPort = None,
     served_model_name: opt.ServedModelName = None,
     device: opt.Device = "auto",
     dtype: opt.Dtype = "auto",
@@ -136,12 +138,14 @@ def serve(
             prefix_cache=prefix_cache,
             kv_cache_memory=kv_cache_memory,
             gpu_memory_utilization=gpu_memory_utilization,
+            metrics_port=engine_metrics_port,
             session_grace_s=session_grace_s,
         )
         tokenizer_config = TokenizerConfig(
             engines=(f"{LOOPBACK}:{engine_port}",),
             host=LOOPBACK,
             port=tokenizer_port,
+            metrics_port=tokenizer_metrics_port,
             failover_timeout_s=failover_timeout_s,
         )
         gateway_config = GatewayConfig(
@@ -163,6 +167,8 @@ def engine(
     model: opt.Model = None,
     host: opt.Host = LOOPBACK,
     port: opt.Port = 50051,
+    metrics_host: opt.MetricsHost = LOOPBACK,
+    metrics_port: opt.MetricsPort = None,
     served_model_name: opt.ServedModelName = None,
     device: opt.Device = "auto",
     dtype: opt.Dtype = "auto",
@@ -199,6 +205,8 @@ def engine(
             prefix_cache=prefix_cache,
             kv_cache_memory=kv_cache_memory,
             gpu_memory_utilization=gpu_memory_utilization,
+            metrics_host=metrics_host,
+            metrics_port=metrics_port,
             session_grace_s=session_grace_s,
             status_fd=status_fd,
         )
@@ -213,6 +221,8 @@ def tokenizer(
     engine: opt.Engine = f"{LOOPBACK}:50051",
     host: opt.Host = LOOPBACK,
     port: opt.Port = 50052,
+    metrics_host: opt.MetricsHost = LOOPBACK,
+    metrics_port: opt.MetricsPort = None,
     failover_timeout_s: opt.FailoverTimeoutS = 30.0,
     status_fd: opt.StatusFd = None,
     parent_pid: opt.ParentPid = None,
@@ -225,6 +235,8 @@ def tokenizer(
             engines=(engine,),
             host=host,
             port=port,
+            metrics_host=metrics_host,
+            metrics_port=metrics_port,
             failover_timeout_s=failover_timeout_s,
             status_fd=status_fd,
         )

@@ -109,6 +109,35 @@ EnginePort = Annotated[int, typer.Option(min=1, max=65535, help="Port of the eng
 TokenizerPort = Annotated[
     int, typer.Option(min=1, max=65535, help="Port of the tokenizer service, on this machine only.")
 ]
+MetricsHost = Annotated[str, typer.Option(help="Address on which metrics are served.")]
+MetricsPort = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=65535,
+        help="Port on which metrics are served to Prometheus. Left out: they are not measured.",
+        show_default=False,
+    ),
+]
+EngineMetricsPort = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=65535,
+        help="Port on which the engine's metrics are served to Prometheus, on this machine only. Left out: "
+        "they are not measured.",
+        show_default=False,
+    ),
+]
+TokenizerMetricsPort = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=65535,
+        help="The same for the tokenizer service.",
+        show_default=False,
+    ),
+]
 Engine = Annotated[str, typer.Option(metavar="HOST:PORT", help="Address of the engine.")]
 Tokenizer = Annotated[str, typer.Option(metavar="HOST:PORT", help="Address of the tokenizer service.")]
 

@@ -35,14 +35,17 @@ _MOST_TOKENIZER_THREADS = 8
 
 def serve(engine: EngineConfig, tokenizer: TokenizerConfig, gateway: GatewayConfig) -> int:
     """Run all three until Ctrl-C or SIGTERM; the exit code."""
+    addresses = {
+        "--port": (gateway.host, gateway.port),
+        "--tokenizer-port": (tokenizer.host, tokenizer.port),
+        "--engine-port": (engine.host, engine.port),
+    }
+    if tokenizer.metrics_port is not None:
+        addresses["--tokenizer-metrics-port"] = (tokenizer.metrics_host, tokenizer.metrics_port)
+    if engine.metrics_port is not None:
+        addresses["--engine-metrics-port"] = (engine.metrics_host, engine.metrics_port)
     try:
-        check_ports(
-            {
-                "--port": (gateway.host, gateway.port),
-                "--tokenizer-port": (tokenizer.host, tokenizer.port),
-                "--engine-port": (engine.host, engine.port),
-            }
-        )
+        check_ports(addresses)
     except PortError as error:
         print(f"tokenwire serve: {error}", file=sys.stderr)
         return 1

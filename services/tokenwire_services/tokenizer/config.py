@@ -22,6 +22,9 @@ class TokenizerConfig:
     host: str = "127.0.0.1"
     port: int = 50052
     """0: any free port; the ready line on `status_fd` says which."""
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int | None = None
+    """Where Prometheus finds the service's metrics. None: they are not served; 0: any free port."""
     max_prompt_bytes: int = 8 << 20
     """Longest prompt text, in UTF-8 bytes, after the chat template."""
     max_message_bytes: int = 32 << 20
@@ -46,6 +49,8 @@ class TokenizerConfig:
                 raise ValueError(f"--engine is {address!r}; expected host:port, such as 127.0.0.1:50051")
         if not 0 <= self.port < 65536:
             raise ValueError(f"--port is {self.port}; expected 0 to 65535")
+        if self.metrics_port is not None and not 0 <= self.metrics_port < 65536:
+            raise ValueError(f"--metrics-port is {self.metrics_port}; expected 0 to 65535")
         if not 0 <= self.failover_timeout_s < math.inf:
             raise ValueError(f"--failover-timeout-s is {self.failover_timeout_s}; expected at least 0")
         for option, value in (

@@ -19,7 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tokenwire.status import StatusError, unavailable
 from tokenwire.v1 import engine_pb2, engine_pb2_grpc
-from tokenwire_services.tokenizer.engine_session import Command, EngineSession
+from tokenwire_services.tokenizer.engine_session import Command, Counts, EngineSession
 from tokenwire_services.tokenizer.model import Model, fetch_files, fingerprint, load_model
 
 log = logging.getLogger(__name__)
@@ -70,6 +70,16 @@ class EngineLink:
         self._is_connected = False
         self._outage: asyncio.Task[None] | None = None
         self._problem = "not connected yet"
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is an engine at the other end right now."""
+        return self._is_connected
+
+    @property
+    def counts(self) -> Counts:
+        """What went over this link."""
+        return self._session.counts
 
     @property
     def session(self) -> EngineSession:

@@ -35,11 +35,16 @@ _ACK_MESSAGES, _ACK_TOKENS = 16, 8192
 
 
 class EngineSession:
-    """All of this process's requests, over one stream at a time."""
+    """All of this process's requests, over one stream at a time.
+
+    Attributes:
+        counts: what it has seen, for whoever measures.
+    """
 
     def __init__(self, grace_ms: int) -> None:
         """`grace_ms`: how long the engine shall keep the session without a connection."""
         self._grace_ms = grace_ms
+        self.counts = Counts()
         self._live: dict[int, _Request] = {}
         self._ending: set[int] = set()  # cancelled; the engine's finish event is on its way
         self._free_slots: list[int] = []
@@ -69,6 +74,9 @@ class EngineSession:
         """Start a request whose output goes to `generation`; returns the slot to cancel it by."""
         slot = self._free_slots.pop() if self._free_slots else len(self._live) + len(self._ending)
         self._live[slot] = _Request(request, generation)
+        self.counts.num_live = len(self._live)
+        self.counts.num_requests += 1
+        self.counts.num_prompt_tokens += len(request.prompt_token_ids)
         self._send(Command(submit=Command.Submit(slot=slot, request=request)))
         return slot
 
@@ -77,6 +85,7 @@ class EngineSession:
         request = self._live.get(slot)
         if request is not None and request.generation is generation:
             del self._live[slot]
+            self.counts.num_live = len(self._live)
             self._ending.add(slot)
             self._send(Command(cancel=Command.Cancel(slot=slot)))
 
@@ -95,6 +104,7 @@ class EngineSession:
         """Go on in a new session, at an engine that knows none of the requests."""
         for slot, request in list(self._live.items()):
             request.num_moves += 1
+            self.counts.num_moved += 1
             if request.num_moves > MAX_MOVES:
                 message = f"the request has lost {request.num_moves} engines and is not tried again"
                 request.generation.fail(unavailable(message))
@@ -160,6 +170,8 @@ class EngineSession:
                 self.cancel(slot, generation)
         for event in message.finished:
             self._finish(event)
+        self.counts.num_live = len(live)
+        self.counts.num_generated_tokens += len(message.token_ids)
         self._unacked_messages += 1
         self._unacked_tokens += len(message.slots)
         if self._unacked_messages >= _ACK_MESSAGES or self._unacked_tokens >= _ACK_TOKENS:
@@ -192,6 +204,19 @@ class EngineSession:
             self._num_confirmed += 1
             self._num_sent -= 1
             self._unconfirmed.popleft()
+
+
+@dataclass(slots=True)
+class Counts:
+    """Requests and tokens since the start. Written on the event loop, read from any thread."""
+
+    num_live: int = 0
+    """Requests that have not ended."""
+    num_requests: int = 0
+    num_prompt_tokens: int = 0
+    num_generated_tokens: int = 0
+    num_moved: int = 0
+    """How often requests went on at another engine process."""
 
 
 @dataclass(slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -19,6 +20,7 @@ from tokenwire.malformed import RefuseMalformed
 from tokenwire.v1 import tokenizer_pb2, tokenizer_pb2_grpc
 from tokenwire_services.tokenizer.config import TokenizerConfig
 from tokenwire_services.tokenizer.engine_link import EngineLink
+from tokenwire_services.tokenizer.metrics import serving_metrics
 from tokenwire_services.tokenizer.model import ModelFilesError
 from tokenwire_services.tokenizer.service import TokenizerService
 
@@ -100,6 +102,14 @@ async def serve(config: TokenizerConfig, stop: asyncio.Event | None = None) -> N
         raise StartError(
             f"cannot listen on {config.host}:{config.port}: {error}; is another process using it?"
         ) from error
+    metrics = contextlib.ExitStack()
+    if config.metrics_port is not None:
+        try:
+            metrics.enter_context(serving_metrics(link, config.metrics_host, config.metrics_port))
+        except OSError as error:
+            raise StartError(
+                f"cannot listen on {config.metrics_host}:{config.metrics_port} for metrics: {error.strerror}"
+            ) from error
     await server.start()
     log.info("listening on %s:%d, waiting for the engine at %s", config.host, port, link.address)
     progress.waiting(port)
@@ -116,6 +126,7 @@ async def serve(config: TokenizerConfig, stop: asyncio.Event | None = None) -> N
             task.cancel()
         await asyncio.gather(linked, stopped, return_exceptions=True)
         await server.stop(_SHUTDOWN_GRACE_S)
+        await asyncio.to_thread(metrics.close)
 
 
 async def _set_health(status: health.HealthServicer, serving: bool) -> None:

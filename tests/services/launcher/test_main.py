@@ -51,6 +51,12 @@ def test_serve_connects_the_three_processes(run):
     assert (gateway.host, gateway.port, gateway.tokenizer) == ("0.0.0.0", 1, "127.0.0.1:2")
 
 
+def test_serve_gives_each_process_its_metrics_port(run):
+    engine, tokenizer, _ = run("serve", "--engine-metrics-port", "4", "--tokenizer-metrics-port", "5")
+    assert (engine.metrics_host, engine.metrics_port) == ("127.0.0.1", 4)
+    assert (tokenizer.metrics_host, tokenizer.metrics_port) == ("127.0.0.1", 5)
+
+
 ENGINE_OPTIONS = [
     "some/model",
     *["--served-model-name", "a", "--served-model-name", "b"],

@@ -1,0 +1,1 @@
+"""What an engine measures of itself, and its exposition to Prometheus."""
