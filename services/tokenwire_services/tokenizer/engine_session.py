@@ -3,7 +3,8 @@
 Bookkeeping without I/O, and all that is needed to lose nothing. When the connection breaks, the session
 resumes behind the last step it received, and sends again the commands that the engine had not counted. When
 the engine is gone, or has forgotten the session, every request moves: it is submitted anew with the tokens it
-has so far, and the next ones are what they would have been.
+has so far, and the next ones are what they would have been. (A request for several samples begins again, and
+what comes a second time is passed over: the same seed gives the same tokens.)
 
 A slot is reused only after the engine's finish event for it, so tokens of a cancelled request never reach the
 next one.
@@ -21,7 +22,7 @@ import grpc
 
 from tokenwire.status import StatusError, unavailable
 from tokenwire.v1 import engine_pb2
-from tokenwire_services.tokenizer.generation import Generation
+from tokenwire_services.tokenizer.samples import Samples
 
 log = logging.getLogger(__name__)
 
@@ -70,20 +71,20 @@ class EngineSession:
         for slot, request in self._live.items():
             self._send(Command(submit=Command.Submit(slot=slot, request=request.resumed())))
 
-    def submit(self, request: engine_pb2.GenerateRequest, generation: Generation) -> int:
-        """Start a request whose output goes to `generation`; returns the slot to cancel it by."""
+    def submit(self, request: engine_pb2.GenerateRequest, samples: Samples) -> int:
+        """Start a request whose output goes to `samples`; returns the slot to cancel it by."""
         slot = self._free_slots.pop() if self._free_slots else len(self._live) + len(self._ending)
-        self._live[slot] = _Request(request, generation)
+        self._live[slot] = _Request(request, samples)
         self.counts.num_live = len(self._live)
         self.counts.num_requests += 1
         self.counts.num_prompt_tokens += len(request.prompt_token_ids)
         self._send(Command(submit=Command.Submit(slot=slot, request=request)))
         return slot
 
-    def cancel(self, slot: int, generation: Generation) -> None:
-        """Route nothing more to `generation` and have the engine end it; harmless when it has ended."""
+    def cancel(self, slot: int, samples: Samples) -> None:
+        """Route nothing more to `samples` and have the engine end it; harmless when it has ended."""
         request = self._live.get(slot)
-        if request is not None and request.generation is generation:
+        if request is not None and request.samples is samples:
             del self._live[slot]
             self.counts.num_live = len(self._live)
             self._ending.add(slot)
@@ -92,8 +93,8 @@ class EngineSession:
     def cancel_all(self, error: StatusError) -> None:
         """End every request with an error, here and at the engine."""
         for slot, request in list(self._live.items()):
-            request.generation.fail(error)
-            self.cancel(slot, request.generation)
+            request.samples.fail(error)
+            self.cancel(slot, request.samples)
 
     def abandon(self, error: StatusError) -> None:
         """End every request with an error; the engine's session is not resumed."""
@@ -107,8 +108,8 @@ class EngineSession:
             self.counts.num_moved += 1
             if request.num_moves > MAX_MOVES:
                 message = f"the request has lost {request.num_moves} engines and is not tried again"
-                request.generation.fail(unavailable(message))
-                self.cancel(slot, request.generation)
+                request.samples.fail(unavailable(message))
+                self.cancel(slot, request.samples)
         self._renew()
 
     async def idle(self) -> None:
@@ -151,23 +152,28 @@ class EngineSession:
         live = self._live
         for event in message.finished:
             if event.HasField("stop_token_id") and event.slot in live:
-                live[event.slot].generation.expect_stop(event.stop_token_id)
+                live[event.slot].samples.generations[event.sample_index].expect_stop(event.stop_token_id)
         for part in message.logprobs:
-            if part.slot in live and (logprobs := live[part.slot].generation.logprobs) is not None:
-                logprobs.arrive(part.tokens)
-        for slot, token_id in zip(message.slots, message.token_ids, strict=True):
+            if part.slot in live:
+                live[part.slot].receive_logprobs(part)
+        sample_indices = message.sample_indices or [0] * len(message.slots)
+        for slot, token_id, index in zip(message.slots, message.token_ids, sample_indices, strict=True):
             request = live.get(slot)
             if request is None:
                 continue
-            request.token_ids.append(token_id)
-            generation = request.generation
+            samples = request.samples
+            generation = samples.generations[index]
+            if request.repeated is None:
+                request.token_ids.append(token_id)
+            elif request.repeats(index) or generation.finished:
+                continue
             try:
                 generation.push(token_id)
             except Exception:  # one request's trouble must not end the others
                 log.exception("the request in slot %d failed on token %d", slot, token_id)
-                generation.fail(StatusError(grpc.StatusCode.INTERNAL, f"token {token_id} cannot be decoded"))
-            if generation.finished:
-                self.cancel(slot, generation)
+                samples.fail(StatusError(grpc.StatusCode.INTERNAL, f"token {token_id} cannot be decoded"))
+            if generation.finished and samples.finished:
+                self.cancel(slot, samples)
         for event in message.finished:
             self._finish(event)
         self.counts.num_live = len(live)
@@ -181,12 +187,13 @@ class EngineSession:
             self._has_commands.set()
 
     def _finish(self, event: engine_pb2.SessionResponse.FinishEvent) -> None:
-        request = self._live.pop(event.slot, None)
+        request = self._live.get(event.slot)
         if request is not None:
-            if event.HasField("error"):
-                request.generation.fail(StatusError.from_proto(event.error))
-            else:
-                request.generation.end(event)
+            request.samples.end(event)
+        if not (event.HasField("usage") or event.HasField("error")):
+            return  # other samples go on
+        if request is not None:
+            del self._live[event.slot]
         elif event.slot in self._ending:
             self._ending.remove(event.slot)
         else:
@@ -224,15 +231,43 @@ class _Request:
     """A live request, and what it takes to continue it elsewhere."""
 
     request: engine_pb2.GenerateRequest
-    generation: Generation
+    samples: Samples
     token_ids: list[int] = field(default_factory=list)
-    """Output so far."""
+    """Output so far of a request for one sample."""
+    repeated: list[int] | None = field(init=False)
+    """Of a request for several: how many tokens of each sample come again, after a move."""
     num_moves: int = 0
+
+    def __post_init__(self) -> None:
+        num_samples = len(self.samples.generations)
+        self.repeated = [0] * num_samples if num_samples > 1 else None
+
+    def repeats(self, index: int) -> bool:
+        """Whether a sample's next token is one that came before the request moved."""
+        assert self.repeated is not None
+        self.repeated[index] -= 1
+        return self.repeated[index] >= 0
+
+    def receive_logprobs(self, part: engine_pb2.SessionResponse.SlotLogprobs) -> None:
+        """Those of one sample's tokens in this message, and of the prompt's next ones."""
+        if part.HasField("prompt"):
+            self.samples.receive_prompt(part.prompt)
+        logprobs = self.samples.generations[part.sample_index].logprobs
+        if logprobs is not None and part.HasField("tokens"):
+            skip = 0 if self.repeated is None else max(0, self.repeated[part.sample_index])
+            logprobs.arrive(part.tokens, skip)
 
     def resumed(self) -> engine_pb2.GenerateRequest:
         """The request that yields the rest of the output."""
         resumed = engine_pb2.GenerateRequest()
         resumed.CopyFrom(self.request)
         resumed.ClearField("model")  # by another name, maybe, but the same
-        resumed.resumed_token_ids.extend(self.token_ids)
+        if self.samples.prompt_report is not None:
+            self.samples.prompt_report.restart()
+        else:
+            resumed.logprobs.ClearField("num_prompt_logprobs")
+        if self.repeated is None:
+            resumed.resumed_token_ids.extend(self.token_ids)
+        else:
+            self.repeated = [generation.num_tokens for generation in self.samples.generations]
         return resumed

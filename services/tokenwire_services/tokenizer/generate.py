@@ -13,6 +13,8 @@ from tokenwire_services.tokenizer.engine_link import EngineLink
 from tokenwire_services.tokenizer.outbox import Deltas, Finish, Outbox
 from tokenwire_services.tokenizer.requests import start
 
+Response = tokenizer_pb2.TokenizerGenerateResponse
+
 _SLOT = 0
 
 
@@ -40,24 +42,32 @@ async def generate(
             for _, finish in deltas.finished:
                 if finish.error is not None:
                     await abort(context, finish.error)
-                return
+                if finish.usage is not None:
+                    return
     finally:
         running.cancel()
 
 
-def responses(deltas: Deltas) -> list[tokenizer_pb2.TokenizerGenerateResponse]:
-    """A single request's deltas as messages; the last one carries the end, if it ended without error."""
-    messages = [tokenizer_pb2.TokenizerGenerateResponse(text_delta=text) for text in deltas.texts if text]
+def responses(deltas: Deltas) -> list[Response]:
+    """A single request's deltas as messages; a sample's last one carries its end, if it ended without error.
+
+    The request's usage is in the last of all.
+    """
+    messages = [Response(text_delta=text) for text in deltas.texts if text]
     messages += [detail for _, detail in deltas.details]
     for _, finish in deltas.finished:
         if finish.error is None:
-            if not messages:
-                messages.append(tokenizer_pb2.TokenizerGenerateResponse())
+            if not messages or not _may_end(messages[-1], finish):
+                messages.append(Response(sample_index=finish.sample_index))
             _end(messages[-1], finish)
     return messages
 
 
-def _end(message: tokenizer_pb2.TokenizerGenerateResponse, finish: Finish) -> None:
+def _may_end(message: Response, finish: Finish) -> bool:
+    return message.sample_index == finish.sample_index and not message.finish_reason
+
+
+def _end(message: Response, finish: Finish) -> None:
     message.finish_reason = finish.reason
     if finish.usage is not None:
         message.usage.CopyFrom(finish.usage)

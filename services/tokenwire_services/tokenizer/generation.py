@@ -1,8 +1,8 @@
-"""One request's output on its way from token IDs to text, stop strings and tool calls found.
+"""One sample's output on its way from token IDs to text, stop strings and tool calls found.
 
     token → Detokenizer → StopStrings → OutputParser → Outbox
 
-A request ends once, by whatever comes first: a stop string, the engine's finish event, an error, or the
+A sample ends once, by whatever comes first: a stop string, the engine's finish event, an error, or the
 peer. Afterwards nothing more goes out.
 """
 
@@ -12,13 +12,12 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tokenwire.status import StatusError
 from tokenwire.v1 import engine_pb2, generation_pb2, tokenizer_pb2
 from tokenwire_services.tokenizer.detokenizer import Detokenizer
-from tokenwire_services.tokenizer.errors import at_field
 from tokenwire_services.tokenizer.logprobs import TokenLogprobs
-from tokenwire_services.tokenizer.outbox import Finish, Outbox
+from tokenwire_services.tokenizer.outbox import Finish
 from tokenwire_services.tokenizer.parsers.base import OutputParser, ParsedCall
+from tokenwire_services.tokenizer.samples import Samples
 from tokenwire_services.tokenizer.stop_strings import StopStrings
 
 _NO_TOKEN = -1
@@ -26,20 +25,18 @@ _NO_TOKEN = -1
 
 @dataclass(slots=True)
 class Generation:
-    """The state of one request's output."""
+    """The state of one sample's output."""
 
-    slot: int
-    """The peer's number for the request."""
-    outbox: Outbox
-    num_prompt_tokens: int
+    samples: Samples
+    """The request's, of which this is one."""
     detokenizer: Detokenizer
+    index: int = 0
+    """Of this sample."""
+    in_details: bool = False
+    """Whether text goes out in details, together with what it was made of, rather than in columns."""
     stop_strings: StopStrings | None = None
     parser: OutputParser | None = None
-    prompt_field: str = "prompt"
-    """What the prompt is called in the peer's request."""
     return_token_ids: bool = False
-    prompt_token_ids: Sequence[int] = ()
-    """Returned with the first token IDs."""
     include_stop_token: bool = False
     """Whether the text of the token that ended the generation belongs to the output."""
     min_tokens: int = 0
@@ -77,31 +74,26 @@ class Generation:
         if self.stop_strings is not None:
             text = self._watch(self.stop_strings, text)
             if self.stop_strings.matched is not None:
-                self._end(text, Finish(generation_pb2.FINISH_REASON_STOP, self._usage()))
+                self._end(text, Finish(generation_pb2.FINISH_REASON_STOP))
                 return
         if text:
             self._write(text)
 
     def end(self, event: engine_pb2.SessionResponse.FinishEvent) -> None:
-        """The engine ended the request."""
+        """The engine ended the sample, or all of the request's; nothing happens when it has ended."""
+        if self.finished:
+            return
         text = self.detokenizer.flush()
         if self.stop_strings is not None:
             if text:
                 text = self._watch(self.stop_strings, text)
             text += self.stop_strings.flush()
         stop_token_id = event.stop_token_id if event.HasField("stop_token_id") else None
-        self._end(text, Finish(event.reason, event.usage, stop_token_id=stop_token_id))
+        self._end(text, Finish(event.reason, stop_token_id=stop_token_id))
 
     def cancel(self) -> None:
         """The peer ended the request."""
-        self._end("", Finish(generation_pb2.FINISH_REASON_CANCELLED, self._usage()))
-
-    def fail(self, error: StatusError) -> None:
-        """An error ended the request."""
-        if not self.finished:
-            self.finished = True
-            error = at_field(error, "prompt_token_ids", self.prompt_field)
-            self.outbox.finish(self.slot, Finish(generation_pb2.FINISH_REASON_ERROR, error=error))
+        self._end("", Finish(generation_pb2.FINISH_REASON_CANCELLED))
 
     def _watch(self, stop_strings: StopStrings, text: str) -> str:
         """Look for stop strings in new text; what is now known to be output."""
@@ -117,23 +109,20 @@ class Generation:
             self._write(text)
         if self.parser is not None:
             self._write_pieces(self.parser.flush())
-        if self._uncounted or self.prompt_token_ids or self.logprobs:
+        if self._uncounted or self.logprobs:
             self._send("", [])
-        reason, stop_string = finish.reason, None
         if self.stop_strings is not None and self.stop_strings.matched is not None:
-            reason, stop_string = generation_pb2.FINISH_REASON_STOP, self.stop_strings.matched
-        if self._num_calls and reason == generation_pb2.FINISH_REASON_STOP:
-            reason = generation_pb2.FINISH_REASON_TOOL_CALLS
-        self.outbox.finish(self.slot, Finish(reason, finish.usage, stop_string, finish.stop_token_id))
+            finish.reason, finish.stop_string = generation_pb2.FINISH_REASON_STOP, self.stop_strings.matched
+        if self._num_calls and finish.reason == generation_pb2.FINISH_REASON_STOP:
+            finish.reason = generation_pb2.FINISH_REASON_TOOL_CALLS
+        self.samples.report_prompt()
+        self.samples.finish(self.index, finish)
 
     def _write(self, text: str) -> None:
         if self.parser is not None:
             self._write_pieces(self.parser.push(text))
-        elif self._has_details:
-            self._send(text, [])
         else:
-            self.outbox.add_text(self.slot, text, self._uncounted)
-            self._uncounted = 0
+            self._send(text, [])
 
     def _write_pieces(self, pieces: Sequence[str | ParsedCall]) -> None:
         for piece in pieces:
@@ -152,30 +141,23 @@ class Generation:
     def _send(self, text: str, tool_calls: Sequence[tokenizer_pb2.ToolCallDelta]) -> None:
         """Put text and tool calls into the outbox, with the tokens behind them.
 
-        All in one detail for a request that asked for token IDs or log-probabilities; otherwise text is a
-        plain delta, and only a tool call needs a detail.
+        All in one detail where details were asked for; otherwise text is a plain delta, and only a tool call
+        needs a detail.
         """
-        if tool_calls or self._has_details:
-            detail = tokenizer_pb2.TokenizerGenerateResponse(text_delta=text, tool_calls=tool_calls)
+        samples = self.samples
+        if not (tool_calls or self.in_details):
+            samples.outbox.add_text(samples.slot, text, self._uncounted)
+            self._uncounted = 0
+            return
+        detail = tokenizer_pb2.TokenizerGenerateResponse(
+            text_delta=text, tool_calls=tool_calls, sample_index=self.index
+        )
+        if self.in_details:
+            samples.report_prompt()
             if self.return_token_ids:
                 detail.token_ids.extend(self._token_ids)
-                detail.prompt_token_ids.extend(self.prompt_token_ids)
-                self.prompt_token_ids = ()
                 self._token_ids.clear()
             if self.logprobs:
                 self.logprobs.move_to(detail)
-            if self._has_details:
-                self._uncounted = 0
-            self.outbox.add_detail(self.slot, detail)
-        else:
-            self.outbox.add_text(self.slot, text, self._uncounted)
             self._uncounted = 0
-
-    @property
-    def _has_details(self) -> bool:
-        """Whether text goes out in details, together with what it was made of."""
-        return self.return_token_ids or self.logprobs is not None
-
-    def _usage(self) -> generation_pb2.Usage:
-        """Tokens so far. What the prefix cache saved, only the engine's own finish event says."""
-        return generation_pb2.Usage(prompt_tokens=self.num_prompt_tokens, completion_tokens=self.num_tokens)
+        samples.outbox.add_detail(samples.slot, detail)

@@ -24,9 +24,9 @@ class TokenLogprobs:
         self._columns = generation_pb2.LogprobColumns()
         """Of the tokens taken and not sent."""
 
-    def arrive(self, columns: generation_pb2.LogprobColumns) -> None:
-        """Those of the tokens that come next."""
-        self._arrived, self._next = columns, 0
+    def arrive(self, columns: generation_pb2.LogprobColumns, skip: int = 0) -> None:
+        """Those of the tokens that come next, of which the first `skip` are not taken again."""
+        self._arrived, self._next = columns, skip
 
     def take(self, token_id: int) -> None:
         """The next token belongs to the output."""

@@ -13,16 +13,18 @@ from tokenwire.status import StatusError
 from tokenwire.v1 import generation_pb2, tokenizer_pb2
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class Finish:
-    """The end of a request."""
+    """The end of a request, or of one of its samples."""
 
     reason: generation_pb2.FinishReason.ValueType
     usage: generation_pb2.Usage | None = None
+    """Set at the request's end, and only then."""
     stop_string: str | None = None
     stop_token_id: int | None = None
     error: StatusError | None = None
     """Set with FINISH_REASON_ERROR, and only then."""
+    sample_index: int = 0
 
 
 @dataclass(slots=True)
@@ -72,7 +74,7 @@ class Outbox:
         self._wake.set()
 
     def finish(self, slot: int, finish: Finish) -> None:
-        """A request's end; nothing more comes for the slot until a new request takes it."""
+        """An end; after the request's nothing more comes for the slot until a new request takes it."""
         self._deltas.finished.append((slot, finish))
         self._wake.set()
 

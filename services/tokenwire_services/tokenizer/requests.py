@@ -23,8 +23,11 @@ from tokenwire_services.tokenizer.model import Model
 from tokenwire_services.tokenizer.outbox import Outbox
 from tokenwire_services.tokenizer.parsers import hermes
 from tokenwire_services.tokenizer.prompt import check_token_ids, encode, offers_tools, render_chat
+from tokenwire_services.tokenizer.prompt_report import PromptReport
+from tokenwire_services.tokenizer.samples import Samples
 from tokenwire_services.tokenizer.stop_strings import StopStrings
 
+MAX_SAMPLES = 128
 MAX_STOP_STRINGS = 16
 MAX_STOP_STRING_BYTES = 1024
 MAX_REQUEST_ID_BYTES = 256
@@ -39,12 +42,12 @@ class Running:
 
     session: EngineSession
     engine_slot: int
-    generation: Generation
+    samples: Samples
 
     def cancel(self) -> None:
         """End it early; does nothing when it has ended."""
-        self.generation.cancel()
-        self.session.cancel(self.engine_slot, self.generation)
+        self.samples.cancel()
+        self.session.cancel(self.engine_slot, self.samples)
 
 
 async def start(
@@ -61,40 +64,64 @@ async def start(
     """
     model = resolve_model(link, request.model)
     _check(request)
-    prompt_token_ids, field = await _encode_prompt(model, config, request)
+    prompt = await _encode_prompt(model, config, request)
     limit = model.info.max_model_len
-    if not prompt_token_ids:
-        raise invalid_argument(field, "empty; expected at least one token")
-    if len(prompt_token_ids) >= limit:
+    if not prompt.token_ids:
+        raise invalid_argument(prompt.field, "empty; expected at least one token")
+    if len(prompt.token_ids) >= limit:
         raise invalid_argument(
-            field,
-            f"{len(prompt_token_ids)} tokens, which leaves no room in the model's context of {limit}; "
+            prompt.field,
+            f"{len(prompt.token_ids)} tokens, which leaves no room in the model's context of {limit}; "
             f"shorten it to {limit - 1} tokens or less",
             CONTEXT_LENGTH_EXCEEDED,
         )
-    tools = request.WhichOneof("prompt") == "chat" and offers_tools(request.chat)
-    skip_special_tokens = not request.HasField("skip_special_tokens") or request.skip_special_tokens
-    generation = Generation(
-        slot=slot,
-        outbox=outbox,
-        num_prompt_tokens=len(prompt_token_ids),
-        prompt_field=field,
-        detokenizer=Detokenizer(model.tokenizer, prompt_token_ids, skip_special_tokens),
-        stop_strings=StopStrings(request.stop_strings, request.include_stop_string)
-        if request.stop_strings
-        else None,
-        parser=hermes.HermesParser() if tools else None,
-        return_token_ids=request.return_token_ids,
-        prompt_token_ids=prompt_token_ids if request.return_token_ids else (),
-        include_stop_token=request.include_stop_string,
-        min_tokens=request.stop.min_tokens,
-        logprobs=TokenLogprobs(model.token_bytes) if request.logprobs.HasField("num_logprobs") else None,
-    )
+    samples = _samples(model, request, prompt, slot, outbox)
     if link.model.fingerprint != model.fingerprint:
         raise unavailable("the engine was replaced by another while the prompt was encoded; try again", 0.0)
     session = link.session
-    engine_slot = session.submit(engine_request(model, request, prompt_token_ids), generation)
-    return Running(session, engine_slot, generation)
+    engine_slot = session.submit(engine_request(model, request, prompt.token_ids), samples)
+    return Running(session, engine_slot, samples)
+
+
+def _samples(
+    model: Model,
+    request: tokenizer_pb2.TokenizerGenerateRequest,
+    prompt: _Prompt,
+    slot: int,
+    outbox: Outbox,
+) -> Samples:
+    """Where the request's output will go."""
+    logprobs = request.logprobs
+    report = None
+    if request.return_token_ids or request.return_prompt_text or logprobs.HasField("num_prompt_logprobs"):
+        report = PromptReport(
+            prompt.token_ids,
+            prompt.text(model) if request.return_prompt_text else None,
+            model.token_bytes if logprobs.HasField("num_prompt_logprobs") else None,
+        )
+    samples = Samples(slot, outbox, len(prompt.token_ids), prompt.field, report)
+    tools = request.WhichOneof("prompt") == "chat" and offers_tools(request.chat)
+    skip_special_tokens = not request.HasField("skip_special_tokens") or request.skip_special_tokens
+    num_samples = request.sampling.num_samples if request.sampling.HasField("num_samples") else 1
+    wants_logprobs = logprobs.HasField("num_logprobs")
+    samples.generations += [
+        Generation(
+            samples=samples,
+            index=index,
+            in_details=num_samples > 1 or report is not None or wants_logprobs,
+            detokenizer=Detokenizer(model.tokenizer, prompt.token_ids, skip_special_tokens),
+            stop_strings=StopStrings(request.stop_strings, request.include_stop_string)
+            if request.stop_strings
+            else None,
+            parser=hermes.HermesParser() if tools else None,
+            return_token_ids=request.return_token_ids,
+            include_stop_token=request.include_stop_string,
+            min_tokens=request.stop.min_tokens,
+            logprobs=TokenLogprobs(model.token_bytes) if wants_logprobs else None,
+        )
+        for index in range(num_samples)
+    ]
+    return samples
 
 
 def resolve_model(link: EngineLink, name: str) -> Model:
@@ -146,10 +173,10 @@ def _check(request: tokenizer_pb2.TokenizerGenerateRequest) -> None:
     """Raise for what is wrong with a request, whatever its prompt and model."""
     if len(request.request_id.encode()) > MAX_REQUEST_ID_BYTES:
         raise invalid_argument("request_id", f"longer than {MAX_REQUEST_ID_BYTES} bytes")
-    if request.sampling.HasField("num_samples") and request.sampling.num_samples > 1:
-        raise unimplemented("sampling.num_samples")
-    if request.logprobs.HasField("num_prompt_logprobs"):
-        raise unimplemented("logprobs.num_prompt_logprobs")
+    if request.sampling.HasField("num_samples"):
+        num_samples = request.sampling.num_samples
+        if not 1 <= num_samples <= MAX_SAMPLES:
+            raise invalid_argument("sampling.num_samples", f"{num_samples}; expected 1 to {MAX_SAMPLES}")
     if len(request.stop_strings) > MAX_STOP_STRINGS:
         raise invalid_argument(
             "stop_strings", f"{len(request.stop_strings)} strings; expected at most {MAX_STOP_STRINGS}"
@@ -162,24 +189,39 @@ def _check(request: tokenizer_pb2.TokenizerGenerateRequest) -> None:
             )
 
 
+@dataclass(slots=True)
+class _Prompt:
+    """A prompt, encoded."""
+
+    token_ids: list[int]
+    field: str
+    """What errors call it."""
+    given: str | None = None
+    """The text that was encoded, if one was."""
+
+    def text(self, model: Model) -> str:
+        """It as text, whatever it was given as."""
+        return model.tokenizer.decode(self.token_ids, False) if self.given is None else self.given
+
+
 async def _encode_prompt(
     model: Model, config: TokenizerConfig, request: tokenizer_pb2.TokenizerGenerateRequest
-) -> tuple[list[int], str]:
-    """The prompt's token IDs, and the field that errors about them name."""
+) -> _Prompt:
     max_bytes = min(config.max_prompt_bytes, _MOST_BYTES_PER_TOKEN * model.info.max_model_len)
     match request.WhichOneof("prompt"):
         case "text":
             special = not request.HasField("add_special_tokens") or request.add_special_tokens
-            return await encode(model, request.text, special, "prompt", max_bytes), "prompt"
+            token_ids = await encode(model, request.text, special, "prompt", max_bytes)
+            return _Prompt(token_ids, "prompt", request.text)
         case "chat":
             text = render_chat(model, request.chat)
             _check_tools(model, request.chat)
             token_ids = await encode(model, text, False, "chat.messages", max_bytes)
-            return token_ids, "chat.messages"
+            return _Prompt(token_ids, "chat.messages", text)
         case "token_ids":
             token_ids = list(request.token_ids.ids)
             check_token_ids(model, token_ids, "prompt")
-            return token_ids, "prompt"
+            return _Prompt(token_ids, "prompt")
         case _:
             raise invalid_argument("prompt", "missing; expected text, chat or token_ids")
 

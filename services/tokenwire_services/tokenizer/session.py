@@ -114,7 +114,8 @@ class PeerSession:
             self._fail(slot, StatusError(grpc.StatusCode.INTERNAL, "the request could not be started"))
 
     def _fail(self, slot: int, error: StatusError) -> None:
-        self._outbox.finish(slot, Finish(generation_pb2.FINISH_REASON_ERROR, error=error))
+        usage = generation_pb2.Usage()
+        self._outbox.finish(slot, Finish(generation_pb2.FINISH_REASON_ERROR, usage, error=error))
 
     def _cancel(self, slot: int) -> None:
         request = self._requests.pop(slot, None)
@@ -130,8 +131,9 @@ class PeerSession:
         while True:
             deltas = await self._outbox.take()
             step += 1
-            for slot, _ in deltas.finished:
-                self._requests.pop(slot, None)  # before the peer can know that the slot is free
+            for slot, finish in deltas.finished:
+                if finish.usage is not None:
+                    self._requests.pop(slot, None)  # before the peer can know that the slot is free
             await self._context.write(session_response(step, deltas))
 
 
@@ -146,6 +148,7 @@ def session_response(step: int, deltas: Deltas) -> tokenizer_pb2.TokenizerSessio
         response.finished.append(
             FinishEvent(
                 slot=slot,
+                sample_index=finish.sample_index,
                 reason=finish.reason,
                 stop_string=finish.stop_string,
                 stop_token_id=finish.stop_token_id,

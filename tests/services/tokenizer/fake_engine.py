@@ -25,12 +25,20 @@ class Live:
 
     request: engine_pb2.GenerateRequest
     tokens: list[int]
-    sent: int = 0
+    sent: list[int]
+    """Tokens sent of each sample."""
+    running: set[int]
+    """Samples that have not ended."""
+    scored: bool = False
+    """Whether the prompt's log-probabilities were sent."""
 
 
 @dataclass
 class FakeEngine(engine_pb2_grpc.EngineServicer):
-    """Every request gets the tokens that `reply` says; the model's end-of-sequence token ends it."""
+    """Every request gets the tokens that `reply` says; the model's end-of-sequence token ends it.
+
+    A request's sample number i gets them without the first i.
+    """
 
     files: dict[str, bytes]
     reply: Reply
@@ -145,13 +153,15 @@ class FakeEngine(engine_pb2_grpc.EngineServicer):
                         finished.append(_event(slot, generation_pb2.FINISH_REASON_ERROR, self.refuse))
                     else:
                         tokens = list(self.reply(request))
-                        self.live[slot] = Live(request, tokens, len(request.resumed_token_ids))
+                        samples = range(max(1, request.sampling.num_samples))
+                        sent = [len(request.resumed_token_ids)] * len(samples)
+                        self.live[slot] = Live(request, tokens, sent, set(samples))
                 case "cancel":
                     slot = message.cancel.slot
                     self.cancelled.append(slot)
                     if live := self.live.pop(slot, None):
                         event = _event(slot, generation_pb2.FINISH_REASON_CANCELLED)
-                        event.usage.completion_tokens = live.sent
+                        event.usage.completion_tokens = sum(live.sent)
                         finished.append(event)
                 case "ack":
                     self.acknowledged = message.ack.step
@@ -165,34 +175,57 @@ class FakeEngine(engine_pb2_grpc.EngineServicer):
         )
         finished.clear()
         for slot, live in list(self.live.items()):
-            for _ in range(self.tokens_per_step):
-                token = live.tokens[live.sent]
-                live.sent += 1
-                response.slots.append(slot)
-                response.token_ids.append(token)
-                if live.request.logprobs.HasField("num_logprobs"):
-                    _score(response, slot, token, live.request.logprobs.num_logprobs)
-                stopped = token in self.info.eos_token_ids and not live.request.stop.ignore_eos
-                if stopped or live.sent == (live.request.stop.max_tokens or len(live.tokens)):
-                    reason = (
-                        generation_pb2.FINISH_REASON_STOP if stopped else generation_pb2.FINISH_REASON_LENGTH
-                    )
-                    event = _event(slot, reason)
-                    event.usage.prompt_tokens = len(live.request.prompt_token_ids)
-                    event.usage.completion_tokens = live.sent
-                    if stopped:
-                        event.stop_token_id = token
-                    response.finished.append(event)
-                    del self.live[slot]
-                    break
+            if live.request.logprobs.HasField("num_prompt_logprobs") and not live.scored:
+                live.scored = True
+                part = response.logprobs.add(slot=slot)
+                for token in live.request.prompt_token_ids[1:]:
+                    _score(part.prompt, token, live.request.logprobs.num_prompt_logprobs)
+            for sample in sorted(live.running):
+                self._sample(response, slot, live, sample)
+            if not live.running:
+                usage = response.finished[-1].usage
+                usage.prompt_tokens = len(live.request.prompt_token_ids)
+                usage.completion_tokens = sum(live.sent)
+                del self.live[slot]
         return response
 
+    def _sample(self, response: engine_pb2.SessionResponse, slot: int, live: Live, sample: int) -> None:
+        """A sample's next tokens, and its end."""
+        request, tokens = live.request, live.tokens[sample:]
+        for _ in range(self.tokens_per_step):
+            token = tokens[live.sent[sample]]
+            live.sent[sample] += 1
+            response.slots.append(slot)
+            response.token_ids.append(token)
+            if request.sampling.num_samples > 1:
+                response.sample_indices.extend([0] * (len(response.slots) - 1 - len(response.sample_indices)))
+                response.sample_indices.append(sample)
+            elif response.sample_indices:
+                response.sample_indices.append(0)
+            if request.logprobs.HasField("num_logprobs"):
+                if not response.logprobs or not _is_of(response.logprobs[-1], slot, sample):
+                    response.logprobs.add(slot=slot, sample_index=sample)
+                _score(response.logprobs[-1].tokens, token, request.logprobs.num_logprobs)
+            stopped = token in self.info.eos_token_ids and not request.stop.ignore_eos
+            if stopped or live.sent[sample] == (request.stop.max_tokens or len(tokens)):
+                kinds = generation_pb2
+                event = engine_pb2.SessionResponse.FinishEvent(
+                    slot=slot,
+                    sample_index=sample,
+                    reason=kinds.FINISH_REASON_STOP if stopped else kinds.FINISH_REASON_LENGTH,
+                    stop_token_id=token if stopped else None,
+                )
+                response.finished.append(event)
+                live.running.remove(sample)
+                break
 
-def _score(response: engine_pb2.SessionResponse, slot: int, token: int, num_top: int) -> None:
-    """A log-probability of -token / 8; the alternatives are the tokens before it in the vocabulary."""
-    if not response.logprobs or response.logprobs[-1].slot != slot:
-        response.logprobs.add(slot=slot)
-    columns = response.logprobs[-1].tokens
+
+def _is_of(part: engine_pb2.SessionResponse.SlotLogprobs, slot: int, sample: int) -> bool:
+    return part.HasField("tokens") and (part.slot, part.sample_index) == (slot, sample)
+
+
+def _score(columns: generation_pb2.LogprobColumns, token: int, num_top: int) -> None:
+    """A log-probability of -token / 8; the alternatives are the first tokens of the vocabulary."""
     columns.num_top = num_top
     columns.token_logprobs.append(-token / 8)
     columns.token_ranks.append(token + 1)

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from tokenwire.v1 import engine_pb2, generation_pb2
 from tokenwire_engine.server.outbox import FinishEvent, Outbox
-from tokenwire_services.tokenizer import engine_session
+from tokenwire_services.tokenizer import engine_session, outbox
 from tokenwire_services.tokenizer.engine_session import Command, EngineSession
+from tokenwire_services.tokenizer.samples import Samples
 
 NUM_TOKENS = 6
 
@@ -22,8 +23,11 @@ class Output:
     """Stands for a generation: a request's tokens must be 0, 1, 2, ..., and then its end."""
 
     tokens: list[int] = field(default_factory=list)
-    usage: int = 0
     finished: bool = False
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.tokens)
 
     def push(self, token_id: int) -> None:
         assert not self.finished, "a token after the end"
@@ -31,12 +35,8 @@ class Output:
         self.tokens.append(token_id)
 
     def end(self, event: Any) -> None:
-        assert not self.finished
+        assert event.usage.completion_tokens == NUM_TOKENS, "it failed"
         self.finished = True
-        self.usage = event.usage.completion_tokens
-
-    def fail(self, error: Exception) -> None:
-        raise AssertionError("a request failed") from error
 
 
 class Engine:
@@ -153,17 +153,18 @@ async def play(actions: list[tuple[str, int]]) -> None:
     session = EngineSession(grace_ms=1000)
     wire = Wire(session, Engine())
     await wire.connect()
-    requests: list[tuple[int, Output]] = []
+    requests: list[tuple[int, Samples]] = []
     cancelled: set[int] = set()
     deaths = 0
     for action, value in actions:
         if action == "submit":
             output: Any = Output()
-            requests.append((session.submit(engine_pb2.GenerateRequest(), output), output))
+            samples = Samples(0, outbox.Outbox(1 << 20), num_prompt_tokens=1, generations=[output])
+            requests.append((session.submit(engine_pb2.GenerateRequest(), samples), samples))
         elif action == "cancel" and value < len(requests) and not requests[value][1].finished:
-            slot, output = requests[value]
-            output.finished = True
-            session.cancel(slot, output)
+            slot, samples = requests[value]
+            samples.generations[0].finished = True
+            session.cancel(slot, samples)
             cancelled.add(value)
         elif action == "step":
             wire.engine.step()
@@ -181,11 +182,11 @@ async def play(actions: list[tuple[str, int]]) -> None:
             await wire.connect()
     for _ in range(NUM_TOKENS + 1):
         await wire.turn()
-    for number, (_, output) in enumerate(requests):
+    for number, (_, samples) in enumerate(requests):
+        (output,) = samples.generations
         assert output.finished
         if number not in cancelled:
             assert output.tokens == list(range(NUM_TOKENS))
-            assert output.usage == NUM_TOKENS
     if not deaths:
         assert wire.engine.num_started == len(requests)
     await wire.up(1000)
