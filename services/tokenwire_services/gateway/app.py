@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from tokenwire.status import StatusError
-from tokenwire_services.gateway import chat, completions, models, operations
+from tokenwire_services.gateway import chat, completions, models, operations, tokenize
 from tokenwire_services.gateway.auth import RequireApiKey
 from tokenwire_services.gateway.config import GatewayConfig
 from tokenwire_services.gateway.errors import ApiError
@@ -25,7 +25,12 @@ from tokenwire_services.gateway.sse import OfferServerSend
 from tokenwire_services.gateway.tokenizer_link import TokenizerLink
 from tokenwire_services.gateway.validation import explain
 
-_ENDPOINTS: dict[str, Endpoint] = {chat.PATH: "chat", completions.PATH: "completions"}
+_ENDPOINTS: dict[str, Endpoint] = {
+    chat.PATH: "chat",
+    completions.PATH: "completions",
+    tokenize.TOKENIZE: "tokenize",
+    tokenize.DETOKENIZE: "detokenize",
+}
 
 
 def create_app(config: GatewayConfig, link: TokenizerLink, metrics: Metrics) -> ASGIApp:
@@ -53,6 +58,7 @@ def create_app(config: GatewayConfig, link: TokenizerLink, metrics: Metrics) -> 
     )
     app.include_router(chat.router(link))
     app.include_router(completions.router(link))
+    app.include_router(tokenize.router(link))
     app.include_router(models.router(link))
     app.include_router(operations.router(link, metrics))
     app.add_exception_handler(StatusError, _on_status_error)

@@ -1,4 +1,4 @@
-"""Who may call /v1: whoever presents one of the configured keys.
+"""Who may call /v1, and whatever else costs work: whoever presents one of the configured keys.
 
 A presented key is compared with every configured one in time that depends on neither, so that response
 times tell nothing about the keys.
@@ -14,12 +14,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tokenwire_services.gateway.errors import ApiError
 
-_PROTECTED = "/v1"
+_PROTECTED = ("/v1", "/tokenize", "/detokenize")
 _CHALLENGE = (("www-authenticate", "Bearer"),)
 
 
 class RequireApiKey:
-    """Answers requests to /v1 without a valid key with 401, before their body is read."""
+    """Answers requests to what is protected without a valid key with 401, before their body is read."""
 
     def __init__(self, app: ASGIApp, api_keys: tuple[str, ...]) -> None:
         self._app = app
@@ -43,7 +43,7 @@ class RequireApiKey:
 
 
 def _is_protected(path: str) -> bool:
-    return path == _PROTECTED or path.startswith(_PROTECTED + "/")
+    return any(path == protected or path.startswith(protected + "/") for protected in _PROTECTED)
 
 
 def _digest(key: str) -> bytes:

@@ -12,7 +12,7 @@ from tokenwire_services.gateway.json_body import JsonRoute
 from tokenwire_services.gateway.output import Header
 from tokenwire_services.gateway.reply import Reply
 from tokenwire_services.gateway.request_proto import generate_request, json_text
-from tokenwire_services.gateway.schemas.chat import ChatCompletionRequest, Message, Tool
+from tokenwire_services.gateway.schemas.chat import ChatCompletionRequest, Conversation, Message, Tool
 from tokenwire_services.gateway.schemas.responses import ChatCompletion
 from tokenwire_services.gateway.sse import EventStream
 from tokenwire_services.gateway.tokenizer_link import TokenizerLink
@@ -32,7 +32,7 @@ def router(link: TokenizerLink) -> APIRouter:
     )
     async def create_chat_completion(body: ChatCompletionRequest) -> Response:
         header = Header("chatcmpl", body.model)
-        output = ChatOutput(header, body.includes_usage)
+        output = ChatOutput(header, body.includes_usage, body.n or 1)
         exchange = Exchange(link.session)
         exchange.submit([_to_proto(body, header.id)], wake_on_delta=bool(body.stream))
         return EventStream(exchange, output) if body.stream else Reply(exchange, output)
@@ -44,17 +44,28 @@ def _to_proto(body: ChatCompletionRequest, request_id: str) -> tokenizer_pb2.Tok
     max_tokens = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     num_logprobs = (body.top_logprobs or 0) if body.logprobs else None
     request = generate_request(body, request_id, max_tokens, num_logprobs)
-    chat = request.chat
-    chat.messages.extend(map(_message, body.messages))
-    chat.tools.extend(map(_tool, body.tools or ()))
+    request.chat.CopyFrom(chat_prompt(body))
+    return request
+
+
+def chat_prompt(body: Conversation) -> tokenizer_pb2.ChatPrompt:
+    """The conversation as the tokenizer's protobuf."""
+    chat = tokenizer_pb2.ChatPrompt(
+        messages=map(_message, body.messages),
+        tools=map(_tool, body.tools or ()),
+        continue_final_message=bool(body.continue_final_message),
+        chat_template=body.chat_template or "",
+    )
     if isinstance(body.tool_choice, str):
         chat.tool_choice = body.tool_choice
     if body.add_generation_prompt is not None:
         chat.add_generation_prompt = body.add_generation_prompt
-    chat.continue_final_message = bool(body.continue_final_message)
-    if body.chat_template_kwargs:
-        chat.template_kwargs_json = json_text(body.chat_template_kwargs, "chat.template_kwargs_json")
-    return request
+    variables = dict(body.chat_template_kwargs or {})
+    if body.documents is not None:
+        variables["documents"] = body.documents
+    if variables:
+        chat.template_kwargs_json = json_text(variables, "chat.template_kwargs_json")
+    return chat
 
 
 def _message(message: Message) -> tokenizer_pb2.ChatMessage:

@@ -33,7 +33,7 @@ def router(link: TokenizerLink) -> APIRouter:
     )
     async def create_completion(body: CompletionRequest) -> Response:
         header = Header("cmpl", body.model)
-        output = CompletionsOutput(header, body.includes_usage)
+        output = CompletionsOutput(header, body.includes_usage, bool(body.echo), body.max_tokens == 0)
         exchange = Exchange(link.session)
         exchange.submit(_to_protos(body, header.id), wake_on_delta=bool(body.stream))
         return EventStream(exchange, output) if body.stream else Reply(exchange, output)
@@ -43,7 +43,8 @@ def router(link: TokenizerLink) -> APIRouter:
 
 def _to_protos(body: CompletionRequest, request_id: str) -> list[tokenizer_pb2.TokenizerGenerateRequest]:
     """A request for each prompt."""
-    max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+    # The engine generates at least one token; where the prompt is all that is wanted, it is dropped.
+    max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else max(1, body.max_tokens)
     requests = []
     for index, prompt in enumerate(body.prompts):
         request = generate_request(body, f"{request_id}-{index}", max_tokens, body.logprobs)
@@ -51,5 +52,9 @@ def _to_protos(body: CompletionRequest, request_id: str) -> list[tokenizer_pb2.T
             request.text = prompt
         else:
             request.token_ids.ids.extend(prompt)
+        if body.echo:
+            request.return_prompt_text = True
+            if body.logprobs is not None:
+                request.logprobs.num_prompt_logprobs = max(body.logprobs, body.prompt_logprobs or 0)
         requests.append(request)
     return requests

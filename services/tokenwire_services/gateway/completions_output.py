@@ -4,41 +4,50 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 import orjson
 
 from tokenwire_services.gateway.field_names import Endpoint
 from tokenwire_services.gateway.generation import Generation
-from tokenwire_services.gateway.logprobs import CompletionLogprobs
+from tokenwire_services.gateway.logprobs import CompletionLogprobs, prompt_logprobs
 from tokenwire_services.gateway.output import FINISH_REASONS, Chunk, Header, usage
 
 KIND = "text_completion"
 
 
 class CompletionsOutput:
-    """The answer to one completion request: a choice for each prompt."""
+    """The answer to one completion request: a choice for each sample of each prompt."""
 
     endpoint: Endpoint = "completions"
 
-    def __init__(self, header: Header, include_usage: bool) -> None:
+    def __init__(
+        self, header: Header, include_usage: bool, echo: bool = False, prompt_only: bool = False
+    ) -> None:
+        """`echo`: each choice's text begins with its prompt; `prompt_only`: and ends with it."""
         self._header = header
         self._chunk = chunk = Chunk(header, KIND, include_usage)
+        self._echo = echo
+        self._prompt_only = prompt_only
+        self._begun: set[int] = set()
+        """Choices of which something was written."""
         self._logprobs: defaultdict[int, CompletionLogprobs] = defaultdict(CompletionLogprobs)
         """By choice."""
         self._after_text = b',"logprobs":null,"finish_reason":null}' + chunk.after
 
-    def opening(self) -> bytes:
+    def opening(self, generations: Sequence[Generation]) -> bytes:
         """Nothing: the first event carries text."""
         return b""
 
     def delta(self, index: int, generation: Generation) -> bytes:
-        """New text of one prompt's continuation."""
-        if generation.logprobs:
-            logprobs = self._logprobs[index].columns(generation.take_logprobs())
-            text = generation.take_text() if generation.texts else ""
-            return self._chunk.event(
-                {"index": index, "text": text, "logprobs": logprobs, "finish_reason": None}
-            )
+        """New text of one continuation."""
+        if generation.prompt is not None and index not in self._begun:
+            self._begun.add(index)
+            return self._chunk.event(self._choice(index, generation, None, _prompt_ids(generation)))
+        if self._prompt_only:
+            return b""
+        if generation.logprobs or generation.token_ids:
+            return self._chunk.event(self._choice(index, generation, None))
         if not generation.texts:
             return b""
         before = b'%b{"index":%d,"text":' % (self._chunk.before, index)
@@ -55,14 +64,52 @@ class CompletionsOutput:
 
     def whole(self, generations: Sequence[Generation]) -> bytes:
         """The answer in one piece."""
-        choices = [
-            {
-                "index": index,
-                "text": generation.take_text(),
-                "logprobs": self._logprobs[index].columns(generation.take_logprobs()),
-                "finish_reason": FINISH_REASONS[generation.finish_reason],
-            }
-            for index, generation in enumerate(generations)
-        ]
+        choices = []
+        for index, generation in enumerate(generations):
+            reason = FINISH_REASONS[generation.finish_reason]
+            choices.append(self._choice(index, generation, reason, _about_prompt(generation)))
         fields = self._header.fields(KIND)
         return orjson.dumps({**fields, "choices": choices, "usage": usage(generations)})
+
+    def _choice(
+        self,
+        index: int,
+        generation: Generation,
+        finish_reason: str | None,
+        about_prompt: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """What arrived, the prompt first where it is wanted: `about_prompt` is None once that was written."""
+        text, logprobs, token_ids = (
+            generation.take_text(),
+            generation.take_logprobs(),
+            generation.take_token_ids(),
+        )
+        if self._prompt_only:
+            text, logprobs, token_ids = "", [], []
+        prompt = generation.prompt if self._echo and about_prompt is not None else None
+        if prompt is not None:
+            text = prompt.prompt_text + text
+        choice = {
+            "index": index,
+            "text": text,
+            "logprobs": self._logprobs[index].columns(logprobs, prompt),
+            "finish_reason": finish_reason,
+            **(about_prompt or {}),
+        }
+        if token_ids:
+            choice["token_ids"] = token_ids
+        return choice
+
+
+def _prompt_ids(generation: Generation) -> dict[str, Any]:
+    prompt = generation.prompt
+    return {} if prompt is None else {"prompt_token_ids": list(prompt.prompt_token_ids)}
+
+
+def _about_prompt(generation: Generation) -> dict[str, Any]:
+    """What was asked about the prompt, as vLLM writes it in each choice."""
+    prompt = generation.prompt
+    about = _prompt_ids(generation)
+    if prompt is not None and prompt.HasField("prompt_logprobs"):
+        about["prompt_logprobs"] = prompt_logprobs(prompt)
+    return about

@@ -13,7 +13,7 @@ from starlette.types import Receive
 
 from tokenwire.status import StatusError
 from tokenwire.v1 import tokenizer_pb2
-from tokenwire_services.gateway.generation import Generation, Wakeup
+from tokenwire_services.gateway.generation import Generation, Submission, Wakeup
 from tokenwire_services.gateway.session import Session
 
 
@@ -25,17 +25,21 @@ class Exchange:
         self.wakeup = Wakeup()
         """Set when there is something to look at: deltas, an end, or that the client hung up."""
         self.generations: list[Generation] = []
+        """Of all requests, in their order; of a request's samples in theirs."""
+        self._submissions: list[Submission] = []
         self.is_disconnected = False
 
     def submit(self, requests: Sequence[tokenizer_pb2.TokenizerGenerateRequest], wake_on_delta: bool) -> None:
-        """Start a generation for each request, or none.
+        """Start the generations of all requests, or none.
 
         Raises:
             StatusError: one of them cannot be sent.
         """
         try:
             for request in requests:
-                self.generations.append(self._session.submit(request, self.wakeup, wake_on_delta))
+                submission = self._session.submit(request, self.wakeup, wake_on_delta)
+                self._submissions.append(submission)
+                self.generations += submission.generations
         except StatusError:
             self._cancel()
             raise
@@ -61,8 +65,8 @@ class Exchange:
             self._cancel()
 
     def _cancel(self) -> None:
-        for generation in self.generations:
-            self._session.cancel(generation)
+        for submission in self._submissions:
+            self._session.cancel(submission)
 
     async def _watch(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":

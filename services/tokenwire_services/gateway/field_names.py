@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from typing import Literal
 
-Endpoint = Literal["chat", "completions"]
+Endpoint = Literal["chat", "completions", "tokenize", "detokenize"]
 
+_CHAT = (
+    ("chat.template_kwargs_json", "chat_template_kwargs"),
+    ("chat.messages", "messages"),
+    ("chat.", ""),
+    ("chat", "messages"),
+)
 _RENAMED: dict[Endpoint, tuple[tuple[str, str], ...]] = {
     # The first prefix that fits is replaced.
     "chat": (
-        ("chat.template_kwargs_json", "chat_template_kwargs"),
-        ("chat.messages", "messages"),
-        ("chat.", ""),
-        ("chat", "messages"),
+        *_CHAT,
         ("logprobs.num_logprobs", "top_logprobs"),
         ("prompt_token_ids", "messages"),
         ("prompt", "messages"),
@@ -28,12 +31,15 @@ _RENAMED: dict[Endpoint, tuple[tuple[str, str], ...]] = {
         ("prompt_token_ids", "prompt"),
         ("text", "prompt"),
     ),
+    "tokenize": (*_CHAT, ("text", "prompt")),
+    "detokenize": (("token_ids", "tokens"),),
 }
 _RENAMED_EVERYWHERE = (
     ("stop_strings", "stop"),
     ("include_stop_string", "include_stop_str_in_output"),
     ("constraint", "response_format"),
     ("sampling.num_samples", "n"),
+    ("logprobs.num_prompt_logprobs", "prompt_logprobs"),
     ("sampling.", ""),
     ("stop.", ""),
     ("context.", ""),
@@ -41,7 +47,7 @@ _RENAMED_EVERYWHERE = (
 
 
 def json_path(path: str, endpoint: Endpoint) -> str:
-    """The JSON name of a field of TokenizerGenerateRequest, such as "top_p" for "sampling.top_p"."""
+    """The JSON name of a field of the endpoint's protobuf request, such as "top_p" for "sampling.top_p"."""
     for prefix, name in (*_RENAMED[endpoint], *_RENAMED_EVERYWHERE):
         if _is_prefix(prefix, path):
             return name + path.removeprefix(prefix)

@@ -1,4 +1,4 @@
-"""What has arrived for one prompt and was not yet sent on.
+"""What has arrived for one prompt's samples and was not yet sent on.
 
 The tokenizer session fills a generation, the response empties it; both run on one event loop, so neither
 waits for the other. A reader that is slow finds more text when it comes back, never more wake-ups.
@@ -41,31 +41,33 @@ class Wakeup:
 
 @dataclass(slots=True)
 class Generation:
-    """One prompt's output. Once `done`, nothing more arrives, and either `error` or `finish_reason` says why.
+    """One continuation. Once `done`, nothing more arrives, and either `error` or `finish_reason` says why.
 
     Attributes:
         wakeup: of the response that this belongs to.
         wake_on_delta: whether each delta wakes the response, rather than the end only.
         arrived_at: when the request came, then when its latest tokens did, in seconds of the session's clock.
         num_tokens: tokens that arrived so far, as far as the tokenizer counted them.
-        texts, reasoning, tool_calls: what arrived and was not taken yet.
+        texts, reasoning, tool_calls, token_ids: what arrived and was not taken yet.
         logprobs: messages with the log-probabilities of tokens, not taken yet.
+        prompt: what was asked about the prompt; it arrives before anything else.
+        usage: the request's, in the generation that ended last.
     """
 
     wakeup: Wakeup
     wake_on_delta: bool
     arrived_at: float
-    slot: int
     num_tokens: int = 0
     texts: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
     tool_calls: list[tokenizer_pb2.ToolCallDelta] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
     logprobs: list[tokenizer_pb2.TokenizerGenerateResponse] = field(default_factory=list)
+    prompt: tokenizer_pb2.TokenizerGenerateResponse | None = None
     finish_reason: generation_pb2.FinishReason.ValueType = generation_pb2.FINISH_REASON_UNSPECIFIED
     usage: generation_pb2.Usage = field(default_factory=generation_pb2.Usage)
     error: StatusError | None = None
     done: bool = False
-    deadline: asyncio.TimerHandle | None = None
 
     def take_text(self) -> str:
         """All text since the last call, in one piece."""
@@ -79,24 +81,47 @@ class Generation:
         logprobs, self.logprobs = self.logprobs, []
         return logprobs
 
+    def take_token_ids(self) -> list[int]:
+        """All token IDs since the last call."""
+        token_ids, self.token_ids = self.token_ids, []
+        return token_ids
+
     def finish(
-        self,
-        reason: generation_pb2.FinishReason.ValueType,
-        usage: generation_pb2.Usage,
-        error: StatusError | None = None,
+        self, reason: generation_pb2.FinishReason.ValueType, usage: generation_pb2.Usage | None = None
     ) -> None:
-        """The end, by itself or by an error."""
+        """The end, by itself."""
         self.finish_reason = reason
-        self.usage = usage
-        self._end(error)
+        if usage is not None:
+            self.usage = usage
+        self.done = True
+        self.wakeup.set()
 
     def fail(self, error: StatusError) -> None:
-        """The end, by an error on this side of the tokenizer."""
-        self._end(error)
-
-    def _end(self, error: StatusError | None) -> None:
+        """The end, by an error; an error after the end counts too, as it is the whole request's."""
         self.error = error
+        self.done = True
+        self.wakeup.set()
+
+
+@dataclass(slots=True)
+class Submission:
+    """One prompt's request in a slot of the session, and its generations: one for each sample."""
+
+    slot: int
+    generations: tuple[Generation, ...]
+    deadline: asyncio.TimerHandle | None = None
+    """What ends it when it takes too long."""
+    done: bool = False
+    """Whether nothing more arrives for any generation."""
+
+    def fail(self, error: StatusError) -> None:
+        """End all generations with an error."""
+        self.end()
+        for generation in self.generations:
+            generation.fail(error)
+
+    def end(self) -> None:
+        """Nothing more arrives."""
         self.done = True
         if self.deadline is not None:
             self.deadline.cancel()
-        self.wakeup.set()

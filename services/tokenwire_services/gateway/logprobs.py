@@ -10,7 +10,7 @@ import codecs
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tokenwire.v1 import tokenizer_pb2
+from tokenwire.v1 import generation_pb2, tokenizer_pb2
 
 LEAST = -9999.0
 """What JSON gets for what is less likely still: it has no infinity."""
@@ -35,21 +35,21 @@ class CompletionLogprobs:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._offset = 0
 
-    def columns(self, responses: Sequence[Response]) -> dict[str, Any] | None:
-        """Those of the next tokens; None where no token has any.
+    def columns(self, responses: Sequence[Response], prompt: Response | None = None) -> dict[str, Any] | None:
+        """Those of the next tokens, the prompt's first where it is given; None where no token has any.
 
         A token's offset is where in the choice's text it begins, in characters.
         """
         tokens: list[str] = []
-        token_logprobs: list[float] = []
-        top_logprobs: list[dict[str, float]] = []
+        token_logprobs: list[float | None] = []
+        top_logprobs: list[dict[str, float] | None] = []
         offsets: list[int] = []
-        for token, logprob, top in _tokens(responses):
+        for token, logprob, top in (*_prompt_tokens(prompt), *_tokens(responses)):
             name = _completion_token(token)
             tokens.append(name)
             token_logprobs.append(logprob)
             alternatives = {_completion_token(other): of_other for other, of_other in top}
-            top_logprobs.append(alternatives | {name: logprob})
+            top_logprobs.append(None if logprob is None else alternatives | {name: logprob})
             offsets.append(self._offset)
             self._offset += len(self._decoder.decode(token))
         if not tokens:
@@ -62,20 +62,63 @@ class CompletionLogprobs:
         }
 
 
+def prompt_logprobs(prompt: Response) -> list[dict[str, dict[str, Any]] | None]:
+    """A prompt's log-probabilities as vLLM writes them: by token ID, the token itself and its alternatives.
+
+    Nothing precedes the first token, so it has none.
+    """
+    columns, width = prompt.prompt_logprobs, prompt.prompt_logprobs.num_top
+    places: list[dict[str, dict[str, Any]] | None] = [None]
+    for index, logprob in enumerate(columns.token_logprobs):
+        place = {}
+        for rank in range(width):
+            at = index * width + rank
+            place[str(columns.top_token_ids[at])] = _ranked(
+                prompt.prompt_top_token_bytes[at], columns.top_logprobs[at], rank + 1
+            )
+        token = prompt.prompt_token_bytes[index + 1]
+        token_id = str(prompt.prompt_token_ids[index + 1])
+        places.append({token_id: _ranked(token, logprob, columns.token_ranks[index])} | place)
+    return places
+
+
+def _ranked(token: bytes, logprob: float, rank: int) -> dict[str, Any]:
+    return {"logprob": max(logprob, LEAST), "rank": rank, "decoded_token": token.decode(errors="replace")}
+
+
 def _tokens(responses: Sequence[Response]) -> Iterator[tuple[bytes, float, list[tuple[bytes, float]]]]:
     """Each token, its log-probability, and its alternatives with theirs."""
     for response in responses:
-        columns, width = response.logprobs, response.logprobs.num_top
-        for index, (token, logprob) in enumerate(
-            zip(response.token_bytes, columns.token_logprobs, strict=True)
-        ):
-            part = slice(index * width, (index + 1) * width)
-            others = zip(response.top_token_bytes[part], columns.top_logprobs[part], strict=True)
-            yield token, max(logprob, LEAST), [(other, max(of_other, LEAST)) for other, of_other in others]
+        yield from _zip(response.token_bytes, response.logprobs, response.top_token_bytes)
+
+
+def _prompt_tokens(
+    prompt: Response | None,
+) -> Iterator[tuple[bytes, float | None, list[tuple[bytes, float]]]]:
+    """The same of a prompt whose log-probabilities are known; its first token has none."""
+    if prompt is None or not prompt.HasField("prompt_logprobs"):
+        return
+    yield prompt.prompt_token_bytes[0], None, []
+    yield from _zip(prompt.prompt_token_bytes[1:], prompt.prompt_logprobs, prompt.prompt_top_token_bytes)
+
+
+def _zip(
+    tokens: Sequence[bytes], columns: generation_pb2.LogprobColumns, top_tokens: Sequence[bytes]
+) -> Iterator[tuple[bytes, float, list[tuple[bytes, float]]]]:
+    width = columns.num_top
+    for index, (token, logprob) in enumerate(zip(tokens, columns.token_logprobs, strict=True)):
+        part = slice(index * width, (index + 1) * width)
+        others = zip(top_tokens[part], columns.top_logprobs[part], strict=True)
+        yield token, max(logprob, LEAST), [(other, max(of_other, LEAST)) for other, of_other in others]
+
+
+def token_text(token: bytes) -> str:
+    """A token as text; the bytes of one that is not whole characters as escapes."""
+    return _text(token, "")
 
 
 def _chat_token(token: bytes, logprob: float) -> dict[str, Any]:
-    return {"token": _text(token, ""), "logprob": logprob, "bytes": list(token)}
+    return {"token": token_text(token), "logprob": logprob, "bytes": list(token)}
 
 
 def _completion_token(token: bytes) -> str:

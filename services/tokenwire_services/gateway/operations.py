@@ -1,6 +1,8 @@
-"""What operators look at: GET /health and GET /metrics. Neither asks for a key."""
+"""What operators look at: /health, /ping, /version and /metrics. None of them asks for a key."""
 
 from __future__ import annotations
+
+from importlib.metadata import version
 
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -18,6 +20,17 @@ def router(link: TokenizerLink, metrics: Metrics) -> APIRouter:
     async def health() -> dict[str, str]:
         await link.check_health()
         return {"status": "ok"}
+
+    @routes.get(
+        "/ping", summary="The same, under a name that some platforms ask", responses=error_responses()
+    )
+    @routes.post("/ping", include_in_schema=False)
+    async def ping() -> dict[str, str]:
+        return await health()
+
+    @routes.get("/version", summary="The version of this software")
+    async def show_version() -> dict[str, str]:
+        return {"version": version("tokenwire")}
 
     @routes.get("/metrics", summary="Metrics in Prometheus' text format", response_class=Response)
     async def prometheus_metrics() -> Response:

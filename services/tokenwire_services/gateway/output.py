@@ -26,7 +26,7 @@ class Output(Protocol):
 
     endpoint: Endpoint
 
-    def opening(self) -> bytes:
+    def opening(self, generations: Sequence[Generation]) -> bytes:
         """The events before any text."""
 
     def delta(self, index: int, generation: Generation) -> bytes:
@@ -68,9 +68,14 @@ class Chunk:
         self.before = b"data: " + opened + b',"choices":['
         self.after = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
 
-    def event(self, choice: dict[str, Any]) -> bytes:
-        """The event with one choice."""
-        return self.before + orjson.dumps(choice) + self.after
+    def event(self, choice: dict[str, Any], further: dict[str, Any] | None = None) -> bytes:
+        """The event with one choice; `further` fields stand beside the list of choices."""
+        if not further:
+            return self.before + orjson.dumps(choice) + self.after
+        fields = {**self._fields, "choices": [choice], **further}
+        if self._include_usage:
+            fields["usage"] = None
+        return b"data: " + orjson.dumps(fields) + b"\n\n"
 
     def closing(self, generations: Sequence[Generation]) -> bytes:
         """The event with the usage, when it was asked for, and the end of the stream."""
@@ -82,7 +87,7 @@ class Chunk:
 
 
 def usage(generations: Sequence[Generation]) -> dict[str, Any]:
-    """The tokens of all generations together."""
+    """The tokens of all generations together: a prompt counts once, however many samples it has."""
     prompt = sum(generation.usage.prompt_tokens for generation in generations)
     completion = sum(generation.usage.completion_tokens for generation in generations)
     cached = sum(generation.usage.cached_prompt_tokens for generation in generations)

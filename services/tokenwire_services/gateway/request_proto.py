@@ -33,6 +33,7 @@ def generate_request(
             seed=body.seed,
             logit_bias={int(token_id): bias for token_id, bias in (body.logit_bias or {}).items()},
             allowed_token_ids=body.allowed_token_ids or (),
+            num_samples=body.n,
         ),
         stop=generation_pb2.StopConditions(
             max_tokens=max_tokens,
@@ -44,9 +45,16 @@ def generate_request(
         include_stop_string=bool(body.include_stop_str_in_output),
         skip_special_tokens=body.skip_special_tokens,
         bad_words=body.bad_words or (),
+        return_token_ids=bool(body.return_token_ids),
     )
     if num_logprobs is not None:
         request.logprobs.num_logprobs = num_logprobs
+    if body.prompt_logprobs is not None:
+        request.logprobs.num_prompt_logprobs = body.prompt_logprobs
+    if body.priority:
+        request.context.priority = body.priority
+    if body.cache_salt is not None:
+        request.context.cache_salt = body.cache_salt
     return request
 
 

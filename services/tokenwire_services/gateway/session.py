@@ -1,7 +1,8 @@
 """The slots of one tokenizer session: commands out, columns of deltas in.
 
 Pure bookkeeping, without I/O. A slot is taken from submission until the tokenizer's finish event for it,
-also when the request was cancelled in between, so that a late delta never reaches another request.
+also when the request was cancelled in between, so that a late delta never reaches another request. (The last
+one, where a request has several samples.)
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import grpc
 
 from tokenwire.status import StatusError
 from tokenwire.v1 import generation_pb2, tokenizer_pb2
-from tokenwire_services.gateway.generation import Generation, Wakeup
+from tokenwire_services.gateway.generation import Generation, Submission, Wakeup
 from tokenwire_services.gateway.metrics import Metrics
 
 _STEPS_PER_ACK = 16
@@ -30,7 +31,7 @@ class Session:
     def __init__(self, metrics: Metrics, request_timeout_s: float | None = None) -> None:
         self._metrics = metrics
         self._request_timeout_s = request_timeout_s
-        self._live: dict[int, Generation] = {}
+        self._live: dict[int, Submission] = {}
         self._free_slots: list[int] = []
         self._num_slots = 0
         self._acked_step = 0
@@ -45,8 +46,8 @@ class Session:
 
     def submit(
         self, request: tokenizer_pb2.TokenizerGenerateRequest, wakeup: Wakeup, wake_on_delta: bool
-    ) -> Generation:
-        """Start a request; its deltas arrive in the generation.
+    ) -> Submission:
+        """Start a request; its deltas arrive in the submission's generations.
 
         Raises:
             StatusError: OUT_OF_RANGE for a request that is too large to send.
@@ -59,27 +60,27 @@ class Session:
         else:
             slot = self._num_slots
             self._num_slots += 1
-        generation = Generation(wakeup, wake_on_delta, time.monotonic(), slot)
-        self._live[slot] = generation
+        now, num_samples = time.monotonic(), max(1, request.sampling.num_samples)
+        generations = tuple(Generation(wakeup, wake_on_delta, now) for _ in range(num_samples))
+        submission = self._live[slot] = Submission(slot, generations)
         if self._request_timeout_s is not None:
             loop = asyncio.get_running_loop()
-            generation.deadline = loop.call_later(self._request_timeout_s, self._expire, generation)
+            submission.deadline = loop.call_later(self._request_timeout_s, self._expire, submission)
         self._send(Command(submit=Command.Submit(slot=slot, request=request)))
-        return generation
+        return submission
 
-    def cancel(self, generation: Generation) -> None:
+    def cancel(self, submission: Submission, error: StatusError | None = None) -> None:
         """End a request early; nothing more arrives for it. Does nothing when it has ended."""
-        if generation.done:
+        if submission.done:
             return
-        generation.fail(StatusError(grpc.StatusCode.CANCELLED, "the request was cancelled"))
-        del self._live[generation.slot]
-        self._send(Command(cancel=Command.Cancel(slot=generation.slot)))
+        submission.fail(error or StatusError(grpc.StatusCode.CANCELLED, "the request was cancelled"))
+        del self._live[submission.slot]
+        self._send(Command(cancel=Command.Cancel(slot=submission.slot)))
 
     def close(self, error: StatusError) -> None:
         """End every request with an error, and the stream of commands once all were taken."""
-        for generation in list(self._live.values()):
-            self.cancel(generation)
-            generation.error = error
+        for submission in list(self._live.values()):
+            self.cancel(submission, error)
         self._closed = True
         self._outgoing_added.set()
 
@@ -99,9 +100,10 @@ class Session:
         # Streams that got their last delta in the same message have waited equally long for this one.
         waiting_since: dict[float, int] = {}
         for slot, text, count in zip(message.slots, message.text_deltas, message.token_counts, strict=True):
-            generation = live.get(slot)
-            if generation is None:
+            submission = live.get(slot)
+            if submission is None:
                 continue
+            generation = submission.generations[0]  # further samples come in details
             arrived_at = generation.arrived_at
             if generation.num_tokens:
                 waiting_since[arrived_at] = waiting_since.get(arrived_at, 0) + 1
@@ -125,39 +127,50 @@ class Session:
             self._send(Command(ack=Command.Ack(step=message.step)))
 
     def _deliver_detail(self, detail: tokenizer_pb2.TokenizerSessionResponse.Detail) -> None:
-        generation = self._live.get(detail.slot)
-        if generation is None:
+        submission = self._live.get(detail.slot)
+        if submission is None:
             return
         response = detail.response
+        if response.prompt_token_ids or response.prompt_text:
+            for generation in submission.generations:
+                generation.prompt = response
+        generation = submission.generations[response.sample_index]
         if response.reasoning_delta:
             generation.reasoning.append(response.reasoning_delta)
         if response.text_delta:
             generation.texts.append(response.text_delta)
         generation.tool_calls.extend(response.tool_calls)
+        generation.token_ids.extend(response.token_ids)
         if response.token_bytes:
             generation.logprobs.append(response)
         if generation.wake_on_delta:
             generation.wakeup.set()
 
     def _finish(self, event: tokenizer_pb2.TokenizerSessionResponse.FinishEvent) -> None:
-        self._free_slots.append(event.slot)
-        generation = self._live.pop(event.slot, None)
-        if generation is None:
+        submission = self._live.get(event.slot)
+        is_last = event.HasField("usage")
+        if is_last:
+            self._free_slots.append(event.slot)
+            self._live.pop(event.slot, None)
+        if submission is None:
             return
-        usage = event.usage
-        self._metrics.prompt_tokens.inc(usage.prompt_tokens)
-        self._metrics.generation_tokens.inc(max(0, usage.completion_tokens - generation.num_tokens))
-        error = None
+        if is_last:
+            submission.end()
+            counted = sum(generation.num_tokens for generation in submission.generations)
+            self._metrics.prompt_tokens.inc(event.usage.prompt_tokens)
+            self._metrics.generation_tokens.inc(max(0, event.usage.completion_tokens - counted))
         if event.reason == generation_pb2.FINISH_REASON_ERROR:
-            error = StatusError.from_proto(event.error)
+            submission.fail(StatusError.from_proto(event.error))
         elif event.reason == generation_pb2.FINISH_REASON_CANCELLED:
-            error = StatusError(grpc.StatusCode.CANCELLED, "the tokenizer service cancelled the request")
-        generation.finish(event.reason, usage, error)
+            message = "the tokenizer service cancelled the request"
+            submission.fail(StatusError(grpc.StatusCode.CANCELLED, message))
+        else:
+            usage = event.usage if is_last else None
+            submission.generations[event.sample_index].finish(event.reason, usage)
 
-    def _expire(self, generation: Generation) -> None:
-        self.cancel(generation)
+    def _expire(self, submission: Submission) -> None:
         message = f"the request did not finish within {self._request_timeout_s:g} seconds"
-        generation.error = StatusError(grpc.StatusCode.DEADLINE_EXCEEDED, message)
+        self.cancel(submission, StatusError(grpc.StatusCode.DEADLINE_EXCEEDED, message))
 
     def _send(self, command: Command) -> None:
         self._outgoing.append(command)

@@ -60,7 +60,7 @@ class EventStream(Response):
     async def _send_events(self, send: Send) -> None:
         exchange, output, wakeup = self._exchange, self._output, self._exchange.wakeup
         unfinished = dict(enumerate(exchange.generations))
-        events = output.opening()
+        events = output.opening(exchange.generations)
         while not exchange.is_disconnected:
             for index, generation in list(unfinished.items()):
                 events += output.delta(index, generation)

@@ -22,6 +22,8 @@ from tokenwire_services.gateway.session import Command, Session
 SERVICE = "tokenwire.v1.Tokenizer"
 RETRY_AFTER_S = 1.0
 _CALL_TIMEOUT_S = 5.0
+_TEXT_TIMEOUT_S = 60.0
+"""For a text of the largest size to be encoded, or decoded."""
 _FLUSH_TIMEOUT_S = 0.5
 _SHORTEST_BACK_OFF_S = 0.1
 _LONGEST_BACK_OFF_S = 2.0
@@ -103,6 +105,28 @@ class TokenizerLink:
         try:
             request = tokenizer_pb2.ListModelsRequest()
             return list((await self._stub.ListModels(request, timeout=_CALL_TIMEOUT_S)).models)
+        except grpc.aio.AioRpcError as error:
+            raise self._failure(error) from None
+
+    async def tokenize(self, request: tokenizer_pb2.TokenizeRequest) -> tokenizer_pb2.TokenizeResponse:
+        """The tokens of a text or a chat.
+
+        Raises:
+            StatusError: the tokenizer service refused, or did not answer.
+        """
+        try:
+            return await self._stub.Tokenize(request, timeout=_TEXT_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            raise self._failure(error) from None
+
+    async def detokenize(self, request: tokenizer_pb2.DetokenizeRequest) -> tokenizer_pb2.DetokenizeResponse:
+        """The text of tokens.
+
+        Raises:
+            StatusError: the tokenizer service refused, or did not answer.
+        """
+        try:
+            return await self._stub.Detokenize(request, timeout=_TEXT_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
             raise self._failure(error) from None
 

@@ -31,6 +31,8 @@ _LENGTHS = {
     "string_too_short": ("string", "at least", "min_length", "string_below_min_length"),
     "string_too_long": ("string", "at most", "max_length", "string_above_max_length"),
 }
+_ABOUT_ABSENT = frozenset({"missing", "without_echo"})
+"""Errors about a field that the body need not have."""
 _LONGEST_QUOTE = 60
 
 Detail = Mapping[str, Any]
@@ -106,7 +108,7 @@ def _keys(error: Detail, body: Any) -> list[str | int]:
         try:
             body = body[key]
         except (KeyError, IndexError, TypeError):
-            if not (error["type"] == "missing" and place == len(location) - 1):
+            if not (error["type"] in _ABOUT_ABSENT and place == len(location) - 1):
                 continue
         keys.append(key)
     return keys

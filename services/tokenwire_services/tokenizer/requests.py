@@ -94,8 +94,9 @@ def _samples(
     logprobs = request.logprobs
     report = None
     if request.return_token_ids or request.return_prompt_text or logprobs.HasField("num_prompt_logprobs"):
+        wants_ids = request.return_token_ids or logprobs.HasField("num_prompt_logprobs")
         report = PromptReport(
-            prompt.token_ids,
+            prompt.token_ids if wants_ids else [],
             prompt.text(model) if request.return_prompt_text else None,
             model.token_bytes if logprobs.HasField("num_prompt_logprobs") else None,
         )

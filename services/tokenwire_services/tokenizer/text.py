@@ -27,7 +27,10 @@ async def tokenize(
             token_ids = await encode(model, text, False, "chat.messages", config.max_prompt_bytes)
         case _:
             raise invalid_argument("input", "missing; expected text or chat")
-    return tokenizer_pb2.TokenizeResponse(token_ids=token_ids, max_model_len=model.info.max_model_len)
+    response = tokenizer_pb2.TokenizeResponse(token_ids=token_ids, max_model_len=model.info.max_model_len)
+    if request.return_token_bytes:
+        response.token_bytes.extend(model.token_bytes[token_id] for token_id in token_ids)
+    return response
 
 
 def detokenize(

@@ -15,7 +15,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 
-from tokenwire.status import StatusError, not_found
+from tokenwire.status import StatusError, abort, invalid_argument, not_found
 from tokenwire.v1 import generation_pb2, tokenizer_pb2, tokenizer_pb2_grpc
 
 MODEL = "org/fake"
@@ -79,6 +79,7 @@ class FakeTokenizer(tokenizer_pb2_grpc.TokenizerServicer):
     step_s: float = 0.0
     port: int = 0
     requests: list[Request] = field(default_factory=list)
+    tokenized: list[tokenizer_pb2.TokenizeRequest] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
     acked_step: int = 0
     sessions: int = 0
@@ -105,6 +106,7 @@ class FakeTokenizer(tokenizer_pb2_grpc.TokenizerServicer):
         self.answer = echo
         self.step_s = 0.0
         self.requests.clear()
+        self.tokenized.clear()
         self.cancelled.clear()
         await self.set_healthy(True)
 
@@ -120,6 +122,26 @@ class FakeTokenizer(tokenizer_pb2_grpc.TokenizerServicer):
             name=MODEL, max_model_len=4096, created_unix_s=1_700_000_000, supports_chat=True, root=MODEL
         )
         return tokenizer_pb2.ListModelsResponse(models=[card])
+
+    async def Tokenize(
+        self, request: tokenizer_pb2.TokenizeRequest, context: Context
+    ) -> tokenizer_pb2.TokenizeResponse:
+        """A token a word: its length."""
+        self.tokenized.append(request)
+        if request.model not in ("", MODEL):
+            await abort(context, not_found("model", request.model, f"model {request.model!r} is not served"))
+        words = request.text.split() if request.text else [m.content for m in request.chat.messages]
+        names = [word.encode() for word in words] if request.return_token_bytes else []
+        return tokenizer_pb2.TokenizeResponse(
+            token_ids=map(len, words), max_model_len=4096, token_bytes=names
+        )
+
+    async def Detokenize(
+        self, request: tokenizer_pb2.DetokenizeRequest, context: Context
+    ) -> tokenizer_pb2.DetokenizeResponse:
+        if max(request.token_ids) > 1000:
+            await abort(context, invalid_argument("token_ids", "token ID 1001 is outside the vocabulary"))
+        return tokenizer_pb2.DetokenizeResponse(text=" ".join(map(str, request.token_ids)))
 
     async def Session(
         self, requests: AsyncIterator[tokenizer_pb2.TokenizerSessionRequest], context: Context
@@ -196,6 +218,8 @@ class _Session:
                 else:
                     message.details.add(slot=slot, response=delta)
             if not answer.endless and live.sent == len(answer.deltas):
+                for sample in range(1, live.request.sampling.num_samples):
+                    message.finished.add(slot=slot, sample_index=sample, reason=answer.finish)
                 message.finished.append(_finish_event(slot, live))
                 del self.fake.live[self.number, slot]
         return message

@@ -24,7 +24,8 @@ def text(slot: int, text: str) -> Message:
 
 
 def end(slot: int) -> Message:
-    return Message(finished=[Message.FinishEvent(slot=slot, reason=STOP)])
+    usage = generation_pb2.Usage()
+    return Message(finished=[Message.FinishEvent(slot=slot, reason=STOP, usage=usage)])
 
 
 def test_a_slot_is_used_again_only_after_its_finish_event() -> None:
@@ -37,7 +38,20 @@ def test_a_slot_is_used_again_only_after_its_finish_event() -> None:
     session.deliver(end(first.slot))
     third = session.submit(Request(), Wakeup(), True)
     assert third.slot == first.slot
-    assert (first.texts, second.texts, third.texts) == ([], [], [])
+    assert [submission.generations[0].texts for submission in (first, second, third)] == [[], [], []]
+
+
+def test_a_request_for_several_samples_ends_with_the_last_of_them() -> None:
+    session = Session(Metrics())
+    submission = session.submit(Request(sampling={"num_samples": 2}), Wakeup(), True)
+    first, second = submission.generations
+    said = Message.Detail(slot=0, response={"text_delta": "b", "sample_index": 1})
+    session.deliver(Message(details=[said], finished=[{"slot": 0, "sample_index": 1, "reason": STOP}]))
+    assert (first.done, second.done, second.texts) == (False, True, ["b"])
+    assert session.submit(Request(), Wakeup(), True).slot == 1
+    session.deliver(end(0))
+    assert first.done
+    assert session.submit(Request(), Wakeup(), True).slot == 0
 
 
 def test_a_request_too_large_to_send_is_refused_before_it_takes_a_slot() -> None:
@@ -49,7 +63,7 @@ def test_a_request_too_large_to_send_is_refused_before_it_takes_a_slot() -> None
 
 async def test_closing_ends_every_request_and_then_the_commands() -> None:
     session = Session(Metrics())
-    generation = session.submit(Request(), Wakeup(), True)
+    (generation,) = session.submit(Request(), Wakeup(), True).generations
     error = unavailable("gone")
     session.close(error)
     assert generation.done
@@ -67,25 +81,28 @@ def test_every_request_gets_exactly_its_own_text(actions: list[tuple[str, int]])
     session = Session(Metrics())
     running: dict[int, Any] = {}  # by slot, as the tokenizer sees it
     expected: dict[int, list[str]] = {}
-    generations = []
+    submissions = []
     for number, (action, choice) in enumerate(actions):
         if action == "submit":
-            generation = session.submit(Request(), Wakeup(), True)
-            assert generation.slot not in running
-            running[generation.slot] = generation
-            expected[id(generation)] = []
-            generations.append(generation)
+            submission = session.submit(Request(), Wakeup(), True)
+            assert submission.slot not in running
+            running[submission.slot] = submission
+            expected[id(submission)] = []
+            submissions.append(submission)
         elif running:
             slot = sorted(running)[choice % len(running)]
-            generation = running[slot]
+            submission = running[slot]
             if action == "text":
-                if not generation.done:
-                    expected[id(generation)].append(str(number))
+                if not submission.done:
+                    expected[id(submission)].append(str(number))
                 session.deliver(text(slot, str(number)))
             elif action == "end":
                 session.deliver(end(slot))
                 del running[slot]
             else:
-                session.cancel(generation)
-    assert [generation.texts for generation in generations] == [expected[id(each)] for each in generations]
-    assert session.num_live == sum(not generation.done for generation in generations)
+                session.cancel(submission)
+    for submission in submissions:
+        (generation,) = submission.generations
+        assert generation.texts == expected[id(submission)]
+        assert generation.done == submission.done
+    assert session.num_live == sum(not submission.done for submission in submissions)

@@ -141,7 +141,23 @@ class GenerationRequest(Strict):
     safety_identifier: Annotated[str | None, Field(description="Accepted, without effect.")] = None
     prompt_cache_key: Annotated[str | None, Field(description="Accepted, without effect.")] = None
 
-    n: Annotated[int | None, Field(ge=1), only(1)] = None
+    n: Annotated[int | None, Field(ge=1, le=128, description="How many answers to give.")] = None
+    prompt_logprobs: Annotated[
+        int | None,
+        Field(ge=0, le=MAX_LOGPROBS, description="Return the prompt's log-probabilities, and alternatives."),
+    ] = None
+    return_token_ids: Annotated[
+        bool | None, Field(description="Return the token IDs of the prompt and of the answer.")
+    ] = None
+    priority: Annotated[
+        int | None, Field(ge=-100, le=100, description="Lower runs first, where priorities count.")
+    ] = None
+    cache_salt: Annotated[
+        str | None,
+        Field(
+            min_length=1, max_length=256, description="Share cached prompts only with requests of this salt."
+        ),
+    ] = None
     response_format: Annotated[dict[str, Any] | None, only({"type": "text"})] = None
 
     @field_validator("stream_options")
@@ -152,6 +168,13 @@ class GenerationRequest(Strict):
         if options is not None and not info.data.get("stream"):
             raise PydanticCustomError("without_stream", "it is only allowed when 'stream' is true")
         return options
+
+    @field_validator("prompt_logprobs")
+    @classmethod
+    def _prompt_logprobs_are_not_streamed(cls, number: int | None, info: ValidationInfo) -> int | None:
+        if number is not None and info.data.get("stream"):
+            raise PydanticCustomError("with_stream", "it is only allowed when 'stream' is false")
+        return number
 
     @property
     def includes_usage(self) -> bool:

@@ -73,19 +73,34 @@ class Tool(Strict):
     function: FunctionDefinition
 
 
-class ChatCompletionRequest(GenerationRequest):
-    """A conversation to continue."""
+class Conversation(Strict):
+    """A conversation, and how it becomes a prompt."""
 
     messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
-    max_completion_tokens: Annotated[
-        int | None, Field(ge=1, le=2**32 - 1, description="Takes precedence over max_tokens.")
-    ] = None
     tools: Annotated[list[Tool] | None, Field(fail_fast=True)] = None
     tool_choice: Annotated[str | dict[str, Any] | None, only("auto", "none")] = None
-    add_generation_prompt: bool | None = None
-    continue_final_message: bool | None = None
+    add_generation_prompt: Annotated[
+        bool | None, Field(description="End the prompt with the header of the answer; default true.")
+    ] = None
+    continue_final_message: Annotated[
+        bool | None, Field(description="Continue the last message instead of answering it.")
+    ] = None
     chat_template_kwargs: Annotated[
         dict[str, Any] | None, Field(description="Variables for the chat template.")
+    ] = None
+    chat_template: Annotated[
+        str | None, Field(description="Used instead of the model's own, where the operator allows it.")
+    ] = None
+    documents: Annotated[
+        list[dict[str, Any]] | None, Field(description="For templates that cite documents.")
+    ] = None
+
+
+class ChatCompletionRequest(GenerationRequest, Conversation):
+    """A conversation to continue."""
+
+    max_completion_tokens: Annotated[
+        int | None, Field(ge=1, le=2**32 - 1, description="Takes precedence over max_tokens.")
     ] = None
 
     logprobs: Annotated[bool | None, Field(description="Return each token's log-probability.")] = None

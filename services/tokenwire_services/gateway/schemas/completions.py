@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from tokenwire_services.gateway.schemas.base import MAX_LOGPROBS, GenerationRequest, UInt32, only
 
@@ -26,9 +27,29 @@ class CompletionRequest(GenerationRequest):
         Field(ge=0, le=MAX_LOGPROBS, description="Return each token's log-probability, and alternatives."),
     ] = None
 
-    echo: Annotated[bool | None, only(False)] = None
-    best_of: Annotated[int | None, Field(ge=1), only(1)] = None
+    echo: Annotated[
+        bool | None, Field(validate_default=True, description="Begin each answer with its prompt.")
+    ] = None
+    max_tokens: Annotated[
+        int | None, Field(ge=0, le=2**32 - 1, description="Most tokens to generate; 0 only with 'echo'.")
+    ] = None
+    best_of: Annotated[int | None, Field(ge=1, description="Only the value of 'n' is supported.")] = None
     suffix: Annotated[str | None, only("")] = None
+
+    @field_validator("echo")
+    @classmethod
+    def _no_tokens_without_echo(cls, echo: bool | None, info: ValidationInfo) -> bool | None:
+        if info.data.get("max_tokens") == 0 and not echo:
+            raise PydanticCustomError("without_echo", "it must be true when 'max_tokens' is 0")
+        return echo
+
+    @field_validator("best_of")
+    @classmethod
+    def _best_of_is_n(cls, number: int | None, info: ValidationInfo) -> int | None:
+        if number is not None and number != (info.data.get("n") or 1):
+            reason = "Only the value of 'n' is supported: of several answers none is chosen as the best"
+            raise PydanticCustomError("unsupported_parameter", "{reason}", {"reason": reason})
+        return number
 
     @property
     def prompts(self) -> list[str | list[int]]:

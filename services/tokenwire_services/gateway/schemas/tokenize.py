@@ -1,0 +1,35 @@
+"""The bodies of /tokenize and /detokenize."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from tokenwire_services.gateway.schemas.base import Strict, UInt32
+from tokenwire_services.gateway.schemas.chat import Conversation
+
+
+class TokenizeTextRequest(Strict):
+    """A text to encode."""
+
+    model: Annotated[str | None, Field(description="Left out: the only model.")] = None
+    prompt: str
+    add_special_tokens: Annotated[
+        bool | None, Field(description="Whether the text gets the tokenizer's special tokens; default true.")
+    ] = None
+    return_token_strs: Annotated[bool | None, Field(description="Return each token as text, too.")] = None
+
+
+class TokenizeChatRequest(Conversation):
+    """A conversation to render and encode."""
+
+    model: Annotated[str | None, Field(description="Left out: the only model.")] = None
+    return_token_strs: Annotated[bool | None, Field(description="Return each token as text, too.")] = None
+
+
+class DetokenizeRequest(Strict):
+    """Token IDs to decode."""
+
+    model: Annotated[str | None, Field(description="Left out: the only model.")] = None
+    tokens: Annotated[list[UInt32], Field(fail_fast=True)]
