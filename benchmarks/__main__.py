@@ -1,9 +1,9 @@
-"""`make bench`: offline throughput beside transformers, then the cost of streaming."""
+"""`make bench`: throughput beside transformers, the cost of streaming, what the core's ideas are worth."""
 
 from __future__ import annotations
 
-from benchmarks import offline, stream
+from benchmarks import chunking, offline, prefix, stream
 
 if __name__ == "__main__":
-    offline.main([])
-    stream.main([])
+    for benchmark in (offline, stream, prefix, chunking):
+        benchmark.main([])

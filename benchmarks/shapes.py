@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 CACHE = Path("build/bench-models")
+DEMO = Path(__file__).parent.parent / "models" / "demo" / "checkpoint"
 
 
 @dataclass(slots=True, frozen=True)
@@ -26,7 +27,7 @@ class Shape:
     num_kv_heads: int
     intermediate_size: int
     vocab_size: int
-    max_positions: int = 4096
+    max_positions: int = 8192
 
     @property
     def head_dim(self) -> int:
@@ -52,6 +53,13 @@ def checkpoint(name: str, dtype: torch.dtype = torch.float32) -> Path:
         save_file(_random_weights(shape, dtype), directory / "model.safetensors", metadata={"format": "pt"})
         (directory / "config.json").write_text(json.dumps(_config(shape, dtype), indent=2))
     return directory.resolve()
+
+
+def model_path(name: str) -> Path:
+    """Directory of the checkpoint that a command line names: `demo`, a shape, or a directory itself."""
+    if name == "demo":
+        return DEMO
+    return checkpoint(name) if name in SHAPES else Path(name).resolve()
 
 
 def _config(shape: Shape, dtype: torch.dtype) -> dict[str, object]:

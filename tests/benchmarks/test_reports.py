@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import offline, scheduler, stream
+from benchmarks import chunking, offline, prefix, scheduler, stream
 
 
 @pytest.mark.slow
@@ -28,6 +28,28 @@ def test_the_cost_of_a_streamed_token_is_taken_from_the_processes(tmp_path: Path
     points = json.loads(report.with_suffix(".json").read_text())["points"]
     assert [point["streams"] for point in points] == [1, 8]
     assert all(point["cpu_us_per_token"].keys() == {"gateway", "tokenizer"} for point in points)
+
+
+@pytest.mark.slow
+def test_what_the_prefix_cache_saves_is_measured_on_the_same_tokens(tmp_path: Path) -> None:
+    report = tmp_path / "prefix"
+    sizes = ["--models", "llama-10m", "--requests", "3", "--common-tokens", "64", "--output-tokens", "4"]
+    prefix.main([*sizes, "--rounds", "1", "--output", str(report)])
+    (result,) = json.loads(report.with_suffix(".json").read_text())["models"]
+    assert result["same_tokens"]
+    assert result["on"]["computed_prompt_tokens"] < result["off"]["computed_prompt_tokens"] == [3 * 80]
+    assert "| model | cache on, s | off, s |" in report.with_suffix(".md").read_text()
+
+
+@pytest.mark.slow
+def test_what_a_long_prompt_does_to_others_is_measured_by_step_size(tmp_path: Path) -> None:
+    report = tmp_path / "chunking"
+    sizes = ["--models", "llama-10m", "--streams", "2", "--prompt-tokens", "256", "--step-tokens", "32"]
+    chunking.main([*sizes, "--rounds", "1", "--output", str(report)])
+    variants = json.loads(report.with_suffix(".json").read_text())["models"]["llama-10m"]
+    assert [variant["step_tokens"] for variant in variants] == ["258", "32"]
+    assert all(gaps for variant in variants for gaps in variant["gaps_s"])
+    assert "| 258, the whole prompt |" in report.with_suffix(".md").read_text()
 
 
 def test_every_policy_serves_the_whole_trace(tmp_path: Path) -> None:
