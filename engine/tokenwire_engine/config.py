@@ -49,6 +49,8 @@ class EngineConfig:
     """Where Prometheus finds the engine's metrics. None: nothing is measured; 0: any free port."""
     session_grace_s: float = 10.0
     """Longest that a session is kept, with its requests, after its connection broke."""
+    drain_timeout_s: float = 5.0
+    """How long requests may go on after SIGTERM, before they are handed back."""
     status_fd: int | None = None
     """File descriptor on which start-up progress is written, one JSON object a line."""
 
@@ -75,6 +77,8 @@ class EngineConfig:
             raise ValueError(f"--block-size is {self.block_size}; expected 16, 32, 64 or 128")
         if not 0 <= self.session_grace_s < 86_400:
             raise ValueError(f"--session-grace-s is {self.session_grace_s:g}; expected 0 to a day (86400)")
+        if not 0 <= self.drain_timeout_s < 86_400:
+            raise ValueError(f"--drain-timeout-s is {self.drain_timeout_s:g}; expected 0 to a day (86400)")
         if not 0.0 < self.gpu_memory_utilization <= 1.0:
             raise ValueError(
                 f"--gpu-memory-utilization is {self.gpu_memory_utilization}; expected more than 0, at most 1"

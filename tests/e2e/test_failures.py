@@ -1,6 +1,7 @@
 """Processes that are killed: an engine's streams go on at the next one, what else is in flight gets a clear
 error, and the next request is served."""
 
+import asyncio
 import signal
 import socket
 
@@ -96,6 +97,48 @@ def test_an_engine_that_is_killed_is_nothing_that_a_client_notices(fragile):
         next(stream)
         kill(fragile, "engine")
         assert stream.result().usage.completion_tokens == 900
+
+
+async def test_streams_go_on_when_their_engine_is_told_to_stop_and_another_takes_its_place(fragile):
+    num_starts = sum("the engine is ready again" in line for line in fragile.lines)
+    async with tokenwire.AsyncClient(fragile.tokenizer, timeout=120) as client:
+
+        async def stream(number: int, begun: asyncio.Queue[int]) -> list[int]:
+            tokens = []
+            async for delta in client.stream_generate(
+                [5 + number], max_tokens=200, ignore_eos=True, temperature=0.0, return_token_ids=True
+            ):
+                tokens += delta.token_ids
+                begun.put_nowait(number)
+            return tokens
+
+        async def all_streams(begun: asyncio.Queue[int]) -> list[list[int]]:
+            return await asyncio.gather(*(stream(number, begun) for number in range(32)))
+
+        undisturbed = await all_streams(asyncio.Queue())
+        begun: asyncio.Queue[int] = asyncio.Queue()
+        streams = asyncio.create_task(all_streams(begun))
+        for _ in range(32 * 5):
+            await begun.get()
+        engine = fragile.children()["engine"]
+        engine.terminate()
+        engine.terminate()  # at once: what runs is handed back
+        assert await streams == undisturbed
+    fragile.wait_for("the engine exited with code 0; restarting it")
+    fragile.wait_for("the engine is ready again", num_starts + 1)
+    eventually(fragile.is_idle)
+
+
+def test_an_engine_is_drained_from_the_command_line(fragile, openai_client):
+    address = f"--engine=127.0.0.1:{fragile.engine_port}"
+    with running("drain", address, "--timeout-s=5") as command:
+        assert command.process.wait(30) == 0
+        command.wait_for("0 requests ended, 0 were handed back")
+    assert fragile.load().draining
+    with running("drain", address, "--undo") as command:
+        assert command.process.wait(30) == 0
+    assert not fragile.load().draining
+    eventually(lambda: is_served(openai_client))
 
 
 def text_of(chunks) -> str:

@@ -23,6 +23,11 @@ class Cancel:
 
 
 @dataclass(slots=True, frozen=True)
+class HandBack:
+    """End every request, for its caller to continue it elsewhere."""
+
+
+@dataclass(slots=True, frozen=True)
 class Hold:
     """Set a channel's requests aside, those to come included: whoever hears of them does not keep up."""
 
@@ -49,4 +54,4 @@ class Shutdown:
     """Leave the loop after the step that runs."""
 
 
-Command = Submit | Cancel | Hold | Resume | ResetPrefixCache | Shutdown
+Command = Submit | Cancel | HandBack | Hold | Resume | ResetPrefixCache | Shutdown

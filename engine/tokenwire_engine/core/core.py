@@ -14,6 +14,7 @@ from queue import SimpleQueue
 from tokenwire_engine.core.commands import (
     Cancel,
     Command,
+    HandBack,
     Hold,
     ResetPrefixCache,
     Resume,
@@ -79,6 +80,8 @@ class EngineCore:
             case Cancel(request_ids):
                 for request_id in request_ids:
                     self._scheduler.cancel(request_id)
+            case HandBack():
+                self._scheduler.hand_back()
             case Hold(channel):
                 self._scheduler.hold(channel)
             case Resume(channel):

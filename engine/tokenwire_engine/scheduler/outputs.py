@@ -29,6 +29,8 @@ class Finished:
     """The token that ended it, with STOP."""
     error: str = ""
     """What went wrong, with ERROR and EXPIRED."""
+    seed: int = 0
+    """What it was sampled with."""
 
 
 @dataclass(slots=True)

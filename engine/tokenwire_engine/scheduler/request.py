@@ -32,6 +32,8 @@ class FinishReason(Enum):
     """A step that computed it failed."""
     EXPIRED = auto()
     """Its deadline passed."""
+    HANDED_BACK = auto()
+    """The engine drains: its caller continues it elsewhere."""
 
 
 @dataclass(slots=True)

@@ -152,6 +152,12 @@ class Scheduler:
         if request is not None:
             self._finish(request, FinishReason.CANCELLED)
 
+    def hand_back(self) -> None:
+        """End every request, for its caller to continue it elsewhere."""
+        held = [request for requests in self._held.values() for request in requests.values()]
+        for request in [*self._running.values(), *self._waiting.values(), *held]:
+            self._finish(request, FinishReason.HANDED_BACK)
+
     def hold(self, channel: int) -> None:
         """Set a channel's requests aside: until `resume`, none of them has a slot or a block, and no other
         waits for them."""
@@ -415,6 +421,7 @@ class Scheduler:
                 cached_prompt_tokens=request.cached_prompt_tokens,
                 stop_token_id=request.output_token_ids[-1] if reason is FinishReason.STOP else None,
                 error=error,
+                seed=request.sampling.seed,
             )
         )
 

@@ -43,3 +43,26 @@ class EngineAdminServicer(engine_admin_pb2_grpc.EngineAdminServicer):
 
         serving.core.send(ResetPrefixCache(done))
         return engine_admin_pb2.ResetPrefixCacheResponse(forgotten_blocks=await forgotten)
+
+    async def Drain(
+        self, request: engine_admin_pb2.DrainRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> engine_admin_pb2.DrainResponse:
+        try:
+            timeout_s = request.timeout_ms / 1000 if request.HasField("timeout_ms") else None
+            report = await self._serving().drainer.drain(timeout_s)
+        except StatusError as error:
+            await abort(context, error)
+        return engine_admin_pb2.DrainResponse(
+            finished_requests=report.num_finished,
+            handed_back_requests=report.num_handed_back,
+            duration_ms=round(report.seconds * 1000),
+        )
+
+    async def Undrain(
+        self, request: engine_admin_pb2.UndrainRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> engine_admin_pb2.UndrainResponse:
+        try:
+            was_draining = await self._serving().drainer.undrain()
+        except StatusError as error:
+            await abort(context, error)
+        return engine_admin_pb2.UndrainResponse(was_draining=was_draining)

@@ -7,6 +7,7 @@ request ended, so that nothing of an old request can reach a new one.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,9 +16,10 @@ from typing import Protocol
 import grpc
 
 from tokenwire.status import StatusError, resource_exhausted
-from tokenwire_engine.core.commands import Cancel, Command, Hold, Resume, Submit
+from tokenwire_engine.core.commands import Cancel, Command, HandBack, Hold, Resume, Submit
 from tokenwire_engine.scheduler.outputs import ChannelOutput, Outputs
-from tokenwire_engine.scheduler.request import Request
+from tokenwire_engine.scheduler.request import FinishReason, Request
+from tokenwire_engine.server.finish import handed_back
 
 LEAST_RETRY_S, MOST_RETRY_S = 0.1, 60.0
 RETRY_UNMEASURED_S = 5.0
@@ -27,6 +29,10 @@ RETRY_UNMEASURED_S = 5.0
 class Receiver(Protocol):
     """Who hears of a channel's requests."""
 
+    @property
+    def is_flushed(self) -> bool:
+        """Whether its peer, if it is there, has been sent all that the receiver heard of."""
+
     def receive(self, output: ChannelOutput) -> None:
         """One step's output; the receiver may keep it. Must not block."""
 
@@ -35,7 +41,12 @@ class Receiver(Protocol):
 
 
 class Dispatcher:
-    """Hands requests to the core and outputs to their receivers."""
+    """Hands requests to the core and outputs to their receivers.
+
+    Attributes:
+        num_ended: requests that have ended, those handed back included.
+        num_handed_back: requests that the core handed back.
+    """
 
     def __init__(
         self,
@@ -53,7 +64,11 @@ class Dispatcher:
         self._max_live = max_live
         self._estimate_wait_s = estimate_wait_s
         self._channels: dict[int, _Channel] = {}
+        self.num_ended = 0
+        self.num_handed_back = 0
         self._live: set[str] = set()
+        self._has_ended = asyncio.Event()
+        self._admits = True
         self._numbers = itertools.count(1)
         self._closed: StatusError | None = None
 
@@ -79,8 +94,12 @@ class Dispatcher:
         """Give a request to the core.
 
         Raises:
-            StatusError: ALREADY_EXISTS when its id is in use, RESOURCE_EXHAUSTED when too many are live.
+            StatusError: ALREADY_EXISTS when its id is in use, RESOURCE_EXHAUSTED when too many are live,
+                UNAVAILABLE while none is admitted.
         """
+        if not self._admits:
+            message = "the engine is draining and admits no requests; try another, or later"
+            raise handed_back(message, len(request.output_token_ids))
         if request.request_id in self._live:
             raise StatusError(
                 grpc.StatusCode.ALREADY_EXISTS,
@@ -105,6 +124,35 @@ class Dispatcher:
         """End a request early; its end is delivered like any other."""
         self._send(Cancel((request_id,)))
 
+    def stop_admitting(self) -> None:
+        """Refuse requests from now on; those that are live go on."""
+        self._admits = False
+
+    def admit(self) -> None:
+        """Take requests again."""
+        self._admits = True
+
+    def hand_back(self) -> None:
+        """End every request, for its caller to continue it elsewhere."""
+        self._send(HandBack())
+
+    async def until_idle(self) -> None:
+        """Return once no request is live.
+
+        Raises:
+            StatusError: after `fail_all`, with its error.
+        """
+        while self._live:
+            if self._closed is not None:
+                raise self._closed
+            self._has_ended.clear()
+            await self._has_ended.wait()
+
+    @property
+    def is_flushed(self) -> bool:
+        """Whether every peer that is there has been sent what was produced for it."""
+        return all(channel.receiver.is_flushed for channel in self._channels.values())
+
     def hold(self, channel: int) -> None:
         """Set a channel's requests aside until `resume`; what is on its way still arrives."""
         self._send(Hold(channel))
@@ -119,14 +167,18 @@ class Dispatcher:
             channel = self._channels.get(number)
             for finished in output.finished:
                 self._live.discard(finished.request_id)
+                self.num_ended += 1
+                self.num_handed_back += finished.reason is FinishReason.HANDED_BACK
                 if channel is not None:
                     channel.live.discard(finished.request_id)
             if channel is not None:
                 channel.receiver.receive(output)
+        self._has_ended.set()
 
     def fail_all(self, error: StatusError) -> None:
         """Tell every receiver, and whoever opens a channel from now on, that nothing more will come."""
         self._closed = error
+        self._has_ended.set()
         for channel in self._channels.values():
             channel.receiver.fail(error)
 

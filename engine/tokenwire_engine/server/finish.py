@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import grpc
 
-from tokenwire.status import StatusError
-from tokenwire.v1 import generation_pb2
+from tokenwire.status import StatusError, unavailable
+from tokenwire.v1 import engine_pb2, generation_pb2
 from tokenwire_engine.scheduler.outputs import Finished
 from tokenwire_engine.scheduler.request import FinishReason
 
@@ -15,7 +15,11 @@ FINISH_REASONS = {
     FinishReason.CANCELLED: generation_pb2.FINISH_REASON_CANCELLED,
     FinishReason.ERROR: generation_pb2.FINISH_REASON_ERROR,
     FinishReason.EXPIRED: generation_pb2.FINISH_REASON_ERROR,
+    FinishReason.HANDED_BACK: generation_pb2.FINISH_REASON_ERROR,
 }
+
+RETRY_DRAINED_S = 1.0
+"""When to try again what an engine handed back: its successor may be there."""
 
 _ERROR_CODES = {
     FinishReason.ERROR: grpc.StatusCode.INTERNAL,
@@ -33,6 +37,20 @@ def usage(finished: Finished) -> generation_pb2.Usage:
 
 
 def error_of(finished: Finished) -> StatusError | None:
-    """What a request that failed in the engine, or took too long, ends with; None: it did not."""
+    """What a request ends with that failed in the engine, took too long or was handed back; None: it was none
+    of these."""
+    if finished.reason is FinishReason.HANDED_BACK:
+        message = (
+            f"the engine is draining and hands the request back after {finished.completion_tokens} tokens; "
+            "continue it elsewhere, with these as resumed_token_ids"
+        )
+        return handed_back(message, finished.completion_tokens, finished.seed)
     code = _ERROR_CODES.get(finished.reason)
     return None if code is None else StatusError(code, finished.error)
+
+
+def handed_back(message: str, output_tokens: int, seed: int | None = None) -> StatusError:
+    """A request that this engine does not go on with, and what it takes to continue it."""
+    error = unavailable(message, RETRY_DRAINED_S)
+    detail = engine_pb2.HandedBack(output_tokens=output_tokens, seed=seed)
+    return StatusError(error.code, error.message, [*error.details, detail])

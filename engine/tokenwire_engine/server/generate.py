@@ -51,6 +51,10 @@ class _Stream:
         self._news = asyncio.Event()
         self.is_done = False
 
+    @property
+    def is_flushed(self) -> bool:
+        return not self._news.is_set()
+
     def receive(self, output: ChannelOutput) -> None:
         self._token_ids += output.token_ids
         self._logprobs.receive(output)
@@ -67,11 +71,11 @@ class _Stream:
         """All there is (of log-probabilities what one message may carry), once there is something.
 
         Raises:
-            StatusError: when the request failed.
+            StatusError: when the request failed and all that came before has been taken.
         """
         await self._news.wait()
         self._news.clear()
-        if self._error is not None:
+        if self._error is not None and not (self._token_ids or self._logprobs):
             raise self._error
         count = MAX_MESSAGE_LOGPROBS if self._logprobs else len(self._token_ids)
         response = engine_pb2.GenerateResponse(token_ids=self._token_ids[:count])
@@ -81,7 +85,7 @@ class _Stream:
                 response.logprobs.CopyFrom(part.tokens)
             else:
                 response.prompt_logprobs.CopyFrom(part.prompt)
-        if self._token_ids or self._logprobs:
+        if self._token_ids or self._logprobs or self._error is not None:
             self._news.set()
             return response
         if self._finished is not None:

@@ -14,7 +14,7 @@ DEFAULT_INTERVAL_MS = 1000
 _MOST_MS = (1 << 32) - 1
 
 
-def load_to_proto(load: Load, num_sessions: int) -> engine_pb2.GetLoadResponse:
+def load_to_proto(load: Load, num_sessions: int, draining: bool) -> engine_pb2.GetLoadResponse:
     """The answer to GetLoad."""
     wait_s = load.estimated_wait_s
     return engine_pb2.GetLoadResponse(
@@ -33,6 +33,7 @@ def load_to_proto(load: Load, num_sessions: int) -> engine_pb2.GetLoadResponse:
         cached_kv_blocks=load.cached_kv_blocks,
         step_time_us=round(load.step_time_s * 1e6),
         tokens_per_second=load.tokens_per_second,
+        draining=draining,
         estimated_wait_ms=None if wait_s is None else min(round(wait_s * 1000), _MOST_MS),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -18,10 +19,13 @@ from tokenwire_engine.server.server import EngineServer
 
 logger = logging.getLogger(__name__)
 
+LEAVE_S = 3.0
+"""How long it may take, at most, that requests are handed back and their peers have heard of it."""
+
 
 def run(config: EngineConfig) -> int:
-    """Serve until SIGTERM or SIGINT; the exit status. 1 when the address or the model is not to be had, or
-    the device is lost: one line on stderr says which."""
+    """Serve until SIGTERM or SIGINT, then drain; the exit status. 1 when the address or the model is not to
+    be had, or the device is lost: one line on stderr says which."""
     status, core_is_back = uvloop.run(_serve(config))
     if not core_is_back:
         # The core thread is somewhere in the device's library, which cannot be interrupted and does not
@@ -47,8 +51,26 @@ async def _serve(config: EngineConfig) -> tuple[int, bool]:
     await asyncio.wait((waiting, server.failed), return_when=asyncio.FIRST_COMPLETED)
     announcing.cancel()
     waiting.cancel()
+    if not server.failed.done():
+        stopped.clear()
+        await _drain(server, config.drain_timeout_s, hurry=stopped)
     status = _failure(server.failed.result()) if server.failed.done() else 0
     return status, await server.stop()
+
+
+async def _drain(server: EngineServer, timeout_s: float, hurry: asyncio.Event) -> None:
+    """Let requests go on for a while, less if `hurry` is set, and hand back those that are left. A step that
+    takes longer than it should is not waited for."""
+    draining = asyncio.create_task(server.drain(timeout_s))
+    hurrying = asyncio.create_task(hurry.wait())
+    await asyncio.wait((draining, hurrying), timeout=timeout_s + LEAVE_S, return_when=asyncio.FIRST_COMPLETED)
+    hurrying.cancel()
+    if draining.done():
+        await draining
+        return
+    draining.cancel()
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(server.drain(0.0), LEAVE_S)
 
 
 async def _announce(server: EngineServer, progress: StatusPipe) -> None:

@@ -8,6 +8,7 @@ else happens on the asyncio thread.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sys
 import threading
@@ -36,6 +37,7 @@ from tokenwire_engine.scheduler.policy import make_policy
 from tokenwire_engine.scheduler.scheduler import Scheduler, SchedulerLimits
 from tokenwire_engine.server.admin import EngineAdminServicer
 from tokenwire_engine.server.dispatch import Dispatcher
+from tokenwire_engine.server.drain import Drainer
 from tokenwire_engine.server.listen import listen
 from tokenwire_engine.server.model import ServedModel
 from tokenwire_engine.server.servicer import EngineServicer, Serving
@@ -69,7 +71,8 @@ GRPC_OPTIONS = (
 
 
 class EngineServer:
-    """One engine process's server. `start`, then `ready`, then `stop`; or `failed`, whenever that is.
+    """One engine process's server. `start`, then `ready`, then perhaps `drain`, then `stop`; or `failed`,
+    whenever that is.
 
     Attributes:
         port: where it listens, known after `start`.
@@ -129,6 +132,13 @@ class EngineServer:
         if self.failed.done():
             raise self.failed.result()
 
+    async def drain(self, timeout_s: float) -> None:
+        """Admit no more requests, let those there are go on for so long, and hand back what is left. Returns
+        early when the engine fails meanwhile."""
+        if self._serving is not None:
+            with contextlib.suppress(StatusError):
+                await self._serving.drainer.drain(timeout_s)
+
     async def stop(self) -> bool:
         """End all calls with UNAVAILABLE, stop listening and let the core thread finish. False: the core
         thread did not come back in time, and the process had better end without it."""
@@ -154,6 +164,10 @@ class EngineServer:
         self._refusal = error
         if self._serving is not None:
             self._serving.dispatcher.fail_all(error)
+
+    async def _set_admitting(self, admits: bool) -> None:
+        kinds = health_pb2.HealthCheckResponse
+        await self._set_health(kinds.SERVING if admits else kinds.NOT_SERVING)
 
     async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         await self._health.set("", status)
@@ -212,7 +226,8 @@ class EngineServer:
         limit = self._config.max_running + self._config.max_waiting
         dispatcher = Dispatcher(core.send, limit, lambda: core.load.estimated_wait_s)
         sessions = Sessions(max_grace_ms=round(self._config.session_grace_s * 1000))
-        self._serving = Serving(model, core, dispatcher, sessions)
+        drainer = Drainer(dispatcher, self._set_admitting)
+        self._serving = Serving(model, core, dispatcher, sessions, drainer)
         self._collector.loaded(model.names[0], lambda: core.load)
         self._refusal = None
         self._becoming_ready = self._loop.create_task(self._become_ready())

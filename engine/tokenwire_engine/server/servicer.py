@@ -18,6 +18,7 @@ from tokenwire.status import StatusError, abort
 from tokenwire.v1 import engine_pb2, engine_pb2_grpc
 from tokenwire_engine.core.core import EngineCore
 from tokenwire_engine.server.dispatch import Dispatcher
+from tokenwire_engine.server.drain import Drainer
 from tokenwire_engine.server.generate import generate
 from tokenwire_engine.server.load import load_to_proto, watch_load
 from tokenwire_engine.server.model import ServedModel, tokenizer_files
@@ -34,6 +35,11 @@ class Serving:
     core: EngineCore
     dispatcher: Dispatcher
     sessions: Sessions
+    drainer: Drainer
+
+    def load(self) -> engine_pb2.GetLoadResponse:
+        """How busy the engine is."""
+        return load_to_proto(self.core.load, len(self.sessions), self.drainer.is_draining)
 
 
 class EngineServicer(engine_pb2_grpc.EngineServicer):
@@ -90,7 +96,7 @@ class EngineServicer(engine_pb2_grpc.EngineServicer):
         self, request: engine_pb2.GetLoadRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> engine_pb2.GetLoadResponse:
         async def answer(serving: Serving) -> engine_pb2.GetLoadResponse:
-            return load_to_proto(serving.core.load, len(serving.sessions))
+            return serving.load()
 
         return await self._answer(context, answer)
 
@@ -100,8 +106,7 @@ class EngineServicer(engine_pb2_grpc.EngineServicer):
         context: grpc.aio.ServicerContext[engine_pb2.WatchLoadRequest, engine_pb2.WatchLoadResponse],
     ) -> None:
         def load() -> engine_pb2.GetLoadResponse:
-            serving = self._serving()
-            return load_to_proto(serving.core.load, len(serving.sessions))
+            return self._serving().load()
 
         async def answer(serving: Serving) -> None:
             async for response in watch_load(request, load):

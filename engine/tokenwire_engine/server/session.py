@@ -170,6 +170,10 @@ class _Session:
         if self._is_set_aside:
             self._dispatcher.resume(self._channel)
 
+    @property
+    def is_flushed(self) -> bool:
+        return self.outbox.is_empty or self.writer is None or self.writer.done()
+
     def receive(self, output: ChannelOutput) -> None:
         if output.labels:
             self.outbox.add_tokens(output.labels, output.token_ids)

@@ -182,6 +182,7 @@ def engine(
     kv_cache_memory: opt.KvCacheMemory = None,
     gpu_memory_utilization: opt.GpuMemoryUtilization = 0.9,
     session_grace_s: opt.SessionGraceS = 10.0,
+    drain_timeout_s: opt.DrainTimeoutS = 5.0,
     status_fd: opt.StatusFd = None,
     parent_pid: opt.ParentPid = None,
 ) -> int:
@@ -208,6 +209,7 @@ def engine(
             metrics_host=metrics_host,
             metrics_port=metrics_port,
             session_grace_s=session_grace_s,
+            drain_timeout_s=drain_timeout_s,
             status_fd=status_fd,
         )
     with _packages("engine", "engine", "torch", "safetensors"):
@@ -309,3 +311,15 @@ def chat(
     if seed is not None:
         options["seed"] = seed
     return run(tokenizer, system, options)
+
+
+@app.command()
+def drain(
+    engine: opt.Engine = f"{LOOPBACK}:50051",
+    timeout_s: opt.TimeoutS = None,
+    undo: opt.Undo = False,
+) -> int:
+    """Let an engine admit no more requests, and wait until it has none."""
+    from tokenwire_services.launcher.drain import drain as run
+
+    return run(engine, timeout_s, undo)

@@ -97,6 +97,13 @@ SessionGraceS = Annotated[
     float,
     typer.Option(help="Seconds for which a peer whose connection broke may come back to its requests."),
 ]
+DrainTimeoutS = Annotated[
+    float,
+    typer.Option(
+        help="Seconds for which requests may go on after SIGTERM; then they are handed back, to be continued "
+        "elsewhere."
+    ),
+]
 FailoverTimeoutS = Annotated[
     float,
     typer.Option(help="Seconds for which requests wait for an engine that was lost, before they fail."),
@@ -190,3 +197,15 @@ TopP = Annotated[
 TopK = Annotated[int | None, typer.Option(min=0, help="Sample from this many tokens.", show_default=False)]
 MaxTokens = Annotated[int | None, typer.Option(min=1, help="Most tokens an answer has.", show_default=False)]
 Seed = Annotated[int | None, typer.Option(help="Makes sampling repeatable.", show_default=False)]
+
+# Draining an engine.
+TimeoutS = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        help="Seconds for which requests may go on; then they are handed back, to be continued elsewhere. "
+        "Left out: until they end.",
+        show_default=False,
+    ),
+]
+Undo = Annotated[bool, typer.Option("--undo", help="Admit requests again.")]

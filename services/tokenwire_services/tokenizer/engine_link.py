@@ -3,7 +3,8 @@
 The link waits for the engine, learns its model, and connects again for ever when the connection breaks or the
 engine is lost. The requests of its one session go on as soon as there is a connection again, at the same
 engine or at another process with the same model; only when none comes in time do they fail. New requests are
-taken in meanwhile if the outage is brief, and refused with UNAVAILABLE if it is not.
+taken in meanwhile if the outage is brief, and refused with UNAVAILABLE if it is not. An engine that drains is
+such an outage, too, though requests that it still computes go on.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -69,6 +70,8 @@ class EngineLink:
         self._is_serving = False
         self._is_connected = False
         self._outage: asyncio.Task[None] | None = None
+        self._expiry: asyncio.TimerHandle | None = None
+        """When requests that wait for an engine have waited long enough."""
         self._problem = "not connected yet"
 
     @property
@@ -126,9 +129,8 @@ class EngineLink:
         """End all requests, at the engine too, and take no more; `run` goes on until it is cancelled."""
         self._is_serving = False
         self._session.cancel_all(unavailable("the tokenizer is shutting down; try again", RETRY_AFTER_S))
-        if self._outage is not None:
-            self._outage.cancel()
-        elif self._is_connected:
+        self._end_outage()
+        if self._is_connected:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._session.idle(), _LEAVE_S)
 
@@ -139,16 +141,35 @@ class EngineLink:
         await self._learn(stub)
         call: Call = stub.Session()
         writer: asyncio.Task[None] | None = None
+        follower: asyncio.Task[None] | None = None
         try:
             await self._open(call)
             writer = asyncio.create_task(_write(call, self._session))
             await self._connected()
+            follower = asyncio.create_task(self._follow_health(channel))
             while True:
-                self._session.receive(await _next(call))
+                if self._session.receive(await _next(call)):
+                    self._await_engine()
+                    # Looks again: it may have heard of the drain's beginning, or end, before or after this.
+                    follower.cancel()
+                    follower = asyncio.create_task(self._follow_health(channel))
         finally:
-            if writer is not None:
-                writer.cancel()
+            for task in (writer, follower):
+                if task is not None:
+                    task.cancel()
             call.cancel()
+
+    async def _follow_health(self, channel: grpc.aio.Channel) -> None:
+        """Learn when the engine stops admitting requests, and when it does so again. A broken connection is
+        reported by the session's reader."""
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            async with contextlib.aclosing(_watch_health(channel)) as watching:
+                async for is_serving in watching:
+                    if not is_serving:
+                        self._begin_outage("it is draining")
+                    elif self._outage is not None or self._session.has_handed_back:
+                        self._session.submit_again()
+                        await self._connected()
 
     async def _learn(self, stub: engine_pb2_grpc.EngineAsyncStub) -> None:
         """Ask which engine this is. At another process than before, the requests move if its model is the
@@ -186,9 +207,7 @@ class EngineLink:
         self._session.opened(first.opened)
 
     async def _connected(self) -> None:
-        if self._outage is not None:
-            self._outage.cancel()
-            self._outage = None
+        self._end_outage()
         assert self._model is not None
         log.info("connected to the engine at %s: %s", self.address, self._model.info.served_names[0])
         self._problem = ""
@@ -198,21 +217,44 @@ class EngineLink:
             await self._on_change(True)
 
     def _disconnected(self, problem: str) -> None:
+        was_connected, self._is_connected = self._is_connected, False
+        self._begin_outage(problem)
+        if was_connected:
+            self._await_engine()
+
+    def _begin_outage(self, problem: str) -> None:
         if problem != self._problem:
             log.warning("no engine at %s: %s", self.address, problem)
         self._problem = problem
-        if self._is_connected:
-            self._is_connected = False
+        if self._outage is None:
             self._outage = asyncio.create_task(self._endure_outage())
 
     async def _endure_outage(self) -> None:
-        """What follows from an outage, as long as it lasts."""
-        brief = min(_BRIEF_S, self._failover_timeout_s)
-        await asyncio.sleep(brief)
+        """What follows from an outage that is not brief."""
+        await asyncio.sleep(min(_BRIEF_S, self._failover_timeout_s))
         self._is_serving = False
         await self._on_change(False)
-        await asyncio.sleep(self._failover_timeout_s - brief)
-        self._session.abandon(self._unavailable())
+
+    def _await_engine(self) -> None:
+        """Give requests that no engine has the time that they may wait for one."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+        later = asyncio.get_running_loop().call_later
+        self._expiry = later(self._failover_timeout_s, self._give_up)
+
+    def _give_up(self) -> None:
+        if self._is_connected:  # to an engine that drains, and may still compute some
+            self._session.fail_handed_back(self._unavailable())
+        else:
+            self._session.abandon(self._unavailable())
+
+    def _end_outage(self) -> None:
+        if self._outage is not None:
+            self._outage.cancel()
+            self._outage = None
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
 
     def _unavailable(self) -> StatusError:
         return unavailable(f"no engine at {self.address}: {self._problem}; try again", RETRY_AFTER_S)
@@ -220,15 +262,22 @@ class EngineLink:
 
 async def _wait_until_serving(channel: grpc.aio.Channel) -> None:
     """Return once the engine is there and its model is loaded, however long that takes."""
+    async with contextlib.aclosing(_watch_health(channel)) as watching:
+        async for is_serving in watching:
+            if is_serving:
+                return
+    raise EngineLostError("it ended before its model was loaded")
+
+
+async def _watch_health(channel: grpc.aio.Channel) -> AsyncGenerator[bool, None]:
+    """Whether the engine serves: now, and whenever that changes."""
     request = health_pb2.HealthCheckRequest(service=ENGINE_SERVICE)
     call = health_pb2_grpc.HealthStub(channel).Watch(request, wait_for_ready=True)
     try:
         async for response in call:
-            if response.status == health_pb2.HealthCheckResponse.SERVING:
-                return
+            yield response.status == health_pb2.HealthCheckResponse.SERVING
     finally:
         call.cancel()
-    raise EngineLostError("it ended before its model was loaded")
 
 
 async def _next(call: Call) -> engine_pb2.SessionResponse:

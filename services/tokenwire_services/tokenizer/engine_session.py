@@ -3,8 +3,9 @@
 Bookkeeping without I/O, and all that is needed to lose nothing. When the connection breaks, the session
 resumes behind the last step it received, and sends again the commands that the engine had not counted. When
 the engine is gone, or has forgotten the session, every request moves: it is submitted anew with the tokens it
-has so far, and the next ones are what they would have been. (A request for several samples begins again, and
-what comes a second time is passed over: the same seed gives the same tokens.)
+has so far, and the next ones are what they would have been. So is a request that a draining engine hands
+back, once there is an engine that admits it. (A request for several samples begins again, and what comes a
+second time is passed over: the same seed gives the same tokens.)
 
 A slot is reused only after the engine's finish event for it, so tokens of a cancelled request never reach the
 next one.
@@ -48,6 +49,7 @@ class EngineSession:
         self.counts = Counts()
         self._live: dict[int, _Request] = {}
         self._ending: set[int] = set()  # cancelled; the engine's finish event is on its way
+        self._handed_back: set[int] = set()  # live, but no engine has them
         self._free_slots: list[int] = []
         self._has_commands = asyncio.Event()
         self._has_ended = asyncio.Event()
@@ -68,6 +70,7 @@ class EngineSession:
         self._ack_due = False
         self._free_slots += self._ending
         self._ending.clear()
+        self._handed_back.clear()
         for slot, request in self._live.items():
             self._send(Command(submit=Command.Submit(slot=slot, request=request.resumed())))
 
@@ -87,14 +90,37 @@ class EngineSession:
         if request is not None and request.samples is samples:
             del self._live[slot]
             self.counts.num_live = len(self._live)
-            self._ending.add(slot)
-            self._send(Command(cancel=Command.Cancel(slot=slot)))
+            if slot in self._handed_back:
+                self._handed_back.remove(slot)
+                self._free(slot)
+            else:
+                self._ending.add(slot)
+                self._send(Command(cancel=Command.Cancel(slot=slot)))
 
     def cancel_all(self, error: StatusError) -> None:
         """End every request with an error, here and at the engine."""
         for slot, request in list(self._live.items()):
             request.samples.fail(error)
             self.cancel(slot, request.samples)
+
+    @property
+    def has_handed_back(self) -> bool:
+        """Whether there are requests that no engine has."""
+        return bool(self._handed_back)
+
+    def fail_handed_back(self, error: StatusError) -> None:
+        """End the requests that no engine has with an error."""
+        for slot in list(self._handed_back):
+            samples = self._live[slot].samples
+            samples.fail(error)
+            self.cancel(slot, samples)
+
+    def submit_again(self) -> None:
+        """The engine admits requests again: let it have those that it handed back."""
+        for slot in self._handed_back:
+            self.counts.num_moved += 1
+            self._send(Command(submit=Command.Submit(slot=slot, request=self._live[slot].resumed())))
+        self._handed_back.clear()
 
     def abandon(self, error: StatusError) -> None:
         """End every request with an error; the engine's session is not resumed."""
@@ -104,8 +130,8 @@ class EngineSession:
     def move(self) -> None:
         """Go on in a new session, at an engine that knows none of the requests."""
         for slot, request in list(self._live.items()):
-            request.num_moves += 1
             self.counts.num_moved += 1
+            request.num_moves += slot not in self._handed_back
             if request.num_moves > MAX_MOVES:
                 message = f"the request has lost {request.num_moves} engines and is not tried again"
                 request.samples.fail(unavailable(message))
@@ -145,8 +171,9 @@ class EngineSession:
             self._has_commands.clear()
             await self._has_commands.wait()
 
-    def receive(self, message: engine_pb2.SessionResponse) -> None:
-        """Route one engine step's output."""
+    def receive(self, message: engine_pb2.SessionResponse) -> bool:
+        """Route one engine step's output. Whether the engine handed a request back."""
+        num_handed_back = len(self._handed_back)
         self._step = message.step
         self._confirm(message.commands_received)
         live = self._live
@@ -185,10 +212,15 @@ class EngineSession:
             self._unacked_tokens = 0
             self._ack_due = True
             self._has_commands.set()
+        return len(self._handed_back) > num_handed_back
 
     def _finish(self, event: engine_pb2.SessionResponse.FinishEvent) -> None:
         request = self._live.get(event.slot)
         if request is not None:
+            if (handed_back := _handed_back(event)) is not None:
+                request.take_back(handed_back)
+                self._handed_back.add(event.slot)
+                return
             request.samples.end(event)
         if not (event.HasField("usage") or event.HasField("error")):
             return  # other samples go on
@@ -198,7 +230,10 @@ class EngineSession:
             self._ending.remove(event.slot)
         else:
             return
-        self._free_slots.append(event.slot)
+        self._free(event.slot)
+
+    def _free(self, slot: int) -> None:
+        self._free_slots.append(slot)
         self._has_ended.set()
 
     def _send(self, command: Command) -> None:
@@ -237,10 +272,16 @@ class _Request:
     repeated: list[int] | None = field(init=False)
     """Of a request for several: how many tokens of each sample come again, after a move."""
     num_moves: int = 0
+    """Engines that it has lost."""
 
     def __post_init__(self) -> None:
         num_samples = len(self.samples.generations)
         self.repeated = [0] * num_samples if num_samples > 1 else None
+
+    def take_back(self, handed_back: engine_pb2.HandedBack) -> None:
+        """An engine handed it back. If that engine drew the seed, the next one is to use the same."""
+        if handed_back.HasField("seed") and not self.request.sampling.HasField("seed"):
+            self.request.sampling.seed = handed_back.seed
 
     def repeats(self, index: int) -> bool:
         """Whether a sample's next token is one that came before the request moved."""
@@ -271,3 +312,9 @@ class _Request:
         else:
             self.repeated = [generation.num_tokens for generation in self.samples.generations]
         return resumed
+
+
+def _handed_back(event: engine_pb2.SessionResponse.FinishEvent) -> engine_pb2.HandedBack | None:
+    """What the engine says of a request that it hands back; None: it ended otherwise."""
+    handed_back = engine_pb2.HandedBack()
+    return handed_back if any(detail.Unpack(handed_back) for detail in event.error.details) else None

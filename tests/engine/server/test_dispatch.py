@@ -14,6 +14,8 @@ from tokenwire_engine.server.dispatch import Dispatcher
 class Recorder:
     """Keeps what it hears."""
 
+    is_flushed = True
+
     def __init__(self) -> None:
         self.outputs: list[ChannelOutput] = []
         self.errors: list[StatusError] = []

@@ -8,13 +8,16 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import IO
 
 import grpc
 import pytest
+from google.rpc import status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from tokenwire.status import DETAILS_KEY
 from tokenwire.v1 import engine_pb2_grpc
 from tokenwire.v1.engine_pb2 import (
     GenerateRequest,
@@ -22,6 +25,7 @@ from tokenwire.v1.engine_pb2 import (
     GetLoadRequest,
     GetModelRequest,
     GetTokenizerFilesRequest,
+    HandedBack,
 )
 from tokenwire.v1.generation_pb2 import FINISH_REASON_LENGTH, SamplingParams, StopConditions
 
@@ -125,14 +129,75 @@ def test_the_demo_model_is_served_from_start_to_sigterm(start_process: StartProc
         load = stub.GetLoad(GetLoadRequest())
         assert load.free_kv_blocks == load.total_kv_blocks
 
-        endless = stub.Generate(GenerateRequest(prompt_token_ids=[5], stop=StopConditions(ignore_eos=True)))
-        next(endless)
-        process.child.send_signal(signal.SIGTERM)
-        with pytest.raises(grpc.RpcError) as caught:
-            for _ in endless:
-                pass
-        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    process.child.send_signal(signal.SIGTERM)
     assert process.end() == (0, "")
+
+
+def test_sigterm_lets_requests_go_on_until_they_end(start_process: StartProcess) -> None:
+    process = start_process(drain_timeout_s=60.0)
+    with grpc.insecure_channel(f"127.0.0.1:{process.until_ready()}") as channel:
+        stub = engine_pb2_grpc.EngineStub(channel)
+        undisturbed, _ = generate(stub, 300, temperature=0.0)
+        request = GenerateRequest(
+            prompt_token_ids=[5, 6, 7, 8],
+            sampling=SamplingParams(temperature=0.0),
+            stop=StopConditions(max_tokens=300, ignore_eos=True),
+        )
+        call = stub.Generate(request)
+        tokens = list(next(call).token_ids)
+        process.child.send_signal(signal.SIGTERM)
+        for response in call:
+            tokens += response.token_ids
+        assert tokens == undisturbed
+    assert process.end() == (0, "")
+
+
+@pytest.mark.parametrize(("drain_timeout_s", "signals"), [(0.0, 1), (60.0, 2)])
+def test_what_sigterm_leaves_is_handed_back_for_another_engine_to_continue(
+    start_process: StartProcess, drain_timeout_s: float, signals: int
+) -> None:
+    request = GenerateRequest(
+        prompt_token_ids=[5, 6, 7, 8], stop=StopConditions(max_tokens=900, ignore_eos=True)
+    )
+    process = start_process(drain_timeout_s=drain_timeout_s)
+    tokens: list[int] = []
+    with grpc.insecure_channel(f"127.0.0.1:{process.until_ready()}") as channel:
+        call = engine_pb2_grpc.EngineStub(channel).Generate(request)
+        tokens += next(call).token_ids
+        for _ in range(signals):
+            process.child.send_signal(signal.SIGTERM)
+            time.sleep(0.1)
+        error = None
+        try:
+            for response in call:
+                tokens += response.token_ids
+        except grpc.RpcError as caught:
+            error = caught
+    assert process.end() == (0, "")
+    back = handed_back(error)
+    assert back.output_tokens == len(tokens) < 900
+
+    # The engine drew the seed; with it, the rest is what it would have been.
+    request.sampling.seed = back.seed
+    undisturbed: list[int] = []
+    with grpc.insecure_channel(f"127.0.0.1:{start_process().until_ready()}") as channel:
+        stub = engine_pb2_grpc.EngineStub(channel)
+        for response in stub.Generate(request):
+            undisturbed += response.token_ids
+        request.resumed_token_ids.extend(tokens)
+        for response in stub.Generate(request):
+            tokens += response.token_ids
+    assert tokens == undisturbed
+
+
+def handed_back(error: grpc.RpcError | None) -> HandedBack:
+    """What a draining engine says about a request."""
+    assert error is not None
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    status = status_pb2.Status.FromString(dict(error.trailing_metadata())[DETAILS_KEY])
+    back = HandedBack()
+    assert any(detail.Unpack(back) for detail in status.details)
+    return back
 
 
 def test_a_model_that_is_not_there_ends_the_process_with_one_line(start_process: StartProcess) -> None:

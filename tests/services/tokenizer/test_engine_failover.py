@@ -15,7 +15,14 @@ from tests.cut_proxy import cut_proxy
 from tests.engine.hash_runner import HashRunner, continuation, model_info
 from tests.services.tokenizer.conftest import Service, start_service
 from tests.services.tokenizer.test_session import Peer
-from tokenwire.v1 import engine_pb2, engine_pb2_grpc, generation_pb2, tokenizer_pb2
+from tokenwire.v1 import (
+    engine_admin_pb2,
+    engine_admin_pb2_grpc,
+    engine_pb2,
+    engine_pb2_grpc,
+    generation_pb2,
+    tokenizer_pb2,
+)
 from tokenwire_engine.config import EngineConfig
 from tokenwire_engine.runner.load import load_runner
 from tokenwire_engine.server.server import EngineServer, RunnerLoader
@@ -191,6 +198,113 @@ async def test_an_engine_that_dies_and_comes_back_goes_on_with_what_it_would_hav
         assert output(peer) == undisturbed
         assert all(end.usage.completion_tokens == 250 for end in ends.values())
         assert (await load_of(engine)).generated_tokens < 4 * 250
+
+
+async def test_a_second_engine_goes_on_with_what_a_drained_one_hands_back(
+    start_engine: StartEngine, runner: HashRunner
+) -> None:
+    first = await start_engine(lambda *_: runner, max_running=33)
+    second = EngineServer(
+        EngineConfig(port=0, max_running=33), lambda *_: HashRunner(runner.info), lambda *_: None
+    )
+    async with cut_proxy(first.port) as proxy:
+        async for service in start_service(proxy):
+            peer = Peer(service.stub.Session())
+            await peer.open()
+            runner.hold()
+            for slot in range(32):
+                await peer.submit(slot, request([slot], 300))
+            runner.allow(40)
+            await until(first, lambda load: load.generated_tokens > 32 * 10)
+            draining = asyncio.create_task(drain(first, timeout_ms=0))
+            await until(first, lambda load: load.draining)
+            await peer.submit(32, request([32], 300))  # the first engine does not admit it any more
+            runner.resume()
+            assert (await draining).handed_back_requests == 32
+            made_by_first = (await load_of(first)).generated_tokens
+
+            await second.start()
+            await second.ready()
+            proxy.target_port = second.port
+            await first.stop()
+            ends = await peer.finish(33)
+            assert output(peer) == {slot: continuation([slot], 300) for slot in range(33)}
+            assert all(end.usage.completion_tokens == 300 for end in ends.values())
+            # No token was made twice.
+            assert made_by_first + (await load_of(second)).generated_tokens == 33 * 300
+    await second.stop()
+
+
+async def test_requests_go_on_at_the_same_engine_when_it_admits_them_again(
+    start_engine: StartEngine, runner: HashRunner
+) -> None:
+    engine = await start_engine(lambda *_: runner)
+    async for service in start_service(engine):
+        peer = Peer(service.stub.Session())
+        await peer.open()
+        runner.hold()
+        for slot in range(4):
+            await peer.submit(slot, request([slot], 200))
+        runner.allow(20)
+        await until(engine, lambda load: load.generated_tokens > 4)
+        draining = asyncio.create_task(drain(engine, timeout_ms=0))
+        await until(engine, lambda load: load.draining)
+        runner.resume()
+        assert (await draining).handed_back_requests == 4
+        await peer.cancel(0)
+        await peer.finish(1)
+        await undrain(engine)
+        await peer.finish(3)
+        for slot in range(1, 4):
+            assert output(peer)[slot] == continuation([slot], 200)
+        await peer.submit(0, request([9], 10))
+        await peer.finish(1)
+        assert output(peer)[0][-10:] == continuation([9], 10)
+
+
+async def test_requests_that_a_drained_engine_handed_back_wait_no_longer_than_the_failover_takes(
+    start_engine: StartEngine, runner: HashRunner
+) -> None:
+    engine = await start_engine(lambda *_: runner)
+    async for service in start_service(engine, failover_timeout_s=0.3):
+        peer = Peer(service.stub.Session())
+        await peer.open()
+        runner.hold()
+        await peer.submit(0, request([1], 200))
+        runner.allow(2)
+        await until(engine, lambda load: load.generated_tokens > 0)
+        draining = asyncio.create_task(drain(engine, timeout_ms=0))
+        await until(engine, lambda load: load.draining)
+        runner.resume()
+        await draining
+        ended = (await peer.finish(1))[0]
+        assert "draining" in ended.error.message
+        await undrain(engine)
+        await until_served(service)
+
+
+async def drain(engine: EngineServer, timeout_ms: int | None = None) -> engine_admin_pb2.DrainResponse:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{engine.port}") as channel:
+        admin: engine_admin_pb2_grpc.EngineAdminAsyncStub = engine_admin_pb2_grpc.EngineAdminStub(channel)
+        return await admin.Drain(engine_admin_pb2.DrainRequest(timeout_ms=timeout_ms))
+
+
+async def undrain(engine: EngineServer) -> None:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{engine.port}") as channel:
+        await engine_admin_pb2_grpc.EngineAdminStub(channel).Undrain(engine_admin_pb2.UndrainRequest())
+
+
+async def until_served(service: Service) -> None:
+    """Wait until the service takes requests."""
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                async for _ in service.stub.Generate(request([1], 3)):
+                    pass
+            except grpc.aio.AioRpcError:
+                await asyncio.sleep(0.02)
+            else:
+                return
 
 
 async def run(service: Service, requests: list[Request]) -> dict[int, list[int]]:
