@@ -108,6 +108,7 @@ def serve(
     gpu_memory_utilization: opt.GpuMemoryUtilization = 0.9,
     session_grace_s: opt.SessionGraceS = 10.0,
     failover_timeout_s: opt.FailoverTimeoutS = 30.0,
+    trust_request_chat_template: opt.TrustRequestChatTemplate = False,
     api_key: opt.ApiKey = None,
     api_key_file: opt.ApiKeyFile = None,
     cors_origin: opt.CorsOrigin = None,
@@ -147,6 +148,7 @@ def serve(
             port=tokenizer_port,
             metrics_port=tokenizer_metrics_port,
             failover_timeout_s=failover_timeout_s,
+            trust_request_chat_template=trust_request_chat_template,
         )
         gateway_config = GatewayConfig(
             tokenizer=f"{LOOPBACK}:{tokenizer_port}",
@@ -226,6 +228,7 @@ def tokenizer(
     metrics_host: opt.MetricsHost = LOOPBACK,
     metrics_port: opt.MetricsPort = None,
     failover_timeout_s: opt.FailoverTimeoutS = 30.0,
+    trust_request_chat_template: opt.TrustRequestChatTemplate = False,
     status_fd: opt.StatusFd = None,
     parent_pid: opt.ParentPid = None,
 ) -> int:
@@ -240,6 +243,7 @@ def tokenizer(
             metrics_host=metrics_host,
             metrics_port=metrics_port,
             failover_timeout_s=failover_timeout_s,
+            trust_request_chat_template=trust_request_chat_template,
             status_fd=status_fd,
         )
     with _packages("tokenizer", "services"):

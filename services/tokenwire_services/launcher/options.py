@@ -108,6 +108,12 @@ FailoverTimeoutS = Annotated[
     float,
     typer.Option(help="Seconds for which requests wait for an engine that was lost, before they fail."),
 ]
+TrustRequestChatTemplate = Annotated[
+    bool,
+    typer.Option(
+        "--trust-request-chat-template", help="Let requests bring a chat template of their own, sandboxed."
+    ),
+]
 
 # Addresses.
 Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every interface.")]

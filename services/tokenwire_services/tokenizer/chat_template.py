@@ -1,23 +1,15 @@
 """Rendering a conversation with a model's chat template, exactly as Hugging Face renders it.
 
-Templates are programs from a checkpoint, so they run in jinja2's immutable sandbox and see plain JSON data
-only. What they may use beyond jinja2 itself is what `transformers` gives them: the `generation` tag,
-`break` and `continue`, an unescaped `tojson`, `raise_exception`, `strftime_now`, the special tokens.
+Templates are programs, so they run in a sandbox with limits, and see plain JSON data only, beside the
+model's special tokens as text.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jinja2
-import jinja2.ext
-from jinja2 import nodes
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.utils import Namespace
+from tokenwire_services.tokenizer.sandbox import Sandbox, limited
 
 Message = dict[str, Any]
 """A message under the names that OpenAI's API has for its parts."""
@@ -47,10 +39,11 @@ class ChatTemplate:
         if "default" not in self._sources:
             raise ChatTemplateError(f"no template is named 'default' among {sorted(self._sources)}")
         self._special_tokens = dict(special_tokens)
-        environment = _environment()
+        sandbox = Sandbox()
         try:
-            self._templates = {name: environment.from_string(text) for name, text in self._sources.items()}
-        except jinja2.TemplateError as error:
+            with limited():
+                self._templates = {name: sandbox.from_string(text) for name, text in self._sources.items()}
+        except Exception as error:  # what a compiler makes of nonsense is not only syntax errors
             raise ChatTemplateError(f"the template cannot be compiled: {error}") from error
         self._takes_parts = self._renders_parts()
 
@@ -81,16 +74,17 @@ class ChatTemplate:
         chat = [self._prepare(message) for message in messages]
         final = _mark_end(chat[-1]) if continue_final_message else ""
         try:
-            text = self._templates[self._name(tools is not None)].render(
-                {
-                    "documents": None,
-                    **self._special_tokens,
-                    **(variables or {}),
-                    "messages": chat,
-                    "tools": tools,
-                    "add_generation_prompt": add_generation_prompt,
-                }
-            )
+            with limited():
+                text = self._templates[self._name(tools is not None)].render(
+                    {
+                        "documents": None,
+                        **self._special_tokens,
+                        **(variables or {}),
+                        "messages": chat,
+                        "tools": tools,
+                        "add_generation_prompt": add_generation_prompt,
+                    }
+                )
         except Exception as error:  # a template is a program: it can fail like one
             raise ChatTemplateError(str(error) or type(error).__name__) from error
         return _cut_at_mark(text, final) if continue_final_message else text
@@ -147,70 +141,3 @@ def _cut_at_mark(rendered: str, final: str) -> str:
     at = rendered.rindex(mark)
     text = rendered[:at]
     return text if rendered.startswith(_END_MARK, at) else text.rstrip()
-
-
-class _GenerationTag(jinja2.ext.Extension):
-    """`{% generation %}...{% endgeneration %}` marks what the assistant wrote, for training."""
-
-    tags = {"generation"}  # noqa: RUF012 (jinja2 declares it so)
-
-    def parse(self, parser: Parser) -> nodes.Node:
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return nodes.CallBlock(self.call_method("_print"), [], [], body).set_lineno(line)
-
-    def _print(self, caller: Callable[[], str]) -> str:
-        return caller()
-
-
-class _Namespace(Namespace):
-    """jinja2's namespace without names that reach into Python."""
-
-    def __init__(*args: Any, **kwargs: Any) -> None:  # so that a template may set an attribute named `self`
-        self, *values = args
-        attributes = dict(*values, **kwargs)
-        for name in attributes:
-            _check_attribute(name)
-        Namespace.__init__(self, attributes)
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        _check_attribute(name)
-        super().__setitem__(name, value)
-
-
-def _check_attribute(name: object) -> None:
-    if isinstance(name, str) and name.startswith("_"):
-        raise jinja2.exceptions.SecurityError(f"a namespace has no attribute {name!r}: it begins with '_'")
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, jinja2.ext.loopcontrols]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals |= {
-        "raise_exception": _raise_exception,
-        "strftime_now": _strftime_now,
-        "namespace": _Namespace,
-    }
-    return environment
-
-
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
-
-
-def _raise_exception(message: str) -> None:
-    raise jinja2.TemplateError(message)
-
-
-def _strftime_now(format: str) -> str:  # noqa: A002 (templates may name the argument)
-    return datetime.now().strftime(format)

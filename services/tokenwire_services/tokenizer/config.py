@@ -33,6 +33,8 @@ class TokenizerConfig:
     """Text that may wait for one peer that reads too slowly; past it the peer's stream is ended."""
     failover_timeout_s: float = 30.0
     """How long requests in flight wait for an engine that was lost; then they fail. 0: they fail at once."""
+    trust_request_chat_template: bool = False
+    """Whether requests may bring chat templates of their own."""
     status_fd: int | None = None
     """File descriptor on which start-up progress is written, one JSON object a line."""
 

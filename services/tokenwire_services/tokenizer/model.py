@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 
 from tokenwire.v1 import engine_pb2, engine_pb2_grpc
 from tokenwire_services.tokenizer.chat_template import ChatTemplate, ChatTemplateError
+from tokenwire_services.tokenizer.control_tokens import ControlTokens
 from tokenwire_services.tokenizer.token_bytes import TokenBytes
 
 MAX_FILES = 64
@@ -39,6 +40,9 @@ class Model:
     fingerprint: bytes
     """The same for engines that serve the same model: a request may go on at another one of them."""
     token_bytes: TokenBytes
+    control_tokens: ControlTokens
+    special_tokens: Mapping[str, str]
+    """"bos_token", "eos_token", ... as text."""
 
 
 async def fetch_files(stub: engine_pb2_grpc.EngineAsyncStub, timeout_s: float) -> dict[str, bytes]:
@@ -80,18 +84,25 @@ def load_model(info: engine_pb2.GetModelResponse, files: Mapping[str, bytes]) ->
         raise ModelFilesError(f"tokenizer.json cannot be read: {error}") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    identity, token_bytes = fingerprint(info, files), TokenBytes(tokenizer)
     config = _read_object(files, "tokenizer_config.json")
-    source = _template_source(files, config)
-    if not source:
-        problem = "the model has no chat template; send text instead of messages"
-        return Model(info, tokenizer, None, problem, identity, token_bytes)
     special_tokens = _special_tokens(_read_object(files, "special_tokens_map.json") | config)
-    try:
-        return Model(info, tokenizer, ChatTemplate(source, special_tokens), "", identity, token_bytes)
-    except ChatTemplateError as error:
-        problem = f"the model's chat template cannot be used: {error}"
-        return Model(info, tokenizer, None, problem, identity, token_bytes)
+    source = _template_source(files, config)
+    template, problem = None, "the model has no chat template; send text instead of messages"
+    if source:
+        try:
+            template = ChatTemplate(source, special_tokens)
+        except ChatTemplateError as error:
+            problem = f"the model's chat template cannot be used: {error}"
+    return Model(
+        info,
+        tokenizer,
+        template,
+        problem,
+        fingerprint(info, files),
+        TokenBytes(tokenizer),
+        ControlTokens(tokenizer, [source] if isinstance(source, str) else source.values()),
+        special_tokens,
+    )
 
 
 def fingerprint(info: engine_pb2.GetModelResponse, files: Mapping[str, bytes]) -> bytes:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from tokenwire.status import CONTEXT_LENGTH_EXCEEDED, invalid_argument, not_found, unavailable, unimplemented
 from tokenwire.v1 import engine_pb2, generation_pb2, tokenizer_pb2
 from tokenwire_services.tokenizer.bad_words import encode_bad_words
+from tokenwire_services.tokenizer.chat import encode_chat, offers_tools, render_chat
 from tokenwire_services.tokenizer.config import TokenizerConfig
 from tokenwire_services.tokenizer.detokenizer import Detokenizer
 from tokenwire_services.tokenizer.engine_link import EngineLink
@@ -22,7 +23,7 @@ from tokenwire_services.tokenizer.logprobs import TokenLogprobs
 from tokenwire_services.tokenizer.model import Model
 from tokenwire_services.tokenizer.outbox import Outbox
 from tokenwire_services.tokenizer.parsers import hermes
-from tokenwire_services.tokenizer.prompt import check_token_ids, encode, offers_tools, render_chat
+from tokenwire_services.tokenizer.prompt import check_token_ids, encode
 from tokenwire_services.tokenizer.prompt_report import PromptReport
 from tokenwire_services.tokenizer.samples import Samples
 from tokenwire_services.tokenizer.stop_strings import StopStrings
@@ -215,10 +216,9 @@ async def _encode_prompt(
             token_ids = await encode(model, request.text, special, "prompt", max_bytes)
             return _Prompt(token_ids, "prompt", request.text)
         case "chat":
-            text = render_chat(model, request.chat)
+            chat = await render_chat(model, config, request.chat)
             _check_tools(model, request.chat)
-            token_ids = await encode(model, text, False, "chat.messages", max_bytes)
-            return _Prompt(token_ids, "chat.messages", text)
+            return _Prompt(await encode_chat(model, chat, max_bytes), "chat.messages", chat.text)
         case "token_ids":
             token_ids = list(request.token_ids.ids)
             check_token_ids(model, token_ids, "prompt")

@@ -57,7 +57,7 @@ class TokenizerService(tokenizer_pb2_grpc.TokenizerServicer):
         self, request: tokenizer_pb2.RenderChatRequest, context: Context
     ) -> tokenizer_pb2.RenderChatResponse:
         async with _errors_to(context):
-            return text.render(self._link, request)
+            return await text.render(self._link, self._config, request)
 
     async def ListModels(  # noqa: N802
         self, request: tokenizer_pb2.ListModelsRequest, context: Context

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from tokenwire.status import invalid_argument
 from tokenwire.v1 import tokenizer_pb2
+from tokenwire_services.tokenizer.chat import encode_chat, render_chat
 from tokenwire_services.tokenizer.config import TokenizerConfig
 from tokenwire_services.tokenizer.engine_link import EngineLink
-from tokenwire_services.tokenizer.prompt import check_token_ids, encode, render_chat
+from tokenwire_services.tokenizer.prompt import check_token_ids, encode
 from tokenwire_services.tokenizer.requests import resolve_model
 
 
@@ -23,8 +24,8 @@ async def tokenize(
             special = not request.HasField("add_special_tokens") or request.add_special_tokens
             token_ids = await encode(model, request.text, special, "text", config.max_prompt_bytes)
         case "chat":
-            text = render_chat(model, request.chat)
-            token_ids = await encode(model, text, False, "chat.messages", config.max_prompt_bytes)
+            chat = await render_chat(model, config, request.chat)
+            token_ids = await encode_chat(model, chat, config.max_prompt_bytes)
         case _:
             raise invalid_argument("input", "missing; expected text or chat")
     response = tokenizer_pb2.TokenizeResponse(token_ids=token_ids, max_model_len=model.info.max_model_len)
@@ -43,11 +44,12 @@ def detokenize(
     return tokenizer_pb2.DetokenizeResponse(text=model.tokenizer.decode(request.token_ids, skip))
 
 
-def render(link: EngineLink, request: tokenizer_pb2.RenderChatRequest) -> tokenizer_pb2.RenderChatResponse:
+async def render(
+    link: EngineLink, config: TokenizerConfig, request: tokenizer_pb2.RenderChatRequest
+) -> tokenizer_pb2.RenderChatResponse:
     """A chat to the prompt's text."""
-    return tokenizer_pb2.RenderChatResponse(
-        text=render_chat(resolve_model(link, request.model), request.chat)
-    )
+    chat = await render_chat(resolve_model(link, request.model), config, request.chat)
+    return tokenizer_pb2.RenderChatResponse(text=chat.text)
 
 
 def list_models(link: EngineLink) -> tokenizer_pb2.ListModelsResponse:

@@ -209,7 +209,7 @@ async def test_tool_choice_none_leaves_the_tools_out(
             "chat.messages[0].tool_calls[0].arguments_json",
         ),
         (chat(tools=[WEATHER], tool_choice="required"), "UNIMPLEMENTED", "chat.tool_choice"),
-        (chat(chat_template="{{ 1 }}"), "UNIMPLEMENTED", "chat.chat_template"),
+        (chat(chat_template="{{ 1 }}"), "INVALID_ARGUMENT", "chat.chat_template"),
         (Request(text="a", stop_strings=["x"] * 17), "INVALID_ARGUMENT", "stop_strings"),
         (Request(text="a", stop_strings=["x", ""]), "INVALID_ARGUMENT", "stop_strings[1]"),
         (Request(text="a", stop_strings=["é" * 513]), "INVALID_ARGUMENT", "stop_strings[0]"),

@@ -1,0 +1,93 @@
+"""Templates that would take for ever, or all memory, end soon with an error that says so."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tokenwire_services.tokenizer import sandbox
+from tokenwire_services.tokenizer.chat_template import ChatTemplate, ChatTemplateError
+
+HELLO = [{"role": "user", "content": "hi"}]
+
+ENDLESS = {
+    "nested loops": "{% for a in range(99999) %}" * 3 + "{% endfor %}" * 3,
+    "a loop over nothing": "{% for a in range(99999) if a < 0 %}{% endfor %}" * 300,
+    "macros that call each other": (
+        "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}"
+    ),
+    "a macro that calls itself": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    "a recursive loop": "{% for a in [[1]] recursive %}{{ loop([a, a]) }}{% endfor %}",
+    "a mapped filter": (
+        "{% for a in range(99999) %}{{ range(99999) | map('string') | list | length }}{% endfor %}"
+    ),
+}
+
+LARGE = {
+    "a product": "{{ 'a' * 10 ** 10 }}",
+    "a product of lists": "{{ ([1] * 10 ** 9) | length }}",
+    "doubling": (
+        "{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}"
+    ),
+    "doubling by concatenation": (
+        "{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}"
+    ),
+    "a power": "{{ 9 ** (9 ** 9) }}",
+    "a width": "{{ 'a'.center(10 ** 9) }}",
+    "a filter's width": "{{ 'a' | center(1000000000) }}",
+    "a format": "{{ '%1000000000d' % 1 }}",
+    "a format of strings": "{{ '{:>1000000000}'.format(1) }}",
+    "a format filter": "{{ '%1000000000s' | format('a') }}",
+    "a computed width": "{{ '{:{}}'.format(1, 10 ** 9) }}",
+    "a replacement": "{{ ('a' * 30000).replace('a', 'b' * 30000) }}",
+    "a replacing filter": "{{ ('a' * 30000) | replace('a', 'b' * 30000) }}",
+    "a separator": "{{ range(99999) | join('b' * 30000) }}",
+    "a joined list": "{{ ''.join(['a' * 30000] * 30000) }}",
+    "an indent": "{{ ('\\n' * 99999) | indent(99999) }}",
+    "JSON": "{{ (['a' * 30000] * 30000) | tojson }}",
+    "a list as text": "{{ ['a' * 30000] * 30000 }}",
+    "a list made text": "{{ (['a' * 30000] * 30000) | string | length }}",
+    "the output": "{% set x = 'a' * 3000000 %}{% for i in range(99999) %}{{ x }}{% endfor %}",
+    "constant output": "{% for i in range(99999) %}" + "a" * 50_000 + "{% endfor %}",
+    "a table": "{{ 'aaa'.translate({97: 'a' * 30000}) }}",
+}
+
+
+@pytest.mark.parametrize("source", ENDLESS.values(), ids=ENDLESS.keys())
+def test_an_endless_template_is_interrupted(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "MAX_SECONDS", 0.1)
+    with pytest.raises(ChatTemplateError, match=r"longer than|recursion"):
+        ChatTemplate(source, {}).render(HELLO)
+
+
+@pytest.mark.parametrize("source", LARGE.values(), ids=LARGE.keys())
+def test_a_template_that_makes_much_of_little_is_stopped(source: str) -> None:
+    with pytest.raises(ChatTemplateError, match="template"):
+        ChatTemplate(source, {}).render(HELLO)
+
+
+@pytest.mark.parametrize("opening", ["(", "[", "{{ [", "{% if a %}", "{% for a in b %}", "{{ not "])
+def test_a_deeply_nested_template_is_refused_when_it_is_compiled(opening: str) -> None:
+    with pytest.raises(ChatTemplateError):
+        ChatTemplate("{{ " * (opening in "([") + opening * 20_000, {})
+
+
+def test_what_templates_do_every_day_is_within_the_limits() -> None:
+    source = (
+        "{% set ns = namespace(text='') %}{% for m in messages %}"
+        "{% set ns.text = ns.text + m.content ~ '\\n' %}{{ '%s: %d' % (m.role, loop.index) }}"
+        "{{ m.content | trim | replace('a', 'b') | indent(4) }}{{ '-' * 40 }}{{ m | tojson(indent=2) }}"
+        "{{ '{}'.format(m.role).upper().center(20) }}{% endfor %}{{ ns.text | length }}"
+    )
+    chat = [{"role": "user", "content": "a" * 10_000}] * 200
+    assert ChatTemplate(source, {}).render(chat).endswith("2000200")
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.text(st.sampled_from("{}%#|()[]'\"~+-*/.,:= abifor\n"), max_size=40))
+def test_any_text_is_a_template_or_an_error(source: str) -> None:
+    with contextlib.suppress(ChatTemplateError):
+        ChatTemplate(source, {}).render(HELLO)
