@@ -56,6 +56,11 @@ class ReplayEngine(engine_pb2_grpc.EngineServicer):
     ) -> AsyncIterator[engine_pb2.WatchLoadResponse]:
         yield engine_pb2.WatchLoadResponse()
 
+    async def WatchKvEvents(  # noqa: N802
+        self, request: engine_pb2.WatchKvEventsRequest, context: Context
+    ) -> AsyncIterator[engine_pb2.WatchKvEventsResponse]:
+        yield engine_pb2.WatchKvEventsResponse(reset=True)
+
     async def GetModel(  # noqa: N802
         self, request: engine_pb2.GetModelRequest, context: Context
     ) -> engine_pb2.GetModelResponse:

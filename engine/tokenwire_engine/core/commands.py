@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tokenwire_engine.kv_cache.changes import Change
 from tokenwire_engine.scheduler.request import Request
 
 
@@ -50,8 +51,16 @@ class ResetPrefixCache:
 
 
 @dataclass(slots=True, frozen=True)
+class WatchPrefixCache:
+    """Say what the prefix cache holds now, and then whenever that has changed."""
+
+    deliver: Callable[[list[Change]], object] | None
+    """Called on the core thread, at most once a step; must not block. None: say nothing any more."""
+
+
+@dataclass(slots=True, frozen=True)
 class Shutdown:
     """Leave the loop after the step that runs."""
 
 
-Command = Submit | Cancel | HandBack | Hold | Resume | ResetPrefixCache | Shutdown
+Command = Submit | Cancel | HandBack | Hold | Resume | ResetPrefixCache | WatchPrefixCache | Shutdown

@@ -20,9 +20,11 @@ from tokenwire_engine.core.commands import (
     Resume,
     Shutdown,
     Submit,
+    WatchPrefixCache,
 )
 from tokenwire_engine.core.load import Load
 from tokenwire_engine.core.meter import Meter
+from tokenwire_engine.kv_cache.changes import Change
 from tokenwire_engine.runner.base import DeviceLostError, Runner
 from tokenwire_engine.scheduler.outputs import Outputs
 from tokenwire_engine.scheduler.plan import StepPlan
@@ -45,6 +47,7 @@ class EngineCore:
         self._runner = runner
         self._deliver = deliver
         self._commands: SimpleQueue[Command] = SimpleQueue()
+        self._deliver_cache_changes: Callable[[list[Change]], object] | None = None
         self._meter = Meter()
         self.load = Load.of(scheduler, self._meter)
 
@@ -88,6 +91,9 @@ class EngineCore:
                 self._scheduler.resume(channel)
             case ResetPrefixCache(done):
                 done(self._scheduler.reset_prefix_cache())
+            case WatchPrefixCache(deliver):
+                self._scheduler.watch_prefix_cache(deliver is not None)
+                self._deliver_cache_changes = deliver
             case Shutdown():
                 return False
         return True
@@ -107,3 +113,5 @@ class EngineCore:
         self.load = Load.of(self._scheduler, self._meter)
         if outputs := self._scheduler.take_outputs():
             self._deliver(outputs)
+        if self._deliver_cache_changes is not None and (changes := self._scheduler.take_cache_changes()):
+            self._deliver_cache_changes(changes)

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tokenwire_engine.kv_cache.block_pool import BlockPool
+from tokenwire_engine.kv_cache.changes import Change, Cleared, Removed, Stored
 
 Scope = tuple[str, str]
 """Who shares blocks: the adapter that computes their content, and the salt of those who may see it."""
@@ -53,6 +54,8 @@ class PrefixCache:
         self._nodes: dict[Key, PrefixNode] = {}
         self._node_of: dict[int, PrefixNode] = {}
         self._next_number = 0
+        self._changes: list[Change] | None = None
+        """Since they were last taken; None: nobody wants to know."""
         pool.keeper = self
 
     @property
@@ -90,6 +93,8 @@ class PrefixCache:
         if node is None:
             node = self._nodes[key] = PrefixNode(self._next_number, key, {})
             self._next_number += 1
+            if self._changes is not None:
+                self._changes.append(Stored(node))
         elif self._pool.holders(first := next(iter(node.blocks))) == 0:
             # Its place among the idle blocks would be before that of its children to come.
             self._remove(first)
@@ -121,7 +126,24 @@ class PrefixCache:
             self._pool.drop(block)
         self._nodes.clear()
         self._node_of.clear()
+        if self._changes is not None:
+            self._changes = [Cleared()]
         return removed
+
+    def watch(self) -> None:
+        """Keep account of changes from now on, what is cached already first."""
+        self._changes = [Cleared(), *map(Stored, self._nodes.values())]
+
+    def unwatch(self) -> None:
+        """Changes are of no interest any more."""
+        self._changes = None
+
+    def take_changes(self) -> list[Change]:
+        """What has changed since the last call, in order; nothing unless it is being watched."""
+        if not self._changes:
+            return []
+        changes, self._changes = self._changes, []
+        return changes
 
     # As the pool's keeper.
 
@@ -139,6 +161,8 @@ class PrefixCache:
         node = self._remove(block)
         if not node.blocks:
             del self._nodes[node.key]
+            if self._changes is not None:
+                self._changes.append(Removed(node))
 
     def _remove(self, block: int) -> PrefixNode:
         node = self._node_of.pop(block)

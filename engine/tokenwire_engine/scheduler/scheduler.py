@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 
 from tokenwire_engine.kv_cache.block_pool import BlockPool
 from tokenwire_engine.kv_cache.block_table import BlockTable, ceil_div
+from tokenwire_engine.kv_cache.changes import Change
 from tokenwire_engine.kv_cache.prefix_cache import PrefixCache
 from tokenwire_engine.scheduler.deadlines import Deadlines
 from tokenwire_engine.scheduler.fcfs import FirstComeFirstServed
@@ -273,6 +274,18 @@ class Scheduler:
         """Forget what is cached, so that requests admitted from now on find nothing computed before. How many
         blocks that was."""
         return 0 if self._prefix_cache is None else self._prefix_cache.reset()
+
+    def watch_prefix_cache(self, watch: bool) -> None:
+        """Whether to keep account of what the prefix cache holds: all of it first, and then what changes."""
+        if self._prefix_cache is not None:
+            if watch:
+                self._prefix_cache.watch()
+            else:
+                self._prefix_cache.unwatch()
+
+    def take_cache_changes(self) -> list[Change]:
+        """What has changed in the prefix cache since the last call, if account is kept of it."""
+        return [] if self._prefix_cache is None else self._prefix_cache.take_changes()
 
     def _find(self, request_id: str) -> Request | None:
         """A request that has not ended."""

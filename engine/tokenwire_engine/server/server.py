@@ -38,6 +38,7 @@ from tokenwire_engine.scheduler.scheduler import Scheduler, SchedulerLimits
 from tokenwire_engine.server.admin import EngineAdminServicer
 from tokenwire_engine.server.dispatch import Dispatcher
 from tokenwire_engine.server.drain import Drainer
+from tokenwire_engine.server.kv_events import KvEvents
 from tokenwire_engine.server.listen import listen
 from tokenwire_engine.server.model import ServedModel
 from tokenwire_engine.server.servicer import EngineServicer, Serving
@@ -227,7 +228,8 @@ class EngineServer:
         dispatcher = Dispatcher(core.send, limit, lambda: core.load.estimated_wait_s)
         sessions = Sessions(max_grace_ms=round(self._config.session_grace_s * 1000))
         drainer = Drainer(dispatcher, self._set_admitting)
-        self._serving = Serving(model, core, dispatcher, sessions, drainer)
+        kv_events = KvEvents(core.send, self._config.prefix_cache)
+        self._serving = Serving(model, core, dispatcher, sessions, drainer, kv_events)
         self._collector.loaded(model.names[0], lambda: core.load)
         self._refusal = None
         self._becoming_ready = self._loop.create_task(self._become_ready())

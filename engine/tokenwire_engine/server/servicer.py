@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ from tokenwire_engine.core.core import EngineCore
 from tokenwire_engine.server.dispatch import Dispatcher
 from tokenwire_engine.server.drain import Drainer
 from tokenwire_engine.server.generate import generate
+from tokenwire_engine.server.kv_events import KvEvents
 from tokenwire_engine.server.load import load_to_proto, watch_load
 from tokenwire_engine.server.model import ServedModel, tokenizer_files
 from tokenwire_engine.server.session import Sessions
@@ -36,6 +38,7 @@ class Serving:
     dispatcher: Dispatcher
     sessions: Sessions
     drainer: Drainer
+    kv_events: KvEvents
 
     def load(self) -> engine_pb2.GetLoadResponse:
         """How busy the engine is."""
@@ -111,6 +114,18 @@ class EngineServicer(engine_pb2_grpc.EngineServicer):
         async def answer(serving: Serving) -> None:
             async for response in watch_load(request, load):
                 await context.write(response)
+
+        await self._answer(context, answer)
+
+    async def WatchKvEvents(  # type: ignore[override]
+        self,
+        request: engine_pb2.WatchKvEventsRequest,
+        context: grpc.aio.ServicerContext[engine_pb2.WatchKvEventsRequest, engine_pb2.WatchKvEventsResponse],
+    ) -> None:
+        async def answer(serving: Serving) -> None:
+            async with aclosing(serving.kv_events.watch()) as events:
+                async for event in events:
+                    await context.write(event)
 
         await self._answer(context, answer)
 
