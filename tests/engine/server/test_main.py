@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import IO
 
 import grpc
@@ -31,18 +32,34 @@ from tokenwire.v1.generation_pb2 import FINISH_REASON_LENGTH, SamplingParams, St
 
 PROGRAM = """
 import sys
+{prelude}
 from tokenwire_engine.config import EngineConfig
 from tokenwire_engine.server.main import run
 sys.exit(run(EngineConfig(**{options!r}, status_fd={status_fd})))
 """
 
 
+LOSE_THE_DEVICE = """
+import os, torch
+from tokenwire_engine.models.decoder import Decoder
+def forward(self, batch, caches, forward=Decoder.forward):
+    if os.path.exists({path!r}):
+        raise torch.AcceleratorError("CUDA error: unspecified launch failure")
+    return forward(self, batch, caches)
+Decoder.forward = forward
+"""
+"""Computing fails, as it does on a card that is gone, from when a file exists."""
+
+
 class Process:
     """An engine process, and the status lines that it writes."""
 
-    def __init__(self, **options: object) -> None:
+    def __init__(self, prelude: str = "", **options: object) -> None:
+        """`prelude` is Python that it runs first."""
         reading, writing = os.pipe()
-        program = PROGRAM.format(options={"port": 0, "device": "cpu"} | options, status_fd=writing)
+        program = PROGRAM.format(
+            options={"port": 0, "device": "cpu"} | options, status_fd=writing, prelude=prelude
+        )
         self.child = subprocess.Popen(
             [sys.executable, "-c", program],
             pass_fds=[writing],
@@ -198,6 +215,29 @@ def handed_back(error: grpc.RpcError | None) -> HandedBack:
     back = HandedBack()
     assert any(detail.Unpack(back) for detail in status.details)
     return back
+
+
+def test_a_device_that_is_gone_turns_health_and_ends_the_process_with_an_error(
+    start_process: StartProcess, tmp_path: Path
+) -> None:
+    gone = tmp_path / "gone"
+    process = start_process(prelude=LOSE_THE_DEVICE.format(path=str(gone)))
+    port = process.until_ready()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        health = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert next(health).status == health_pb2.HealthCheckResponse.SERVING
+        stub = engine_pb2_grpc.EngineStub(channel)
+        stream = stub.Generate(GenerateRequest(prompt_token_ids=[5], stop=StopConditions(ignore_eos=True)))
+        next(stream)
+        gone.touch()
+        with pytest.raises(grpc.RpcError) as caught:
+            list(stream)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert next(health).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    status, errors = process.end()
+    assert status == 1
+    said = "tokenwire engine: the device failed: CUDA error: unspecified launch failure"
+    assert errors.splitlines()[-1] == said
 
 
 def test_a_model_that_is_not_there_ends_the_process_with_one_line(start_process: StartProcess) -> None:
