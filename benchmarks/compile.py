@@ -29,7 +29,7 @@ from triton.compiler import compile as compile_kernel
 from triton.runtime.jit import JITFunction
 
 from tokenwire_kernels import AttentionBatch, SamplingBatch
-from tokenwire_kernels.triton import activation, attention, norm, rotary, sampling
+from tokenwire_kernels.triton import activation, attention, bitmask, norm, rotary, sampling
 
 SHARED_MEMORY_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 """Bytes that one program may use, by compute capability (CUDA C++ Programming Guide, appendix K)."""
@@ -103,6 +103,13 @@ def launches(quick: bool = False) -> list[Launch]:
     found += _record(case, sampling, partial(sampling.sample, logits, _sampling_batch(unfiltered=False)))
     unfiltered = _sampling_batch(unfiltered=True)
     found += _record(f"{case}, unfiltered", sampling, partial(sampling.sample, logits, unfiltered))
+    masked = partial(
+        bitmask.apply_token_bitmask,
+        logits,
+        _empty(32, 4008, dtype=torch.int32),
+        _empty(32, dtype=torch.int64),
+    )
+    found += _record(case, bitmask, masked)
     typical = _sampling_batch(unfiltered=False)
     typical.typical_p = typical.top_p
     found += _record(f"{case}, typical-p", sampling, partial(sampling.sample, logits, typical))

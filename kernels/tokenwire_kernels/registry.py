@@ -57,6 +57,7 @@ class Kernels:
     silu_and_mul: Callable[[Tensor], Tensor]
     greedy: Callable[[Tensor], Tensor]
     sample: Callable[[Tensor, SamplingBatch], Tensor]
+    apply_token_bitmask: Callable[[Tensor, Tensor, Tensor], None]
 
 
 def select_kernels(device: torch.device) -> Kernels:

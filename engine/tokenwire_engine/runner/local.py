@@ -136,6 +136,7 @@ class LocalRunner:
                 admission.sampling,
                 admission.prompt_token_ids,
                 admission.output_token_ids,
+                admission.grammar,
             )
         for row in plan.scheduled:
             if row.new_blocks:

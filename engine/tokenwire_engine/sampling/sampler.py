@@ -5,7 +5,7 @@ requests ask for has a module of its own, which touches only their rows: a step 
 greedy and none asks for more is one argmax. Nothing here waits for the device.
 
 In this order: log-probabilities are of the logits as they came; then penalties, biases, and what is withheld
-(bad words, minimum lengths); then temperature and filters, in the kernel.
+(bad words, minimum lengths, what a grammar does not allow); then temperature and filters, in the kernel.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from tokenwire_engine.sampling.min_tokens import MinTokens
 from tokenwire_engine.sampling.params import SamplingParams
 from tokenwire_engine.sampling.penalties import Penalties
 from tokenwire_engine.sampling.scores import Scores, score
+from tokenwire_engine.scheduler.grammar import Grammar
+from tokenwire_engine.structured.masks import TokenMasks
 from tokenwire_kernels import Kernels, SamplingBatch
 
 COLUMNS: dict[str, type[np.generic]] = {
@@ -65,8 +67,16 @@ class Sampler:
         self._biases = Biases(vocab_size, device)
         self._bad_words = BadWords(device)
         self._min_tokens = MinTokens()
+        self._masks = TokenMasks(device, kernels)
 
-    def admit(self, slot: int, params: SamplingParams, prompt: Sequence[int], output: Sequence[int]) -> None:
+    def admit(
+        self,
+        slot: int,
+        params: SamplingParams,
+        prompt: Sequence[int],
+        output: Sequence[int],
+        grammar: Grammar | None = None,
+    ) -> None:
         """A request takes a slot, with the tokens it has so far."""
         columns = self._params
         columns["temperatures"][slot] = params.temperature
@@ -84,6 +94,7 @@ class Sampler:
         self._biases.admit(slot, params)
         self._bad_words.admit(slot, params, output)
         self._min_tokens.admit(slot, params, len(prompt), len(output))
+        self._masks.admit(slot, grammar)
 
     def release(self, slot: int) -> None:
         """The slot's request is gone."""
@@ -92,6 +103,7 @@ class Sampler:
         self._biases.release(slot)
         self._bad_words.release(slot)
         self._min_tokens.release(slot)
+        self._masks.release(slot)
 
     def scored(self, slots: Sequence[int]) -> list[tuple[int, int]]:
         """(index, alternatives) of the rows whose request asks for log-probabilities."""
@@ -134,6 +146,7 @@ class Sampler:
         self._biases.apply(logits, sent)
         self._bad_words.apply(logits, sent)
         self._min_tokens.apply(logits, sent)
+        self._masks.apply(logits, slots)
         tokens = self._choose(logits, slots, sent)
         self._penalties.count(tokens, sent)
         self._bad_words.append(tokens, sent)

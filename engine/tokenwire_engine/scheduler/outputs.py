@@ -26,7 +26,7 @@ class Finished:
     cached_prompt_tokens: int = 0
     """Prompt tokens whose computation the prefix cache saved."""
     stop_token_id: int | None = None
-    """The token that ended it, with STOP."""
+    """The token that ended it, with STOP; None when its grammar did."""
     error: str = ""
     """What went wrong, with ERROR and EXPIRED."""
     seed: int = 0

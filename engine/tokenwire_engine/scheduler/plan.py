@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from tokenwire_engine.sampling.logprobs import Logprobs
 from tokenwire_engine.sampling.params import SamplingParams
+from tokenwire_engine.scheduler.grammar import Grammar
 
 
 @dataclass(slots=True)
@@ -23,6 +24,8 @@ class Admission:
     """The prompt."""
     output_token_ids: list[int]
     """Tokens already generated (before a preemption, or by an earlier engine)."""
+    grammar: Grammar | None = None
+    """What its output must belong to; behind the last token that is known, whenever it is looked at."""
 
 
 @dataclass(slots=True)

@@ -13,6 +13,7 @@ from enum import Enum, auto
 from tokenwire_engine.kv_cache.block_table import BlockTable
 from tokenwire_engine.kv_cache.prefix_cache import PrefixChain
 from tokenwire_engine.sampling.params import SamplingParams
+from tokenwire_engine.scheduler.grammar import Grammar
 from tokenwire_engine.scheduler.plan import ScoredPrompt
 
 NO_SLOT = -1
@@ -23,7 +24,7 @@ class FinishReason(Enum):
     """Why a request ended."""
 
     STOP = auto()
-    """It produced one of its stop tokens."""
+    """It produced one of its stop tokens, or all of what its grammar allows."""
     LENGTH = auto()
     """It reached its last position."""
     CANCELLED = auto()
@@ -65,6 +66,9 @@ class Request:
     """Its beginning in the prefix cache, and with whom it shares it."""
     deadline_s: float | None = None
     """When it ends, done or not, by the scheduler's clock."""
+
+    grammar: Grammar | None = None
+    """What its output must belong to, behind the output so far."""
 
     arrival: int = 0
     """How many requests were submitted before it."""
@@ -125,9 +129,15 @@ class Request:
             return self.output_token_ids[start - num_prompt : end - num_prompt]
         return self.prompt_token_ids[start:] + self.output_token_ids[: end - num_prompt]
 
+    @property
+    def stop_token_id(self) -> int | None:
+        """Its latest token, if that is one of its stop tokens."""
+        latest = self.output_token_ids[-1] if self.output_token_ids else None
+        return latest if latest in self.stop_token_ids else None
+
     def finish_reason(self) -> FinishReason | None:
         """Whether its latest token ends it, and why."""
-        if self.output_token_ids and self.output_token_ids[-1] in self.stop_token_ids:
+        if self.stop_token_id is not None or (self.grammar is not None and self.grammar.is_finished):
             return FinishReason.STOP
         if self.num_tokens >= self.length_limit:
             return FinishReason.LENGTH

@@ -241,6 +241,9 @@ class Scheduler:
         for index, (request, token_id) in enumerate(zip(step.sampling, result.token_ids, strict=True)):
             if request.slot == NO_SLOT:  # cancelled while the step ran
                 continue
+            if request.grammar is not None and not request.grammar.accept(token_id):
+                self._finish(request, FinishReason.ERROR, request.grammar.error)
+                continue
             request.output_token_ids.append(token_id)
             generated += 1
             channel = outputs.get(request.channel)
@@ -432,7 +435,7 @@ class Scheduler:
                 prompt_tokens=len(request.prompt_token_ids),
                 completion_tokens=len(request.output_token_ids),
                 cached_prompt_tokens=request.cached_prompt_tokens,
-                stop_token_id=request.output_token_ids[-1] if reason is FinishReason.STOP else None,
+                stop_token_id=request.stop_token_id,
                 error=error,
                 seed=request.sampling.seed,
             )
@@ -456,7 +459,11 @@ class _Step:
 def _admission(request: Request) -> Admission:
     # The output grows while the runner reads; the prompt never changes.
     return Admission(
-        request.slot, request.sampling, request.prompt_token_ids, request.output_token_ids.copy()
+        request.slot,
+        request.sampling,
+        request.prompt_token_ids,
+        request.output_token_ids.copy(),
+        request.grammar,
     )
 
 

@@ -17,7 +17,7 @@ from tokenwire_engine.server.dispatch import Dispatcher
 from tokenwire_engine.server.finish import FINISH_REASONS, error_of, usage
 from tokenwire_engine.server.logprobs import MAX_MESSAGE_LOGPROBS, PendingLogprobs
 from tokenwire_engine.server.model import ServedModel
-from tokenwire_engine.server.requests import read_request
+from tokenwire_engine.server.requests import add_grammar, read_request
 
 Context = grpc.aio.ServicerContext[engine_pb2.GenerateRequest, engine_pb2.GenerateResponse]
 
@@ -33,7 +33,10 @@ async def generate(
     stream = _Stream()
     channel = dispatcher.open(stream)
     try:
-        dispatcher.submit(read_request(request, model, channel))
+        submitted = read_request(request, model, channel)
+        if request.HasField("constraint"):
+            await add_grammar(submitted, request, model)
+        dispatcher.submit(submitted)
         while not stream.is_done:
             await context.write(await stream.next_response())
     finally:

@@ -9,6 +9,7 @@ from pathlib import Path
 from tokenwire.v1 import engine_pb2, generation_pb2
 from tokenwire_engine.runner.base import ModelInfo
 from tokenwire_engine.sampling.params import SamplingParams
+from tokenwire_engine.structured.compiler import GrammarCompiler
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -42,6 +43,8 @@ class ServedModel:
     created_unix_s: int
     policy: str = "fcfs"
     """Who is served first."""
+    grammars: GrammarCompiler | None = None
+    """What makes grammars of constraints. None: requests cannot have any."""
 
     @property
     def pool_tokens(self) -> int:

@@ -68,6 +68,17 @@ def read_request(
     )
 
 
+async def add_grammar(request: Request, proto: engine_pb2.GenerateRequest, model: ServedModel) -> None:
+    """Give a request that was read the grammar that its message asks for. Takes as long as compiling it.
+
+    Raises:
+        StatusError: INVALID_ARGUMENT or UNIMPLEMENTED.
+    """
+    if model.grammars is None:
+        raise unimplemented("constraint")
+    request.grammar = await model.grammars.compile(proto.constraint, request.output_token_ids)
+
+
 class _Field:
     """A field of GenerateRequest or of a message in it, by its path."""
 
@@ -135,7 +146,6 @@ _RANGES = (
 
 _NOT_BUILT = (
     _NotBuilt("sampling.num_samples", neutral=1),
-    _NotBuilt("constraint"),
     _NotBuilt("context.adapter"),
 )
 

@@ -43,6 +43,7 @@ from tokenwire_engine.server.listen import listen
 from tokenwire_engine.server.model import ServedModel
 from tokenwire_engine.server.servicer import EngineServicer, Serving
 from tokenwire_engine.server.session import Sessions
+from tokenwire_engine.structured.compiler import GrammarCompiler
 
 logger = logging.getLogger(__name__)
 
@@ -149,6 +150,8 @@ class EngineServer:
         await self._grpc.stop(STOP_GRACE_S)
         if self._serving is not None:
             self._serving.core.send(Shutdown())
+            if self._serving.model.grammars is not None:
+                self._serving.model.grammars.close()
         await asyncio.to_thread(self._thread.join, CORE_GRACE_S)
         if self._metrics is not None:
             await asyncio.to_thread(self._metrics.close)
@@ -223,6 +226,7 @@ class EngineServer:
             policy=self._config.policy,
             instance_id=uuid.uuid4().hex,
             created_unix_s=int(time.time()),
+            grammars=GrammarCompiler(info.checkpoint, info.vocab_size, info.eos_token_ids),
         )
         limit = self._config.max_running + self._config.max_waiting
         dispatcher = Dispatcher(core.send, limit, lambda: core.load.estimated_wait_s)

@@ -20,11 +20,12 @@ import grpc
 from tokenwire.status import StatusError, invalid_argument, not_found, resource_exhausted
 from tokenwire.v1 import engine_pb2, generation_pb2
 from tokenwire_engine.scheduler.outputs import ChannelOutput, Finished
+from tokenwire_engine.scheduler.request import Request
 from tokenwire_engine.server.dispatch import Dispatcher
 from tokenwire_engine.server.finish import FINISH_REASONS, error_of, usage
 from tokenwire_engine.server.model import ServedModel
 from tokenwire_engine.server.outbox import FinishEvent, Outbox
-from tokenwire_engine.server.requests import read_request
+from tokenwire_engine.server.requests import add_grammar, read_request
 
 MAX_HELD = 1 << 18
 """What is held for a peer before its requests are set aside, in tokens; they go on at half of it."""
@@ -134,6 +135,8 @@ class _Session:
         self._channel = dispatcher.open(self)
         self._live: dict[int, str] = {}
         """Request id by slot."""
+        self._compiling: dict[int, asyncio.Task[None]] = {}
+        """By slot: of those requests, the ones that the core will get once their constraint is compiled."""
         self._num_commands = 0
         self._is_set_aside = False
         self._error: StatusError | None = None
@@ -166,6 +169,8 @@ class _Session:
 
     def close(self) -> None:
         """Nobody will come back: cancel the requests."""
+        for task in self._compiling.values():
+            task.cancel()
         self._dispatcher.close(self._channel)
         if self._is_set_aside:
             self._dispatcher.resume(self._channel)
@@ -220,8 +225,7 @@ class _Session:
                         self._submit(command.submit)
                     case "cancel":
                         self._num_commands += 1
-                        if request_id := self._live.get(command.cancel.slot):
-                            self._dispatcher.cancel(request_id)
+                        self._cancel(command.cancel.slot)
                     case "ack":
                         self._acknowledge(command.ack.step)
                     case "open":
@@ -247,11 +251,42 @@ class _Session:
             return
         try:
             request = read_request(submit.request, self._model, self._channel, slot)
-            self._dispatcher.submit(request)
+            if submit.request.HasField("constraint"):
+                self._compiling[slot] = asyncio.create_task(self._compile(request, submit.request))
+            else:
+                self._dispatcher.submit(request)
         except StatusError as error:
             self._refuse(FinishEvent(slot=slot, error=error.to_proto(), usage=generation_pb2.Usage()))
         else:
             self._live[slot] = request.request_id
+
+    async def _compile(self, request: Request, proto: engine_pb2.GenerateRequest) -> None:
+        """Start a request once its constraint is compiled."""
+        slot = request.label
+        try:
+            await add_grammar(request, proto, self._model)
+            del self._compiling[slot]
+            self._dispatcher.submit(request)
+        except StatusError as error:
+            self._compiling.pop(slot, None)
+            del self._live[slot]
+            try:
+                self._refuse(FinishEvent(slot=slot, error=error.to_proto(), usage=generation_pb2.Usage()))
+            except StatusError as too_many:
+                self.fail(too_many)
+
+    def _cancel(self, slot: int) -> None:
+        """End a request; one that has ended already is left alone."""
+        if (compiling := self._compiling.pop(slot, None)) is not None:
+            compiling.cancel()
+            del self._live[slot]
+            usage = generation_pb2.Usage()
+            self.outbox.add_end(
+                FinishEvent(slot=slot, reason=generation_pb2.FINISH_REASON_CANCELLED, usage=usage)
+            )
+            self._news.set()
+        elif request_id := self._live.get(slot):
+            self._dispatcher.cancel(request_id)
 
     def _refuse(self, event: FinishEvent) -> None:
         if self.outbox.size > MAX_REFUSED:

@@ -6,12 +6,14 @@ same code judges the other implementations.
 
 from tokenwire_kernels.reference.activation import silu_and_mul
 from tokenwire_kernels.reference.attention import paged_attention
+from tokenwire_kernels.reference.bitmask import apply_token_bitmask
 from tokenwire_kernels.reference.norm import add_rms_norm, rms_norm
 from tokenwire_kernels.reference.rotary import rotary_and_cache
 from tokenwire_kernels.reference.sampling import greedy, sample
 
 __all__ = [
     "add_rms_norm",
+    "apply_token_bitmask",
     "greedy",
     "paged_attention",
     "rms_norm",

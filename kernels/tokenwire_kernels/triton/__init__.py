@@ -6,12 +6,14 @@ operator can be captured in a CUDA graph.
 
 from tokenwire_kernels.triton.activation import silu_and_mul
 from tokenwire_kernels.triton.attention import paged_attention
+from tokenwire_kernels.triton.bitmask import apply_token_bitmask
 from tokenwire_kernels.triton.norm import add_rms_norm, rms_norm
 from tokenwire_kernels.triton.rotary import rotary_and_cache
 from tokenwire_kernels.triton.sampling import greedy, sample
 
 __all__ = [
     "add_rms_norm",
+    "apply_token_bitmask",
     "greedy",
     "paged_attention",
     "rms_norm",

@@ -11,7 +11,6 @@ from tests.engine.hash_runner import EOS_TOKEN_ID, VOCAB_SIZE, model_info
 from tokenwire.status import StatusError
 from tokenwire.v1.engine_pb2 import GenerateRequest
 from tokenwire.v1.generation_pb2 import (
-    Constraint,
     LogprobOptions,
     RequestContext,
     SamplingParams,
@@ -172,7 +171,6 @@ def test_the_error_about_a_token_says_which_and_what_is_allowed() -> None:
     ("fields", "at_fault"),
     [
         ({"sampling": SamplingParams(num_samples=2)}, "sampling.num_samples"),
-        ({"constraint": Constraint(regex="a+")}, "constraint"),
         ({"context": RequestContext(priority=-1)}, "context.priority"),
         ({"context": RequestContext(adapter="a")}, "context.adapter"),
     ],

@@ -1,0 +1,44 @@
+"""A request's place in its language: llguidance's matcher as the scheduler's `Grammar`."""
+
+from __future__ import annotations
+
+from llguidance import LLMatcher
+
+LIMITS_EXCEEDED = (
+    "the constraint became too complex at this output; simplify its patterns, or bound its repetitions"
+)
+
+
+class MatcherGrammar:
+    """A `scheduler.grammar.Grammar`. Copies share what they have learnt of the language."""
+
+    __slots__ = ("_matcher", "_refused")
+
+    def __init__(self, matcher: LLMatcher) -> None:
+        self._matcher = matcher
+        self._refused = False
+
+    @property
+    def is_finished(self) -> bool:
+        return self._matcher.is_stopped()
+
+    @property
+    def error(self) -> str:
+        if not self._refused and self._matcher.is_error():
+            return LIMITS_EXCEEDED
+        return (
+            "no token was left to choose: the request's constraint and its other parameters (bad words, "
+            "allowed tokens, biases) exclude each other here"
+        )
+
+    def accept(self, token_id: int) -> bool:
+        if self._matcher.is_error():
+            return False
+        self._refused = not self._matcher.consume_token(token_id)
+        return not self._refused
+
+    def mask(self) -> bytes:
+        return self._matcher.compute_bitmask()
+
+    def copy(self) -> MatcherGrammar:
+        return MatcherGrammar(self._matcher.deep_copy())

@@ -1,0 +1,191 @@
+"""What the demo model says under a constraint, at temperature 1, through the real scheduler and runner."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jsonschema
+import pytest
+import torch
+from tokenizers import Tokenizer
+
+from tests.engine.driver import ignore_progress
+from tests.engine.structured.demo import CHECKPOINT, EOS_TOKEN_IDS, VOCAB_SIZE
+from tests.engine.structured.schemas import random_schema
+from tokenwire.v1.generation_pb2 import Constraint
+from tokenwire_engine.config import EngineConfig
+from tokenwire_engine.kv_cache.block_pool import BlockPool
+from tokenwire_engine.runner.load import load_runner
+from tokenwire_engine.runner.local import LocalRunner
+from tokenwire_engine.sampling.params import SamplingParams
+from tokenwire_engine.scheduler.outputs import Finished
+from tokenwire_engine.scheduler.request import FinishReason, Request
+from tokenwire_engine.scheduler.scheduler import Scheduler, SchedulerLimits
+from tokenwire_engine.structured.compiler import GrammarCompiler
+
+PROMPT = "<|im_start|>user\nDescribe Lyon as JSON.<|im_end|>\n<|im_start|>assistant\n"
+FREE = SamplingParams(temperature=1.0)
+
+
+@dataclass
+class Engine:
+    """The demo model, in this process."""
+
+    runner: LocalRunner
+    compiler: GrammarCompiler
+    tokenizer: Tokenizer
+
+    async def request(
+        self,
+        name: str,
+        constraint: Constraint | None,
+        *,
+        sampling: SamplingParams = FREE,
+        max_tokens: int = 200,
+        output: Sequence[int] = (),
+        **fields: Any,
+    ) -> Request:
+        grammar = None if constraint is None else await self.compiler.compile(constraint, list(output))
+        return Request(
+            name,
+            self.tokenizer.encode(PROMPT).ids,
+            replace(sampling, seed=int(name)),
+            max_tokens,
+            **{"stop_token_ids": frozenset(EOS_TOKEN_IDS)} | fields,
+            output_token_ids=list(output),
+            grammar=grammar,
+        )
+
+    def serve(
+        self, requests: Sequence[Request], max_running: int = 32, num_blocks: int | None = None
+    ) -> dict[str, Finished]:
+        """Run requests to their ends."""
+        info = self.runner.info
+        pool = BlockPool(num_blocks or info.num_blocks, info.block_size)
+        scheduler = Scheduler(SchedulerLimits(max_running, info.max_step_tokens, info.max_model_len), pool)
+        finished: dict[str, Finished] = {}
+        for request in requests:
+            scheduler.submit(request)
+        while scheduler.has_work:
+            plan = scheduler.plan()
+            if plan is not None:
+                self.runner.launch(plan)
+                scheduler.complete(self.runner.collect())
+            for output in scheduler.take_outputs().values():
+                finished |= {end.request_id: end for end in output.finished}
+        assert pool.num_free == pool.num_blocks
+        self.preemptions = scheduler.counters.preemptions
+        return finished
+
+    def text(self, request: Request) -> str:
+        return self.tokenizer.decode(request.output_token_ids)
+
+
+@pytest.fixture(scope="module")
+def runner() -> LocalRunner:
+    torch.set_num_threads(1)  # the model is too small for more
+    return load_runner(EngineConfig(device="cpu", max_running=64), ignore_progress)
+
+
+@pytest.fixture
+async def engine(runner: LocalRunner, tokenizer: Tokenizer) -> AsyncIterator[Engine]:
+    compiler = GrammarCompiler(CHECKPOINT, VOCAB_SIZE, EOS_TOKEN_IDS)
+    yield Engine(runner, compiler, tokenizer)
+    compiler.close()
+
+
+async def test_every_finished_output_is_valid_by_each_of_300_schemas(engine: Engine) -> None:
+    schemas = {str(seed): random_schema(seed) for seed in range(300)}
+    requests = [
+        await engine.request(name, Constraint(json_schema=json.dumps(schema)))
+        for name, schema in schemas.items()
+    ]
+    ends = engine.serve(requests, max_running=64)
+    whole = [request for request in requests if ends[request.request_id].reason is FinishReason.STOP]
+    for request in whole:
+        schema = schemas[request.request_id]
+        jsonschema.validate(json.loads(engine.text(request)), schema, jsonschema.Draft202012Validator)
+    assert all(ends[r.request_id].reason is FinishReason.LENGTH for r in requests if r not in whole)
+    assert len(whole) >= 240
+
+
+@pytest.mark.parametrize("sampling", [FREE, SamplingParams(temperature=0.0)], ids=["sampled", "greedy"])
+async def test_regular_expressions_grammars_and_choices_are_kept_to(
+    engine: Engine, sampling: SamplingParams
+) -> None:
+    patterns = {r"\d{3}-\d{4}": r"\d{3}-\d{4}", "(ab|cd){3,5}": "(ab|cd){3,5}", "x?y?z": "x?y?z"}
+    requests = [
+        *[
+            await engine.request(str(i), Constraint(regex=r), sampling=sampling)
+            for i, r in enumerate(patterns)
+        ],
+        await engine.request(
+            "3", Constraint(grammar='start: ("a" | "b")+ "!"'), sampling=sampling, max_tokens=400
+        ),
+        await engine.request(
+            "4", Constraint(choice=Constraint.Choice(options=["Lyon", "Paris"])), sampling=sampling
+        ),
+    ]
+    engine.serve(requests)
+    for request, pattern in zip(requests, [*patterns, "[ab]+!?", "Lyon|Paris"], strict=True):
+        assert re.fullmatch(pattern, engine.text(request)), engine.text(request)
+
+
+async def test_nobody_elses_tokens_change(engine: Engine) -> None:
+    alone = await engine.request("1", None, max_tokens=40)
+    engine.serve([alone])
+    beside = [await engine.request("1", None, max_tokens=40)]
+    beside += [await engine.request(str(i), Constraint(regex="[0-9]{50}")) for i in range(2, 5)]
+    engine.serve(beside)
+    assert beside[0].output_token_ids == alone.output_token_ids
+
+
+async def test_preempted_and_resumed_requests_go_on_in_their_language(engine: Engine) -> None:
+    constraint = Constraint(regex="([0-9]{3}-){20}")
+    calm = [await engine.request(str(i), constraint) for i in range(6)]
+    engine.serve(calm)
+    squeezed = [await engine.request(str(i), constraint) for i in range(6)]
+    engine.serve(squeezed, num_blocks=16)
+    assert engine.preemptions > 0
+    assert [r.output_token_ids for r in squeezed] == [r.output_token_ids for r in calm]
+    half = [r.output_token_ids[: len(r.output_token_ids) // 2] for r in calm]
+    resumed = [await engine.request(str(i), constraint, output=half[i]) for i in range(6)]
+    engine.serve(resumed)
+    assert [r.output_token_ids for r in resumed] == [r.output_token_ids for r in calm]
+
+
+async def test_a_complete_output_ends_by_itself_whatever_else_is_asked_for(engine: Engine) -> None:
+    """Neither a minimum length nor ignored end-of-sequence tokens can go on where nothing can follow."""
+    yes = Constraint(choice=Constraint.Choice(options=["yes"]))
+    minimum = replace(FREE, min_tokens=50, ending_token_ids=EOS_TOKEN_IDS)
+    requests = [
+        await engine.request("0", yes, sampling=minimum),
+        await engine.request("1", yes, stop_token_ids=frozenset()),
+        await engine.request("2", Constraint(regex="a{5,}"), stop_token_ids=frozenset(), max_tokens=300),
+    ]
+    ends = engine.serve(requests)
+    assert [engine.text(request) for request in requests[:2]] == ["yes", "yes"]
+    assert all(
+        ends[str(i)].reason is FinishReason.STOP and ends[str(i)].stop_token_id is None for i in (0, 1)
+    )
+    assert re.fullmatch("a+", engine.text(requests[2]))
+
+
+async def test_a_minimum_length_holds_where_the_language_has_longer_outputs(engine: Engine) -> None:
+    minimum = replace(FREE, min_tokens=30, ending_token_ids=EOS_TOKEN_IDS)
+    request = await engine.request("0", Constraint(regex="[ab]*"), sampling=minimum)
+    engine.serve([request])
+    assert len(request.output_token_ids) >= 30
+
+
+async def test_parameters_that_leave_no_token_end_the_request_with_an_error(engine: Engine) -> None:
+    only_x = replace(FREE, allowed_token_ids=(engine.tokenizer.token_to_id("x"),))
+    request = await engine.request("0", Constraint(regex="[0-9]+"), sampling=only_x)
+    end = engine.serve([request])["0"]
+    assert end.reason is FinishReason.ERROR
+    assert "exclude each other" in end.error
+    assert request.output_token_ids == []

@@ -1,0 +1,112 @@
+"""Constraints over gRPC: one request, a session, refusals, cancellation."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+
+import grpc
+import pytest
+from tokenizers import Tokenizer
+
+from tests.engine.driver import ignore_progress
+from tokenwire.status import StatusError
+from tokenwire.v1 import engine_pb2_grpc
+from tokenwire.v1.engine_pb2 import GenerateRequest, GetLoadRequest, SessionRequest, SessionResponse
+from tokenwire.v1.generation_pb2 import (
+    FINISH_REASON_CANCELLED,
+    FINISH_REASON_ERROR,
+    FINISH_REASON_STOP,
+    Constraint,
+    SamplingParams,
+    StopConditions,
+)
+from tokenwire_engine.config import EngineConfig
+from tokenwire_engine.runner.load import load_runner
+from tokenwire_engine.server.server import EngineServer
+
+PHONE = Constraint(regex=r"\d{3}-\d{4}")
+
+
+@pytest.fixture
+async def stub() -> AsyncIterator[engine_pb2_grpc.EngineAsyncStub]:
+    server = EngineServer(
+        EngineConfig(port=0, device="cpu", kv_cache_memory=16 << 20), load_runner, ignore_progress
+    )
+    await server.start()
+    await server.ready()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        stub: engine_pb2_grpc.EngineAsyncStub = engine_pb2_grpc.EngineStub(channel)
+        yield stub
+        load = await stub.GetLoad(GetLoadRequest())
+        assert load.free_kv_blocks == load.total_kv_blocks
+    assert await server.stop()
+
+
+def request(constraint: Constraint, **fields: object) -> GenerateRequest:
+    return GenerateRequest(
+        prompt_token_ids=[5, 6, 7],
+        constraint=constraint,
+        sampling=SamplingParams(seed=3),
+        stop=StopConditions(max_tokens=100),
+        **fields,  # type: ignore[arg-type]
+    )
+
+
+async def test_a_constrained_request_ends_when_its_output_is_complete(
+    stub: engine_pb2_grpc.EngineAsyncStub, tokenizer: Tokenizer
+) -> None:
+    responses = [response async for response in stub.Generate(request(PHONE))]
+    tokens = [token for response in responses for token in response.token_ids]
+    assert re.fullmatch(r"\d{3}-\d{4}", tokenizer.decode(tokens))
+    assert responses[-1].finish_reason == FINISH_REASON_STOP
+    assert not responses[-1].HasField("stop_token_id")
+    resumed = request(PHONE, resumed_token_ids=tokens[:3])
+    rest = [token async for response in stub.Generate(resumed) for token in response.token_ids]
+    assert tokens[:3] + rest == tokens
+
+
+async def test_a_constraint_that_cannot_be_compiled_is_refused(
+    stub: engine_pb2_grpc.EngineAsyncStub,
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.Generate(request(Constraint(json_schema='{"type": "text"}'))).read()
+    error = StatusError.from_call(caught.value)
+    assert (error.code, error.field) == (grpc.StatusCode.INVALID_ARGUMENT, "constraint.json_schema")
+    assert "Invalid type: text" in error.message
+
+
+async def test_a_sessions_requests_are_constrained_refused_and_cancelled_one_by_one(
+    stub: engine_pb2_grpc.EngineAsyncStub, tokenizer: Tokenizer
+) -> None:
+    call = stub.Session()
+    await call.write(SessionRequest(open=SessionRequest.Open(session_id="a")))
+    bad = Constraint(regex="(")
+    endless = Constraint(regex="a{1000000}")
+    for slot, constraint in enumerate((PHONE, bad, endless)):
+        await call.write(SessionRequest(submit=SessionRequest.Submit(slot=slot, request=request(constraint))))
+    await call.write(SessionRequest(cancel=SessionRequest.Cancel(slot=2)))
+    tokens: dict[int, list[int]] = {}
+    ends: dict[int, SessionResponse.FinishEvent] = {}
+    while len(ends) < 3:
+        response = await call.read()
+        assert isinstance(response, SessionResponse)
+        for slot, token in zip(response.slots, response.token_ids, strict=True):
+            tokens.setdefault(slot, []).append(token)
+        ends |= {event.slot: event for event in response.finished}
+    assert re.fullmatch(r"\d{3}-\d{4}", tokenizer.decode(tokens[0]))
+    assert [ends[slot].reason for slot in range(3)] == [
+        FINISH_REASON_STOP,
+        FINISH_REASON_ERROR,
+        FINISH_REASON_CANCELLED,
+    ]
+    error = StatusError.from_proto(ends[1].error)
+    assert (error.code, error.field) == (grpc.StatusCode.INVALID_ARGUMENT, "constraint.regex")
+    await call.write(SessionRequest(submit=SessionRequest.Submit(slot=2, request=request(PHONE))))
+    while True:
+        response = await call.read()
+        assert isinstance(response, SessionResponse)
+        if response.finished:
+            break
+    assert response.finished[0].reason == FINISH_REASON_STOP
+    await call.done_writing()
