@@ -9,9 +9,10 @@ from tokenwire_services.gateway.chat_output import ChatOutput
 from tokenwire_services.gateway.documentation import generation_responses
 from tokenwire_services.gateway.exchange import Exchange
 from tokenwire_services.gateway.json_body import JsonRoute
+from tokenwire_services.gateway.json_text import json_text
 from tokenwire_services.gateway.output import Header
 from tokenwire_services.gateway.reply import Reply
-from tokenwire_services.gateway.request_proto import generate_request, json_text
+from tokenwire_services.gateway.request_proto import generate_request
 from tokenwire_services.gateway.schemas.chat import ChatCompletionRequest, Conversation, Message, Tool
 from tokenwire_services.gateway.schemas.responses import ChatCompletion
 from tokenwire_services.gateway.sse import EventStream

@@ -37,6 +37,9 @@ _RENAMED: dict[Endpoint, tuple[tuple[str, str], ...]] = {
 _RENAMED_EVERYWHERE = (
     ("stop_strings", "stop"),
     ("include_stop_string", "include_stop_str_in_output"),
+    ("constraint.json_schema", "response_format.json_schema"),
+    ("constraint.json_object", "response_format"),
+    ("constraint.", "structured_outputs."),
     ("constraint", "response_format"),
     ("sampling.num_samples", "n"),
     ("logprobs.num_prompt_logprobs", "prompt_logprobs"),

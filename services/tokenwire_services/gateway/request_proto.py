@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import orjson
-
-from tokenwire.status import invalid_argument
 from tokenwire.v1 import generation_pb2, tokenizer_pb2
 from tokenwire_services.gateway.schemas.base import GenerationRequest
+from tokenwire_services.gateway.structured import constraint_of
 
 
 def generate_request(
@@ -47,6 +43,8 @@ def generate_request(
         bad_words=body.bad_words or (),
         return_token_ids=bool(body.return_token_ids),
     )
+    if (constraint := constraint_of(body.response_format, body.structured_outputs)) is not None:
+        request.constraint.CopyFrom(constraint)
     if num_logprobs is not None:
         request.logprobs.num_logprobs = num_logprobs
     if body.prompt_logprobs is not None:
@@ -56,15 +54,3 @@ def generate_request(
     if body.cache_salt is not None:
         request.context.cache_salt = body.cache_salt
     return request
-
-
-def json_text(value: Any, field: str) -> str:
-    """A JSON value as text, for a protobuf field of that path.
-
-    Raises:
-        StatusError: INVALID_ARGUMENT when it holds what JSON text cannot carry any further.
-    """
-    try:
-        return orjson.dumps(value).decode()
-    except TypeError as error:
-        raise invalid_argument(field, str(error)) from None

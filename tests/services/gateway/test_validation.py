@@ -68,7 +68,6 @@ IMAGE = {"type": "image_url", "image_url": {"url": "https://example.com/cat.png"
         ("logprobs", 5, "logprobs", "invalid_type"),
         ("top_logprobs", 21, "top_logprobs", "integer_above_max_value"),
         ("top_logprobs", 5, "top_logprobs", "invalid_value"),
-        ("response_format", {"type": "json_object"}, "response_format", "unsupported_parameter"),
         ("tool_choice", "required", "tool_choice", "unsupported_parameter"),
         (
             "tool_choice",

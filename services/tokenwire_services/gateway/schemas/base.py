@@ -1,7 +1,7 @@
 """What both generation endpoints take, and the types that their fields share.
 
-Nothing is converted: a string is not a number. Nothing is ignored silently: an unknown field is an error,
-and so is a field of OpenAI's that asks for something which is not offered.
+Nothing is ignored silently: an unknown field is an error, and so is a field of OpenAI's that asks for
+something which is not offered.
 """
 
 from __future__ import annotations
@@ -10,35 +10,19 @@ from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     ValidationInfo,
     field_validator,
-    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
-_MOST_FIELDS = 100
+from tokenwire_services.gateway.schemas.strict import Strict
+from tokenwire_services.gateway.schemas.structured import ResponseFormat, StructuredOutputs
+
 _LARGEST_UINT32 = 2**32 - 1
 _LARGEST_FLOAT32 = 3.4e38
 _LONGEST_STOP_BYTES = 1024
 _LONGEST_BAD_WORD_BYTES = 256
-
-
-class Strict(BaseModel):
-    """An object that has the fields named and no others, of exactly the types named."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
-
-    @model_validator(mode="before")
-    @classmethod
-    def _bound_the_number_of_errors(cls, value: Any) -> Any:
-        if isinstance(value, dict) and len(value) > _MOST_FIELDS:
-            reason = "an object with {count} fields; expected at most {limit}"
-            context = {"count": len(value), "limit": _MOST_FIELDS}
-            raise PydanticCustomError("too_many_fields", reason, context)
-        return value
 
 
 def only(*accepted: Any) -> AfterValidator:
@@ -158,7 +142,10 @@ class GenerationRequest(Strict):
             min_length=1, max_length=256, description="Share cached prompts only with requests of this salt."
         ),
     ] = None
-    response_format: Annotated[dict[str, Any] | None, only({"type": "text"})] = None
+    response_format: Annotated[ResponseFormat | None, Field(description="What the answer looks like.")] = None
+    structured_outputs: Annotated[
+        StructuredOutputs | None, Field(description="What the answer looks like, in vLLM's terms.")
+    ] = None
 
     @field_validator("stream_options")
     @classmethod
@@ -168,6 +155,16 @@ class GenerationRequest(Strict):
         if options is not None and not info.data.get("stream"):
             raise PydanticCustomError("without_stream", "it is only allowed when 'stream' is true")
         return options
+
+    @field_validator("structured_outputs")
+    @classmethod
+    def _looks_like_one_thing(
+        cls, outputs: StructuredOutputs | None, info: ValidationInfo
+    ) -> StructuredOutputs | None:
+        asked = info.data.get("response_format")
+        if outputs is not None and asked is not None and asked.type != "text":
+            raise PydanticCustomError("two_constraints", "it excludes 'response_format'; send one of the two")
+        return outputs
 
     @field_validator("prompt_logprobs")
     @classmethod

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from tokenwire_services.gateway.schemas.base import MAX_LOGPROBS, GenerationRequest, Strict, only
+from tokenwire_services.gateway.schemas.base import MAX_LOGPROBS, GenerationRequest, only
+from tokenwire_services.gateway.schemas.strict import Strict
 
 
 class TextPart(Strict):

@@ -6,8 +6,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from tokenwire_services.gateway.schemas.base import Strict, UInt32
+from tokenwire_services.gateway.schemas.base import UInt32
 from tokenwire_services.gateway.schemas.chat import Conversation
+from tokenwire_services.gateway.schemas.strict import Strict
 
 
 class TokenizeTextRequest(Strict):
