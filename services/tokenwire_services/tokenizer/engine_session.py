@@ -218,8 +218,9 @@ class EngineSession:
         request = self._live.get(event.slot)
         if request is not None:
             if (handed_back := _handed_back(event)) is not None:
-                request.take_back(handed_back)
-                self._handed_back.add(event.slot)
+                if event.HasField("usage"):  # the last of its samples
+                    request.take_back(handed_back)
+                    self._handed_back.add(event.slot)
                 return
             request.samples.end(event)
         if not (event.HasField("usage") or event.HasField("error")):

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenwire.v1 import engine_pb2, generation_pb2
+from tokenwire_engine.server.finish import handed_back
 from tokenwire_engine.server.outbox import FinishEvent, Outbox
 from tokenwire_services.tokenizer import engine_session, outbox
 from tokenwire_services.tokenizer.engine_session import Command, EngineSession
@@ -40,7 +41,8 @@ class Output:
 
 
 class Engine:
-    """Counts up to NUM_TOKENS for each request, one a step; remembers one session."""
+    """Counts up to NUM_TOKENS for each request, one a step; remembers one session. While it drains, it hands
+    back what is submitted."""
 
     def __init__(self) -> None:
         self.session_id = ""
@@ -48,6 +50,7 @@ class Engine:
         self.live: dict[int, int] = {}
         self.num_commands = 0
         self.num_started = 0
+        self.is_draining = False
 
     def open(self, opening: Command.Open) -> engine_pb2.SessionResponse.Opened | None:
         """The answer; None for NOT_FOUND."""
@@ -56,8 +59,9 @@ class Engine:
                 return None
             self.outbox.rewind(opening.resume_after_step)
         else:
+            is_draining = self.is_draining
             self.__init__()  # type: ignore[misc]
-            self.session_id = opening.session_id
+            self.session_id, self.is_draining = opening.session_id, is_draining
         return engine_pb2.SessionResponse.Opened(commands_received=self.num_commands)
 
     def take(self, command: Command) -> None:
@@ -69,9 +73,17 @@ class Engine:
             slot = command.submit.slot
             assert slot not in self.live, "a slot was taken twice"
             self.live[slot] = len(command.submit.request.resumed_token_ids)
-            self.num_started += 1
+            if self.is_draining:
+                self._hand_back(slot)
+            else:
+                self.num_started += 1
         elif command.cancel.slot in self.live:
             self._end(command.cancel.slot, generation_pb2.FINISH_REASON_CANCELLED)
+
+    def drain(self) -> None:
+        self.is_draining = True
+        for slot in list(self.live):
+            self._hand_back(slot)
 
     def step(self) -> None:
         for slot, sent in list(self.live.items()):
@@ -80,6 +92,10 @@ class Engine:
                 self.live[slot] += 1
             if self.live[slot] == NUM_TOKENS:
                 self._end(slot, generation_pb2.FINISH_REASON_LENGTH)
+
+    def _hand_back(self, slot: int) -> None:
+        error = handed_back("draining", self.live.pop(slot), seed=1).to_proto()
+        self.outbox.add_end(FinishEvent(slot=slot, error=error, usage=generation_pb2.Usage()))
 
     def _end(self, slot: int, reason: generation_pb2.FinishReason.ValueType) -> None:
         usage = generation_pb2.Usage(completion_tokens=self.live.pop(slot))
@@ -135,7 +151,7 @@ class Wire:
 
 actions = st.lists(
     st.one_of(
-        st.tuples(st.sampled_from(["submit", "step", "turn", "cut", "die"]), st.just(1)),
+        st.tuples(st.sampled_from(["submit", "step", "turn", "cut", "die", "drain", "admit"]), st.just(1)),
         st.tuples(st.sampled_from(["up", "down"]), st.integers(1, 5)),
         st.tuples(st.just("cancel"), st.integers(0, 10)),
     ),
@@ -155,7 +171,7 @@ async def play(actions: list[tuple[str, int]]) -> None:
     await wire.connect()
     requests: list[tuple[int, Samples]] = []
     cancelled: set[int] = set()
-    deaths = 0
+    deaths = drains = 0
     for action, value in actions:
         if action == "submit":
             output: Any = Output()
@@ -180,14 +196,22 @@ async def play(actions: list[tuple[str, int]]) -> None:
             deaths += 1
             wire.engine = Engine()
             await wire.connect()
-    for _ in range(NUM_TOKENS + 1):
+        elif action == "drain":
+            drains += 1
+            wire.engine.drain()
+        elif action == "admit":
+            wire.engine.is_draining = False
+            session.submit_again()
+    wire.engine.is_draining = False
+    for _ in range(NUM_TOKENS + 2):
         await wire.turn()
+        session.submit_again()
     for number, (_, samples) in enumerate(requests):
         (output,) = samples.generations
         assert output.finished
         if number not in cancelled:
             assert output.tokens == list(range(NUM_TOKENS))
-    if not deaths:
+    if not deaths and not drains:
         assert wire.engine.num_started == len(requests)
     await wire.up(1000)
     assert not wire.engine.live
