@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PEERS := llama.cpp vllm
 GOOGLE_APIS = $(shell $(BIN)/python -c "import google.rpc, pathlib; print(pathlib.Path(next(iter(google.rpc.__path__))).parent.parent)")
 
-.PHONY: install serve test test-all lint format protos bench bench-scheduler clean
+.PHONY: install serve test test-all lint format protos bench bench-peers bench-scheduler clean
 
 install: $(STAMP)
 
@@ -42,6 +43,15 @@ protos: install
 
 bench: install
 	$(BIN)/python -m benchmarks $(ARGS)
+
+# The other systems that `python -m benchmarks.offline --peers` runs, each in an environment of its own.
+# llama.cpp is compiled for this machine; every package is pinned, and none but these is installed.
+bench-peers: install $(PEERS:%=build/peers/%/.installed)
+
+build/peers/%/.installed: benchmarks/peers/%.txt
+	test -x $(@D)/.venv/bin/python || $(PYTHON) -m venv $(@D)/.venv
+	$(@D)/.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<
+	touch $@
 
 bench-scheduler: install
 	$(BIN)/python -m benchmarks.scheduler $(ARGS)

@@ -1,9 +1,11 @@
 """Offline throughput: this engine beside its peers, on the same weights, in alternating rounds.
 
-    python -m benchmarks.offline --model llama-135m --requests 1 8 32 --prompt-tokens 128 --output-tokens 64
+    python -m benchmarks.offline --model llama-135m --requests 1 8 32 --prompt-tokens 128 --output-tokens 64 \
+        --peers transformers,llama.cpp,vllm
 
-Every round runs every peer once at every number of requests; the report gives medians over rounds, and the
-median of the per-round ratios, which a noisy machine disturbs least.
+Precisions are compared within their class: one class after the other is loaded, and every round runs each of
+its contenders once at every number of requests, and once on a long prompt. The report gives medians over
+rounds, and the median of the per-round ratios, which a noisy machine disturbs least.
 """
 
 from __future__ import annotations
@@ -12,139 +14,126 @@ import argparse
 import json
 import os
 import random
-import statistics
-from dataclasses import asdict, dataclass
+import shlex
+import sys
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from benchmarks import machine
-from benchmarks.shapes import SHAPES, checkpoint
+from benchmarks import contenders, offline_report
+from benchmarks.comparison import Comparison, Entrant, Run, agreement
+from benchmarks.contenders import Contender
+from benchmarks.quiet import quietly
+from benchmarks.shapes import SHAPES, model_path
 from benchmarks.workers import Worker
 
 RESULTS = Path(__file__).parent / "results"
-
-
-@dataclass(slots=True)
-class Point:
-    """One number of requests, over all rounds."""
-
-    requests: int
-    output_tokens_per_s: dict[str, list[float]]
-    same_tokens: bool
-    """Whether all peers produced the same tokens in every round."""
-
-    def median(self, peer: str) -> float:
-        return statistics.median(self.output_tokens_per_s[peer])
-
-    def ratio(self, peer: str) -> float:
-        """Median over rounds of this engine's rate divided by the peer's."""
-        ours = self.output_tokens_per_s["tokenwire"]
-        return statistics.median(a / b for a, b in zip(ours, self.output_tokens_per_s[peer], strict=True))
-
-
-def measure(
-    model: Path,
-    requests: list[int],
-    prompt_tokens: int,
-    output_tokens: int,
-    peers: list[str],
-    rounds: int,
-    threads: int,
-) -> list[Point]:
-    """Run all peers, alternating, `rounds` times after one warm-up round."""
-    workers = {peer: Worker(f"benchmarks.peers.{peer}", str(model), threads=threads) for peer in peers}
-    vocab_size = json.loads((model / "config.json").read_text())["vocab_size"]
-    points = [Point(count, {peer: [] for peer in peers}, True) for count in requests]
-    chooser = random.Random(0)
-    try:
-        for round_number in range(-1, rounds):
-            for point in points:
-                prompts = [
-                    [chooser.randrange(3, vocab_size) for _ in range(prompt_tokens)]
-                    for _ in range(point.requests)
-                ]
-                tokens = []
-                for peer in peers if round_number % 2 else reversed(peers):
-                    answer = workers[peer].ask(prompts=prompts, output_tokens=output_tokens)
-                    tokens.append(answer["tokens"])
-                    if round_number >= 0:
-                        rate = point.requests * output_tokens / answer["seconds"]
-                        point.output_tokens_per_s[peer].append(rate)
-                point.same_tokens &= all(other == tokens[0] for other in tokens)
-    finally:
-        for worker in workers.values():
-            worker.close()
-    return points
-
-
-def table(points: list[Point]) -> str:
-    """The report as a Markdown table."""
-    peers = list(points[0].output_tokens_per_s)
-    others = [peer for peer in peers if peer != "tokenwire"]
-    lines = [
-        "| requests | "
-        + " | ".join(f"{peer}, tok/s" for peer in peers)
-        + " | "
-        + " | ".join(f"ratio to {peer}" for peer in others)
-        + " | same tokens |",
-        "|" + "---|" * (2 + len(peers) + len(others)),
-    ]
-    for point in points:
-        cells = [str(point.requests)]
-        cells += [f"{point.median(peer):.1f}" for peer in peers]
-        cells += [f"{point.ratio(peer):.2f}" for peer in others]
-        lines.append("| " + " | ".join([*cells, "yes" if point.same_tokens else "no"]) + " |")
-    return "\n".join(lines)
+WARM_UP_TOKENS = 4
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Measure, print the table, write it beside its raw data."""
+    """Measure, print the report, write it beside its raw data."""
+    options = parse(arguments)
+    model = model_path(options.model)
+    comparisons = [measure(model, name, members, options) for name, members in options.contenders.items()]
+    command = "python -m benchmarks.offline " + shlex.join(sys.argv[1:] if arguments is None else arguments)
+    output = options.output or RESULTS / f"offline-{Path(options.model).name}"
+    offline_report.write(output, command.strip(), model, options.rounds, comparisons)
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line; `contenders` is who meets whom, by class."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.offline", description=__doc__)
-    parser.add_argument("--model", default="llama-135m", help=f"directory, or one of {', '.join(SHAPES)}")
+    parser.add_argument(
+        "--model", default="llama-135m", help=f"directory, demo, or one of {', '.join(SHAPES)}"
+    )
     parser.add_argument("--requests", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--prompt-tokens", type=int, default=128)
     parser.add_argument("--output-tokens", type=int, default=64)
-    parser.add_argument("--peers", default="transformers", help="comma-separated")
+    parser.add_argument("--long-prompt-tokens", type=int, default=1024, help="0: no long prompt")
+    parser.add_argument("--peers", default="transformers", help=f"of {','.join(contenders.PEERS)}")
+    parser.add_argument(
+        "--tokenwire",
+        nargs="+",
+        default=["dtype=float32"],
+        metavar="NAME=VALUE,...",
+        help="options of this engine, once for each class of precisions to compare",
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--output", type=Path, default=RESULTS / "offline")
+    parser.add_argument(
+        "--patience-s", type=float, default=5.0, help="longest to wait, for each sample, for a quiet machine"
+    )
+    parser.add_argument("--output", type=Path, help="without its suffix (default: in benchmarks/results)")
     options = parser.parse_args(arguments)
-    model = checkpoint(options.model) if options.model in SHAPES else Path(options.model).resolve()
-    peers = ["tokenwire", *options.peers.split(",")]
-    points = measure(
-        model,
-        options.requests,
-        options.prompt_tokens,
-        options.output_tokens,
-        peers,
-        options.rounds,
-        options.threads,
-    )
-    write_report(options, points)
+    try:
+        ours = [contenders.tokenwire(given) for given in options.tokenwire]
+        options.contenders = contenders.contenders(ours, options.peers.split(","))
+    except ValueError as error:
+        parser.error(str(error))
+    return options
 
 
-def write_report(options: argparse.Namespace, points: list[Point]) -> None:
-    """Print the table; write `<output>.json` and `<output>.md`."""
-    host = machine.describe()
-    command = (
-        f"python -m benchmarks.offline --model {options.model}"
-        f" --requests {' '.join(map(str, options.requests))} --prompt-tokens {options.prompt_tokens}"
-        f" --output-tokens {options.output_tokens} --peers {options.peers}"
-        f" --rounds {options.rounds} --threads {options.threads}"
-    )
-    report: dict[str, Any] = {
-        "machine": host,
-        "command": command,
-        "points": [asdict(point) for point in points],
-    }
-    options.output.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
-    text = (
-        "# Offline throughput\n\n"
-        f"Output tokens per second, float32, medians of {options.rounds} alternating rounds; `{command}`\n\n"
-        f"{', '.join(f'{key} {value}' for key, value in host.items())}\n\n{table(points)}\n"
-    )
-    options.output.with_suffix(".md").write_text(text)
-    print(text)
+def runs(options: argparse.Namespace) -> list[Run]:
+    """What every contender is given in a round."""
+    short = [Run(count, options.prompt_tokens, options.output_tokens) for count in options.requests]
+    if not options.long_prompt_tokens:
+        return short
+    return [*short, Run(1, options.long_prompt_tokens, options.output_tokens)]
+
+
+def measure(
+    model: Path, precision_class: str, members: list[Contender], options: argparse.Namespace
+) -> Comparison:
+    """Load the contenders of a class, and run all of them, alternating, after one short warm-up."""
+    vocab_size = json.loads((model / "config.json").read_text())["vocab_size"]
+    chooser = random.Random(0)
+    with ExitStack() as stack:
+        workers: dict[str, Worker] = {}
+        for member in members:
+            print(f"{precision_class}: starting {member.name}", file=sys.stderr, flush=True)
+            workers[member.name] = stack.enter_context(contenders.start(member, model, options.threads))
+        memory = stack.enter_context(
+            Worker([sys.executable, "-m", "benchmarks.peers.bandwidth", str(options.threads)], {})
+        )
+        entrants = [
+            Entrant(m.name, m.peer, m.precision, worker.ready["software"], worker.start_seconds)
+            for m, worker in zip(members, workers.values(), strict=True)
+        ]
+        comparison = Comparison(precision_class, entrants, runs(options))
+        for run in comparison.runs:
+            for worker in workers.values():
+                worker.ask(prompts=prompts(run, vocab_size, chooser), output_tokens=WARM_UP_TOKENS)
+        for number in range(options.rounds):
+            print(f"{precision_class}: round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
+            memory_read, _ = quietly(memory.ask, memory.cpu_seconds, options.patience_s)
+            comparison.read_bytes_per_s.append(memory_read["bytes_per_s"])
+            order = list(workers) if number % 2 == 0 else list(reversed(workers))
+            for run in comparison.runs:
+                one_round(run, workers, order, prompts(run, vocab_size, chooser), options.patience_s)
+    return comparison
+
+
+def one_round(
+    run: Run, workers: dict[str, Worker], order: list[str], prompts: list[list[int]], patience_s: float
+) -> None:
+    """Give the same prompts to every contender, one after the other, and note what they took."""
+    tokens: dict[str, list[list[int]]] = {}
+    for name in order:
+        ask = partial(workers[name].ask, prompts=prompts, output_tokens=run.output_tokens)
+        answer, disturbance = quietly(ask, workers[name].cpu_seconds, patience_s)
+        run.disturbance.setdefault(name, []).append(disturbance)
+        run.seconds.setdefault(name, []).append(answer["seconds"])
+        run.first_token_seconds.setdefault(name, []).append(answer["first_token_seconds"])
+        tokens[name] = answer["tokens"]
+    ours = tokens[next(iter(workers))]
+    for name in workers:
+        run.agreement.setdefault(name, []).append(agreement(tokens[name], ours))
+
+
+def prompts(run: Run, vocab_size: int, chooser: random.Random) -> list[list[int]]:
+    """Random prompts, never the same, so that no prefix cache helps."""
+    return [[chooser.randrange(3, vocab_size) for _ in range(run.prompt_tokens)] for _ in range(run.requests)]
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 CACHE = Path("build/bench-models")
@@ -19,24 +20,26 @@ DEMO = Path(__file__).parent.parent / "models" / "demo" / "checkpoint"
 
 @dataclass(slots=True, frozen=True)
 class Shape:
-    """Sizes of a Llama-style decoder."""
+    """Sizes of a dense decoder whose output head is its embedding."""
 
+    family: str
+    """`llama`, or `qwen3`, which normalizes its query and key heads."""
     hidden_size: int
     num_layers: int
     num_heads: int
     num_kv_heads: int
     intermediate_size: int
     vocab_size: int
+    head_dim: int
+    rope_theta: float = 10000.0
     max_positions: int = 8192
-
-    @property
-    def head_dim(self) -> int:
-        return self.hidden_size // self.num_heads
 
 
 SHAPES = {
-    "llama-135m": Shape(576, 30, 9, 3, 1536, 49152),
-    "llama-10m": Shape(256, 6, 8, 4, 704, 8192),
+    "llama-135m": Shape("llama", 576, 30, 9, 3, 1536, 49152, head_dim=64),
+    "llama-10m": Shape("llama", 256, 6, 8, 4, 704, 8192, head_dim=32),
+    "qwen3-0.6b": Shape("qwen3", 1024, 28, 16, 8, 3072, 151936, head_dim=128, rope_theta=1e6),
+    "qwen3-10m": Shape("qwen3", 256, 6, 8, 4, 704, 8192, head_dim=32),
 }
 
 
@@ -62,10 +65,23 @@ def model_path(name: str) -> Path:
     return checkpoint(name) if name in SHAPES else Path(name).resolve()
 
 
+def weights_read_per_token(model: Path) -> int:
+    """Weights of a checkpoint that a decoding step reads: all but an embedding that is not also the head."""
+    tied = json.loads((model / "config.json").read_text()).get("tie_word_embeddings", False)
+    skipped = "lm_head" if tied else "embed_tokens"
+    total = 0
+    for file in model.glob("*.safetensors"):
+        with safe_open(file, "pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 - the file has no iterator
+                if skipped not in name:
+                    total += math.prod(tensors.get_slice(name).get_shape())
+    return total
+
+
 def _config(shape: Shape, dtype: torch.dtype) -> dict[str, object]:
     return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
+        "architectures": [f"{shape.family.capitalize()}ForCausalLM"],
+        "model_type": shape.family,
         "hidden_size": shape.hidden_size,
         "num_hidden_layers": shape.num_layers,
         "num_attention_heads": shape.num_heads,
@@ -74,7 +90,7 @@ def _config(shape: Shape, dtype: torch.dtype) -> dict[str, object]:
         "intermediate_size": shape.intermediate_size,
         "vocab_size": shape.vocab_size,
         "max_position_embeddings": shape.max_positions,
-        "rope_theta": 10000.0,
+        "rope_theta": shape.rope_theta,
         "rms_norm_eps": 1e-5,
         "hidden_act": "silu",
         "tie_word_embeddings": True,
@@ -108,4 +124,9 @@ def _random_weights(shape: Shape, dtype: torch.dtype) -> dict[str, torch.Tensor]
             prefix + "mlp.up_proj.weight": normal(shape.intermediate_size, hidden),
             prefix + "mlp.down_proj.weight": normal(hidden, shape.intermediate_size),
         }
+        if shape.family == "qwen3":
+            weights |= {
+                prefix + "self_attn.q_norm.weight": torch.ones(head_dim, dtype=dtype),
+                prefix + "self_attn.k_norm.weight": torch.ones(head_dim, dtype=dtype),
+            }
     return weights

@@ -9,16 +9,42 @@ import pytest
 
 from benchmarks import chunking, offline, prefix, scheduler, stream
 
+RESULTS = Path("benchmarks/results")
+
 
 @pytest.mark.slow
 def test_offline_throughput_is_compared_with_transformers_on_the_same_tokens(tmp_path: Path) -> None:
     report = tmp_path / "offline"
     sizes = ["--model", "llama-10m", "--requests", "1", "3", "--prompt-tokens", "20", "--output-tokens", "8"]
-    offline.main([*sizes, "--rounds", "1", "--threads", "1", "--output", str(report)])
-    points = json.loads(report.with_suffix(".json").read_text())["points"]
-    assert [point["requests"] for point in points] == [1, 3]
-    assert all(point["same_tokens"] for point in points)
-    assert "| requests | tokenwire, tok/s | transformers, tok/s |" in report.with_suffix(".md").read_text()
+    offline.main(
+        [
+            *sizes,
+            "--long-prompt-tokens",
+            "600",
+            "--rounds",
+            "1",
+            "--threads",
+            "1",
+            "--patience-s",
+            "0",
+            "--output",
+            str(report),
+        ]
+    )
+    (comparison,) = json.loads(report.with_suffix(".json").read_text())["comparisons"]
+    assert [run["requests"] for run in comparison["runs"]] == [1, 3, 1]
+    assert all(run["agreement"]["transformers float32"] == [1.0] for run in comparison["runs"])
+    assert "| tok/s | tokenwire float32 | transformers float32 |" in report.with_suffix(".md").read_text()
+    assert report.with_suffix(".png").stat().st_size > 0
+
+
+def test_the_readme_quotes_tables_as_the_reports_have_them() -> None:
+    readme = Path("README.md").read_text()
+    quoted = readme[readme.index("## What it costs") : readme.index("## Read it")]
+    rows = {line for line in quoted.splitlines() if line.startswith("|")}
+    reported = {line for page in RESULTS.glob("*.md") for line in page.read_text().splitlines()}
+    assert rows
+    assert rows <= reported
 
 
 @pytest.mark.slow
