@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 ANSWERS_FD = "BENCHMARK_ANSWERS_FD"
-"""Environment variable with the descriptor for answers, so that what a library prints is not taken for one."""
+"""Environment variable with the descriptor for answers, apart from what libraries print."""
 
 
 def answer_commands(ready: dict[str, Any], handle: Callable[..., dict[str, Any]]) -> None:
