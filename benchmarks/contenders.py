@@ -32,6 +32,8 @@ BITS_PER_WEIGHT = {
 }
 """What a weight takes in memory: llama.cpp's with the scale of their block, this engine's without."""
 _ENVIRONMENTS = Path("build/peers")
+BOUND_THREADS = {"KMP_AFFINITY": "granularity=fine,compact", "KMP_BLOCKTIME": "5"}
+"""What vLLM sets for its worker processes, for where the engine runs in a process of ours."""
 _KV_CACHE_GIB = 2
 _MAX_MODEL_LEN = 2048
 
@@ -115,7 +117,9 @@ def start(contender: Contender, model: Path, threads: int) -> Worker:
         command = [peer_python("llama.cpp"), "-m", "benchmarks.peers.llama_cpp", str(file), str(threads)]
         return Worker(command, environment)
     command = [peer_python("vllm"), "-m", "benchmarks.peers.vllm", str(model), contender.precision]
-    return Worker([*command, str(_MAX_MODEL_LEN)], environment | vllm_environment(threads, _KV_CACHE_GIB))
+    return Worker(
+        [*command, str(_MAX_MODEL_LEN)], environment | BOUND_THREADS | vllm_environment(_KV_CACHE_GIB)
+    )
 
 
 def peer_python(peer: str) -> str:
@@ -130,15 +134,11 @@ def peer_python(peer: str) -> str:
     return str(path)
 
 
-def vllm_environment(threads: int, kv_cache_gib: int) -> dict[str, str]:
-    """What vLLM's documentation asks for on a CPU: Intel's OpenMP preloaded, threads bound to cores; its
-    compiled graphs kept beside it."""
+def vllm_environment(kv_cache_gib: int) -> dict[str, str]:
+    """What vLLM's documentation asks for on a CPU: Intel's OpenMP preloaded. Compiled graphs stay beside it."""
     folder = (_ENVIRONMENTS / "vllm").resolve()
     return {
         "LD_PRELOAD": str(folder / ".venv" / "lib" / "libiomp5.so"),
-        "OMP_NUM_THREADS": str(threads),
-        "KMP_AFFINITY": "granularity=fine,compact",
-        "KMP_BLOCKTIME": "5",
         "VLLM_CPU_KVCACHE_SPACE": str(kv_cache_gib),
         "VLLM_CACHE_ROOT": str(folder / "cache"),
         "VLLM_NO_USAGE_STATS": "1",
