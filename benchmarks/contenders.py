@@ -135,7 +135,7 @@ def peer_python(peer: str) -> str:
 
 
 def vllm_environment(kv_cache_gib: int) -> dict[str, str]:
-    """What vLLM's documentation asks for on a CPU: Intel's OpenMP preloaded. Compiled graphs stay beside it."""
+    """What vLLM's documentation asks for on CPUs: Intel's OpenMP preloaded. Its compiled graphs stay near."""
     folder = (_ENVIRONMENTS / "vllm").resolve()
     return {
         "LD_PRELOAD": str(folder / ".venv" / "lib" / "libiomp5.so"),
