@@ -139,3 +139,51 @@ def test_without_an_engine_requests_are_told_when_to_come_back():
         ):
             client.generate("Hello")
         assert caught.value.retry_after_s
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"n": 10**9}, "n"),
+        ({"stop": ["x" * 900_000]}, "stop[0]"),
+        ({"stop": ["x"] * 100_000}, "stop"),
+        ({"logit_bias": {str(token): 1 for token in range(20_000)}}, "logit_bias"),
+        ({"chat_template": "{% for a in range(10**9) %}{% endfor %}"}, "chat_template"),
+        ({"chat_template_kwargs": {"a": [[[[["b"] * 9]] * 9]] * 9, "messages": []}}, "chat_template_kwargs"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}] * 9 + [1]}]}, "messages"),
+    ],
+)
+def test_what_would_cost_much_is_refused_by_name(http, change, field):
+    reply = http.post("chat/completions", json={"model": "tokenwire-demo", "messages": HELLO, **change})
+    assert reply.status_code == 400, reply.text
+    assert reply.json()["error"]["param"].startswith(field)
+
+
+def test_nesting_bombs_are_400(http):
+    for bomb in (
+        "[" * 100_000,
+        '{"a":' * 100_000,
+        '{"chat_template_kwargs":' + '{"a":' * 500 + "1" + "}" * 501,
+    ):
+        reply = http.post("chat/completions", content=bomb, headers={"Content-Type": "application/json"})
+        assert reply.status_code == 400, reply.text
+    deep = []
+    for _ in range(500):
+        deep = [deep]
+    for change in {"chat_template_kwargs": {"deep": deep}}, {"documents": [{"deep": deep}]}:
+        reply = http.post("chat/completions", json={"model": "tokenwire-demo", "messages": HELLO, **change})
+        assert reply.status_code == 400, reply.text
+
+
+def test_control_characters_are_text(sync_openai):
+    text = "\x00\x01\x1b[2J\ufeff\u202e\U0010ffff"
+    answer = sync_openai.chat.completions.create(
+        model="tokenwire-demo", messages=[{"role": "user", "content": text}], stop=["\x00"], max_tokens=2
+    )
+    assert answer.choices[0].finish_reason in ("stop", "length")
+
+
+def test_half_a_character_is_not_json(http):
+    body = b'{"model": "tokenwire-demo", "messages": [{"role": "user", "content": "\\ud800"}]}'
+    reply = http.post("chat/completions", content=body, headers={"Content-Type": "application/json"})
+    assert (reply.status_code, reply.json()["error"]["code"]) == (400, "invalid_json")

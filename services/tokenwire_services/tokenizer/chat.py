@@ -23,6 +23,8 @@ from tokenwire_services.tokenizer.prompt import check_size, encode
 ROLES = ("system", "developer", "user", "assistant", "tool")
 MAX_TEMPLATE_BYTES = 64 << 10
 """Of a request's own template."""
+MAX_NESTING = 64
+"""Levels of a tool's schema, a call's arguments, or the template's variables."""
 
 _FIELD = "chat.messages"
 _INLINE_BYTES = 64 << 10
@@ -221,9 +223,25 @@ def _json_object(text: str, field: str) -> dict[str, Any]:
         raise invalid_argument(field, f"not JSON: {error}") from error
     if not isinstance(value, dict):
         raise invalid_argument(field, f"a JSON {type(value).__name__}; expected an object")
+    if _is_deeper_than(MAX_NESTING, value):
+        raise invalid_argument(field, f"nested deeper than {MAX_NESTING} levels")
     if _SURROGATE in text.lower() and not _is_unicode(value):
         raise invalid_argument(field, "holds half of a UTF-16 surrogate pair, which is no character")
     return value
+
+
+def _is_deeper_than(limit: int, value: Any) -> bool:
+    """Whether a JSON value is nested deeper: what works on such values is recursive."""
+    level = [value]
+    for _ in range(limit):
+        level = [item for inner in level for item in _items(inner) if isinstance(item, list | dict)]
+        if not level:
+            return False
+    return True
+
+
+def _items(value: list[Any] | dict[str, Any]) -> Any:
+    return value.values() if isinstance(value, dict) else value
 
 
 def _is_unicode(value: dict[str, Any]) -> bool:

@@ -49,15 +49,18 @@ async def test_calls_are_part_of_the_message(client: openai.AsyncOpenAI) -> None
 
 
 async def test_calls_are_streamed_in_pieces(client: openai.AsyncOpenAI) -> None:
-    async with client.chat.completions.stream(model=MODEL, messages=ASK, tools=TOOLS) as stream:
-        async for _ in stream:
-            pass
-        answer = await stream.get_final_completion()
-    (choice,) = answer.choices
-    assert choice.finish_reason == "tool_calls"
-    assert choice.message.tool_calls is not None
-    assert [call.function.name for call in choice.message.tool_calls] == ["weather", "weather"]
-    assert json.loads(choice.message.tool_calls[1].function.arguments) == {"city": "Rome"}
+    stream = await client.chat.completions.create(model=MODEL, messages=ASK, tools=TOOLS, stream=True)
+    choices = [choice async for chunk in stream for choice in chunk.choices]
+    assert choices[-1].finish_reason == "tool_calls"
+    pieces = [piece for choice in choices for piece in choice.delta.tool_calls or ()]
+    named = [piece for piece in pieces if piece.id]
+    assert [(piece.index, piece.function.name) for piece in named if piece.function] == [
+        (0, "weather"),
+        (1, "weather"),
+    ]
+    for index, city in (0, "Oslo"), (1, "Rome"):
+        arguments = [p.function.arguments or "" for p in pieces if p.index == index and p.function]
+        assert json.loads("".join(arguments)) == {"city": city}
 
 
 async def test_the_tools_are_offered_as_they_were_described(

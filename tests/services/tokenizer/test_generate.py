@@ -209,6 +209,16 @@ async def test_tool_choice_none_leaves_the_tools_out(
             "chat.messages[0].tool_calls[0].arguments_json",
         ),
         (chat(tools=[WEATHER], tool_choice="required"), "UNIMPLEMENTED", "chat.tool_choice"),
+        (
+            chat(template_kwargs_json='{"a":' * 65 + "1" + "}" * 65),
+            "INVALID_ARGUMENT",
+            "chat.template_kwargs_json",
+        ),
+        (
+            chat(tools=[{"name": "f", "parameters_json": '{"a":' + "[" * 900 + "]" * 900 + "}"}]),
+            "INVALID_ARGUMENT",
+            "chat.tools[0].parameters_json",
+        ),
         (chat(chat_template="{{ 1 }}"), "INVALID_ARGUMENT", "chat.chat_template"),
         (Request(text="a", stop_strings=["x"] * 17), "INVALID_ARGUMENT", "stop_strings"),
         (Request(text="a", stop_strings=["x", ""]), "INVALID_ARGUMENT", "stop_strings[1]"),
