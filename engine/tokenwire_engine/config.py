@@ -40,6 +40,8 @@ class EngineConfig:
     """Tokens per KV cache block, a power of two from 16 to 128."""
     prefix_cache: bool = True
     """Whether requests share the blocks of a common beginning."""
+    overlap: bool = True
+    """Whether the next step is planned and launched while the device computes the one before it."""
     kv_cache_memory: int | None = None
     """Bytes for the KV cache. None: chosen from the memory that is free."""
     gpu_memory_utilization: float = 0.9

@@ -17,22 +17,22 @@ from pathlib import Path
 
 from tokenwire_engine.runner.base import ModelInfo
 from tokenwire_engine.sampling.params import SamplingParams
-from tokenwire_engine.scheduler.plan import StepPlan, StepResult
+from tokenwire_engine.scheduler.plan import PENDING, StepPlan, StepResult
 
 VOCAB_SIZE = 1000
 EOS_TOKEN_ID = 2
 
 
-def next_token(tokens: list[int]) -> int:
+def next_token(tokens: list[int], sample: int = 0) -> int:
     """The token after these; never one of the first ten, the end of sequence among them."""
-    return 10 + zlib.crc32(array("I", tokens).tobytes()) % (VOCAB_SIZE - 10)
+    return 10 + zlib.crc32(array("I", tokens).tobytes(), sample) % (VOCAB_SIZE - 10)
 
 
-def continuation(prompt: list[int], count: int) -> list[int]:
+def continuation(prompt: list[int], count: int, sample: int = 0) -> list[int]:
     """The `count` tokens that follow a prompt."""
     tokens = list(prompt)
     for _ in range(count):
-        tokens.append(next_token(tokens))
+        tokens.append(next_token(tokens, sample))
     return tokens[len(prompt) :]
 
 
@@ -59,6 +59,7 @@ def model_info(**changes: object) -> ModelInfo:
 @dataclass
 class _Slot:
     tokens: list[int]
+    sample: int = 0
     blocks: list[int] = field(default_factory=list)
     computed: int | None = None
     """None: what was in the cache before it is not known yet."""
@@ -69,12 +70,14 @@ class HashRunner:
 
     Attributes:
         fail_next: raised by the next `launch`, once.
+        fail_collect: raised by the next `collect`, once.
         steps: plans executed.
     """
 
     def __init__(self, info: ModelInfo | None = None) -> None:
         self.info = info or model_info()
         self.fail_next: Exception | None = None
+        self.fail_collect: Exception | None = None
         self.steps = 0
         self._permits = math.inf
         self._permits_changed = threading.Condition()
@@ -91,7 +94,6 @@ class HashRunner:
         pass
 
     def launch(self, plan: StepPlan) -> None:
-        self._take_permit()
         if self.fail_next is not None:
             error, self.fail_next, self._after_failure = self.fail_next, None, True
             raise error
@@ -102,7 +104,11 @@ class HashRunner:
         self._after_failure = False
         for admission in plan.admitted:
             assert admission.slot not in self._slots, f"slot {admission.slot} admitted twice"
-            self._slots[admission.slot] = _Slot(admission.prompt_token_ids + admission.output_token_ids)
+            tokens = admission.prompt_token_ids + admission.output_token_ids
+            self._slots[admission.slot] = _Slot(tokens, admission.sampling.sample_index)
+        for source, target in plan.copies:
+            assert not self._holders[target], "a block that somebody holds is copied to"
+            self._cache[target] = list(self._cache[source])
         slots = [row.slot for row in plan.scheduled]
         assert len(set(slots)) == len(slots), "a slot is scheduled twice"
         assert 0 < plan.num_tokens <= self.info.max_step_tokens
@@ -117,14 +123,15 @@ class HashRunner:
             assert row.start == slot.computed, f"slot {row.slot} starts at {row.start}, not {slot.computed}"
             assert row.token_ids, f"slot {row.slot} has nothing to compute"
             for position, token in enumerate(row.token_ids, start=row.start):
-                assert slot.tokens[position] == token
+                assert token in (slot.tokens[position], PENDING)
+                token = slot.tokens[position]
                 block = slot.blocks[position // self.info.block_size]
                 assert self._holders[block] == 1, "a block that others hold, too, is written to"
                 self._cache[block][position % self.info.block_size] = token
             slot.computed += len(row.token_ids)
             assert row.samples == (slot.computed == len(slot.tokens))
             if row.samples:
-                token = next_token(self._read_back(slot))
+                token = next_token(self._read_back(slot), slot.sample)
                 slot.tokens.append(token)
                 result.slots.append(row.slot)
                 result.token_ids.append(token)
@@ -132,18 +139,23 @@ class HashRunner:
         self.steps += 1
 
     def collect(self) -> StepResult:
+        self._take_permit()
+        if self.fail_collect is not None:
+            error, self.fail_collect, self._after_failure = self.fail_collect, None, True
+            self._results.clear()
+            raise error
         return self._results.popleft()
 
     def hold(self) -> None:
-        """Let steps wait, the next one first."""
+        """Let steps take for ever, the next one first: their results do not come."""
         self._permit(0)
 
     def allow(self, steps: int) -> None:
-        """Let so many more steps run."""
+        """Let so many more steps be done."""
         self._permit(self._permits + steps)
 
     def resume(self) -> None:
-        """Let all steps run."""
+        """Let all steps be done."""
         self._permit(math.inf)
 
     def _permit(self, steps: float) -> None:

@@ -1,14 +1,18 @@
-"""The step loop: commands in, one plan at a time to the runner, one batch of outputs out per step.
+"""The step loop: commands in, plans to the runner, one batch of outputs out per step.
 
-The core owns the scheduler and the runner, and both are touched by its thread alone. With nothing to do
-the thread sleeps in its command queue.
+While the device computes step N, the loop delivers the outputs of step N - 1 and plans and launches step
+N + 1, so that the device finds its next step waiting; only then it waits for step N. The core owns the
+scheduler and the runner, and both are touched by its thread alone. With nothing to do the thread sleeps in
+its command queue.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from queue import SimpleQueue
 
 from tokenwire_engine.core.commands import (
@@ -41,12 +45,26 @@ class EngineCore:
             the step's outputs are delivered.
     """
 
-    def __init__(self, scheduler: Scheduler, runner: Runner, deliver: Callable[[Outputs], None]) -> None:
-        """`deliver` is called on the core thread, once for each step with outputs; it must not block."""
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        runner: Runner,
+        deliver: Callable[[Outputs], None],
+        overlap: bool = True,
+    ) -> None:
+        """
+        Args:
+            deliver: called on the core thread, once for each step with outputs; must not block.
+            overlap: whether a step is launched before the one before it is done.
+        """
         self._scheduler = scheduler
         self._runner = runner
         self._deliver = deliver
+        self._steps_ahead = 1 if overlap else 0
         self._commands: SimpleQueue[Command] = SimpleQueue()
+        self._launched: deque[_Launched] = deque()
+        self._latest_end = 0.0
+        """When the step that completed last did."""
         self._deliver_cache_changes: Callable[[list[Change]], object] | None = None
         self._meter = Meter()
         self.load = Load.of(scheduler, self._meter)
@@ -62,17 +80,20 @@ class EngineCore:
             DeviceLostError: when the runner can never serve again.
         """
         while self._take_commands():
-            started = time.monotonic()
             plan = self._scheduler.plan()
             if plan is not None:
-                self._step(plan)
-                self._meter.add(time.monotonic() - started, self._scheduler.counters)
+                self._launch(plan)
+            self._publish()  # what the commands ended need not wait for a step
+            ahead = 0 if plan is None else self._steps_ahead
+            while len(self._launched) > ahead:
+                self._complete()
             self._publish()
 
     def _take_commands(self) -> bool:
         """Apply the commands that are there, asleep until one comes if there is nothing else to do. False:
         it is time to stop."""
-        if not self._scheduler.has_work and not self._apply(self._commands.get()):
+        is_idle = not self._launched and not self._scheduler.has_work
+        if is_idle and not self._apply(self._commands.get()):
             return False
         return all(self._apply(self._commands.get()) for _ in range(self._commands.qsize()))
 
@@ -98,16 +119,40 @@ class EngineCore:
                 return False
         return True
 
-    def _step(self, plan: StepPlan) -> None:
-        """Compute one plan. If that fails, its requests end with an error, and the next ones are served."""
+    def _launch(self, plan: StepPlan) -> None:
+        """Start a step. If that fails, the steps before it are completed, and its requests end."""
+        started = time.monotonic()
         try:
             self._runner.launch(plan)
-            self._scheduler.complete(self._runner.collect())
         except DeviceLostError:
             raise
         except Exception as error:
-            logger.exception("step %d failed with %d requests", plan.step, len(plan.scheduled))
-            self._scheduler.fail(f"a step of the request failed: {type(error).__name__}: {error}")
+            while self._launched:
+                self._complete()
+            self._fail(plan, error)
+        else:
+            self._launched.append(_Launched(plan, started))
+
+    def _complete(self) -> None:
+        """Wait for the oldest step and take in its result. If it failed, the steps behind it are lost."""
+        launched = self._launched.popleft()
+        try:
+            result = self._runner.collect()
+        except DeviceLostError:
+            raise
+        except Exception as error:
+            self._launched.clear()
+            self._fail(launched.plan, error)
+            return
+        self._scheduler.complete(result)
+        now = time.monotonic()
+        # The device began with it when it was launched, or when the step before it was done.
+        self._meter.add(now - max(launched.started, self._latest_end), self._scheduler.counters)
+        self._latest_end = now
+
+    def _fail(self, plan: StepPlan, error: Exception) -> None:
+        logger.error("step %d failed with %d requests", plan.step, len(plan.scheduled), exc_info=error)
+        self._scheduler.fail(f"a step of the request failed: {type(error).__name__}: {error}")
 
     def _publish(self) -> None:
         self.load = Load.of(self._scheduler, self._meter)
@@ -115,3 +160,12 @@ class EngineCore:
             self._deliver(outputs)
         if self._deliver_cache_changes is not None and (changes := self._scheduler.take_cache_changes()):
             self._deliver_cache_changes(changes)
+
+
+@dataclass(slots=True, frozen=True)
+class _Launched:
+    """A step that the device computes."""
+
+    plan: StepPlan
+    started: float
+    """When it was launched, by the monotonic clock."""

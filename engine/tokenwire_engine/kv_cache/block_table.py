@@ -16,6 +16,13 @@ class BlockTable:
     block_size: int
     """Tokens per block."""
     blocks: list[int] = field(default_factory=list)
+    num_released: int = 0
+    """The first so many blocks were given back: what they held is not needed, and they may hold anything."""
+
+    @property
+    def held(self) -> list[int]:
+        """The blocks that were not given back."""
+        return self.blocks[self.num_released :]
 
     @property
     def capacity(self) -> int:

@@ -1,7 +1,8 @@
 """What the engine core asks of whatever executes its plans.
 
 `launch` may return before the device is done; `collect` waits. A step's results must be collected before
-the second-next launch, so that the host can plan step N + 1 while the device runs step N.
+the second-next launch, so that the host can plan step N + 1 while the device runs step N. What step N samples
+stays on the device as the input of step N + 1 (`PENDING` in its plan).
 """
 
 from __future__ import annotations
@@ -44,8 +45,9 @@ class DeviceLostError(RuntimeError):
 class Runner(Protocol):
     """Executes plans, one after the other. Used from one thread only.
 
-    A `launch` or `collect` that raises anything but `DeviceLostError` loses that plan only: its slots are
-    released (again, where the plan had come that far) by the next one.
+    A `launch` that raises anything but `DeviceLostError` loses that plan, and a `collect` that does loses all
+    launched plans. The next plan releases the slots that they would have released (again, where a plan had
+    come that far), and schedules none that a lost plan was to admit or to compute.
     """
 
     info: ModelInfo

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tokenwire_engine.models.batch import ForwardBatch
 from tokenwire_engine.runner.block_tables import BlockTables
-from tokenwire_engine.scheduler.plan import ScheduledTokens, ScoredPrompt
+from tokenwire_engine.scheduler.plan import PENDING, ScheduledTokens, ScoredPrompt
 from tokenwire_kernels import AttentionBatch
 
 
@@ -71,22 +71,27 @@ def assemble(scheduled: Sequence[ScheduledTokens], tables: BlockTables, block_si
     positions = np.arange(num_tokens) + np.repeat(starts - query_starts[:-1], lengths)
     context_lens = (starts + lengths).astype(np.int32)
 
+    token_slots = np.repeat(slots, lengths)
+    token_ids = np.fromiter(
+        chain.from_iterable(row.token_ids for row in ordered), dtype=np.int64, count=num_tokens
+    )
+
     last_tokens = np.empty(len(ordered), dtype=np.int64)
     last_tokens[order] = query_starts[1:] - 1
     sampled = np.array([row.samples for row in scheduled], dtype=bool)
     num_decodes = int(np.count_nonzero(lengths == 1))
     return StepBatch(
         arrays={
-            "token_ids": np.fromiter(
-                chain.from_iterable(row.token_ids for row in ordered), dtype=np.int64, count=num_tokens
-            ),
+            "token_ids": token_ids,
             "positions": positions,
-            "cache_slots": tables.cache_slots(np.repeat(slots, lengths), positions, block_size),
+            "cache_slots": tables.cache_slots(token_slots, positions, block_size),
             "slots": slots,
             "query_starts": query_starts,
             "context_lens": context_lens,
             "sampled_tokens": last_tokens[sampled],
+            "sampled_slots": np.array([row.slot for row in scheduled if row.samples], dtype=np.int64),
         }
+        | _pending_arrays(token_ids, token_slots)
         | _scored_arrays(scheduled, query_starts[:-1], order),
         num_decodes=num_decodes,
         max_query_len=int(lengths.max()),
@@ -98,6 +103,13 @@ def assemble(scheduled: Sequence[ScheduledTokens], tables: BlockTables, block_si
         scored=[row.scored for row in scheduled if row.scored],
         samples_all=num_decodes == len(scheduled) and bool(sampled.all()),
     )
+
+
+def _pending_arrays(token_ids: NDArray[np.int64], slots: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+    """Which of the batch's tokens only the device knows, and the slots for which it sampled them; empty when
+    the host knows all."""
+    (places,) = np.where(token_ids == PENDING)
+    return {"pending_tokens": places, "pending_slots": slots[places]} if len(places) else {}
 
 
 def _scored_arrays(

@@ -1,7 +1,7 @@
 """Runs step plans on one device of this process.
 
-Everything that outlives a step (block tables, sampling parameters, token counts) is kept by slot; a step
-sends one buffer to the device, and gets one row of tokens back.
+Everything that outlives a step (block tables, sampling parameters, token counts, the token sampled last) is
+kept by slot; a step sends one buffer to the device, and gets one row of tokens back.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from tokenwire_engine.models.batch import LayerCache
 from tokenwire_engine.models.decoder import Decoder
 from tokenwire_engine.runner.base import DeviceLostError, ModelInfo
 from tokenwire_engine.runner.batch import StepBatch, assemble
+from tokenwire_engine.runner.block_moves import copy_blocks
 from tokenwire_engine.runner.block_tables import BlockTables
 from tokenwire_engine.runner.staging import Staging
 from tokenwire_engine.runner.warm_up import warm_up_plans
@@ -80,6 +81,8 @@ class LocalRunner:
         max_blocks = -(-info.max_model_len // info.block_size)
         self._tables = BlockTables(max_running, max_blocks, device)
         self._sampler = Sampler(max_running, info.vocab_size, device, kernels)
+        self._latest_tokens = torch.zeros(max_running, dtype=torch.int64, device=device)
+        """By slot: the token sampled last."""
         self._staging = Staging(device, capacity=64 * (info.max_step_tokens + max_running))
         self._launched: deque[Launched] = deque()
         self._max_running = max_running
@@ -103,7 +106,7 @@ class LocalRunner:
 
     def close(self) -> None:
         self._launched.clear()
-        del self._decoder, self._caches, self._tables, self._sampler, self._staging
+        del self._decoder, self._caches, self._tables, self._sampler, self._latest_tokens, self._staging
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -119,6 +122,10 @@ class LocalRunner:
             | self._sampler.prepare(batch.sampled_slots, batch.sampled_positions)
         )
         self._tables.update(sent)
+        copy_blocks(plan.copies, self._caches)
+        if "pending_tokens" in sent:
+            sampled_before = self._latest_tokens.index_select(0, sent["pending_slots"])
+            sent["token_ids"].index_copy_(0, sent["pending_tokens"], sampled_before)
         hidden = self._decoder.forward(
             batch.on_device(sent, self._tables, self.info.block_size), self._caches
         )
@@ -147,7 +154,9 @@ class LocalRunner:
             return None
         if not batch.samples_all:
             hidden = hidden.index_select(0, sent["sampled_tokens"])
-        return self._sampler.sample(self._decoder.logits(hidden), batch.sampled_slots, sent)
+        sampled = self._sampler.sample(self._decoder.logits(hidden), batch.sampled_slots, sent)
+        self._latest_tokens.index_copy_(0, sent["sampled_slots"], sampled.tokens)
+        return sampled
 
     def _score_prompts(self, hidden: Tensor, batch: StepBatch, sent: dict[str, Tensor]) -> Scores | None:
         """Log-probabilities of prompt tokens, so many at a time as rows can be sampled: their logits need

@@ -17,15 +17,15 @@ class FirstComeFirstServed:
     """The `Policy` of the order of arrival."""
 
     def __init__(self) -> None:
-        self._waiting: OrderedDict[str, Request] = OrderedDict()
+        self._waiting: OrderedDict[int, Request] = OrderedDict()
 
     def add(self, request: Request, ahead: bool) -> None:
-        self._waiting[request.request_id] = request
+        self._waiting[request.arrival] = request
         if ahead:
-            self._waiting.move_to_end(request.request_id, last=False)
+            self._waiting.move_to_end(request.arrival, last=False)
 
     def remove(self, request: Request) -> None:
-        del self._waiting[request.request_id]
+        del self._waiting[request.arrival]
 
     def first(self) -> Request | None:
         return next(iter(self._waiting.values()), None)

@@ -14,7 +14,7 @@ from tokenwire_engine.scheduler.request import FinishReason
 
 @dataclass(slots=True)
 class Finished:
-    """The end of one request."""
+    """The end of one request, or of one of its samples."""
 
     request_id: str
     label: int
@@ -22,7 +22,7 @@ class Finished:
     reason: FinishReason
     prompt_tokens: int
     completion_tokens: int
-    """Tokens of output, those of an earlier engine included."""
+    """Tokens of output, those of an earlier engine included; with `is_last`, of all samples together."""
     cached_prompt_tokens: int = 0
     """Prompt tokens whose computation the prefix cache saved."""
     stop_token_id: int | None = None
@@ -31,6 +31,10 @@ class Finished:
     """What went wrong, with ERROR and EXPIRED."""
     seed: int = 0
     """What it was sampled with."""
+    sample_index: int = 0
+    """Which of the request's samples."""
+    is_last: bool = True
+    """Whether the request has ended with it: no other sample goes on."""
 
 
 @dataclass(slots=True)
@@ -41,10 +45,20 @@ class ChannelOutput:
     labels: list[int] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     finished: list[Finished] = field(default_factory=list)
-    logprobs: dict[int, Logprobs] = field(default_factory=dict)
-    """Of the tokens of those labels whose requests ask for them."""
+    sample_indices: list[int] = field(default_factory=list)
+    """Of each token, which of its request's samples it belongs to. Empty: all to sample 0."""
+    logprobs: dict[tuple[int, int], Logprobs] = field(default_factory=dict)
+    """By label and sample: of their tokens, where the requests ask for them."""
     prompt_logprobs: list[tuple[int, Logprobs]] = field(default_factory=list)
     """By label: of the next tokens of its prompt, from the second on (nothing precedes the first)."""
+
+    def add_token(self, label: int, token_id: int, sample_index: int) -> None:
+        """The next token of one sample of a request."""
+        if sample_index or self.sample_indices:
+            self.sample_indices += [0] * (len(self.labels) - len(self.sample_indices))
+            self.sample_indices.append(sample_index)
+        self.labels.append(label)
+        self.token_ids.append(token_id)
 
 
 Outputs = dict[int, ChannelOutput]

@@ -3,6 +3,9 @@
 Plain data, and only the changes: the runner remembers what it was told of a slot (block table, sampling
 parameters, token counts), so that a decode step costs one small row a request, and the same plan can be
 sent to every tensor-parallel rank.
+
+A plan may be made before the result of the one before it is known. The tokens that the earlier step samples
+are then `PENDING` in it: the device has them when it comes to them.
 """
 
 from __future__ import annotations
@@ -12,6 +15,10 @@ from dataclasses import dataclass, field
 from tokenwire_engine.sampling.logprobs import Logprobs
 from tokenwire_engine.sampling.params import SamplingParams
 from tokenwire_engine.scheduler.grammar import Grammar
+
+PENDING = -1
+"""In place of a token: the one that was sampled last for the slot, by a step whose result the host does not
+have yet."""
 
 
 @dataclass(slots=True)
@@ -48,7 +55,7 @@ class ScheduledTokens:
     start: int
     """Position of the first token; everything before it is in the KV cache."""
     token_ids: list[int]
-    """At least one."""
+    """At least one; of `PENDING` ones at most the last."""
     new_blocks: list[int]
     """Physical block ids to append to the slot's block table before this step."""
     samples: bool
@@ -59,11 +66,13 @@ class ScheduledTokens:
 
 @dataclass(slots=True)
 class StepPlan:
-    """One step. The runner applies `released`, then `admitted`, then computes `scheduled`."""
+    """One step. The runner applies `released`, then `admitted`, then `copies`, then computes `scheduled`."""
 
     step: int
     released: list[int] = field(default_factory=list)
     """Slots whose request is gone (finished, cancelled or preempted)."""
+    copies: list[tuple[int, int]] = field(default_factory=list)
+    """Blocks whose content is copied, and where to; no block is both read and written."""
     admitted: list[Admission] = field(default_factory=list)
     scheduled: list[ScheduledTokens] = field(default_factory=list)
 

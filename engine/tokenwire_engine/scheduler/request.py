@@ -2,7 +2,8 @@
 
 There is no prefill state and no decode state. The known tokens are the prompt and the output so far; the
 first `num_computed` of them are in the KV cache (or will be once the steps launched so far are done), the
-others are still to go.
+others are still to go. A step may be planned before the token of the one before it is known: such a token is
+pending. It can be computed like a known one, but not looked at.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from tokenwire_engine.kv_cache.prefix_cache import PrefixChain
 from tokenwire_engine.sampling.params import SamplingParams
 from tokenwire_engine.scheduler.grammar import Grammar
 from tokenwire_engine.scheduler.plan import ScoredPrompt
+from tokenwire_engine.scheduler.samples import Samples
 
 NO_SLOT = -1
 """The slot of a request that is not running."""
@@ -42,7 +44,7 @@ class Request:
     """One sequence to continue. The first fields are the caller's, the others the scheduler's own."""
 
     request_id: str
-    """Unique among the live requests."""
+    """Unique among the live requests, but that all samples of one have the same."""
     prompt_token_ids: list[int]
     sampling: SamplingParams
     max_tokens: int
@@ -66,6 +68,9 @@ class Request:
     """Its beginning in the prefix cache, and with whom it shares it."""
     deadline_s: float | None = None
     """When it ends, done or not, by the scheduler's clock."""
+    num_samples: int = 1
+    """How many continuations of the prompt to generate. It is the first of them itself; the sample indices of
+    the others follow its own. More than one only without output yet."""
 
     grammar: Grammar | None = None
     """What its output must belong to, behind the output so far."""
@@ -84,8 +89,17 @@ class Request:
     """Whether it has run: when it waits again, it gave way to another."""
     cached_prompt_tokens: int = 0
     """Prompt tokens that it found computed when it was admitted first."""
+    num_pending: int = 0
+    """Tokens behind the known ones that launched steps sample for it."""
     num_computed: int = 0
-    """Known tokens whose keys and values are in the cache, or in a launched step."""
+    """Tokens whose keys and values are in the cache, or in a launched step."""
+    latest_step: int = -1
+    """The last step that was planned to compute some of its tokens."""
+    has_ended: bool = False
+    samples: Samples = field(init=False, repr=False, compare=False)
+    """It and its siblings."""
+    origin: BlockTable | None = None
+    """Whose blocks hold its prompt but for the last token, if it is a sample that has not begun."""
     slot: int = NO_SLOT
     table: BlockTable = field(default_factory=lambda: BlockTable(0))
     length_limit: int = 0
@@ -100,8 +114,17 @@ class Request:
 
     @property
     def num_to_go(self) -> int:
-        """Known tokens still to compute."""
-        return len(self.prompt_token_ids) + len(self.output_token_ids) - self.num_computed
+        """Tokens still to compute, pending ones included."""
+        num_known = len(self.prompt_token_ids) + len(self.output_token_ids)
+        return num_known + self.num_pending - self.num_computed
+
+    @property
+    def must_wait(self) -> bool:
+        """Whether nothing can be planned for it before a pending token is known: because what its grammar
+        allows next depends on that token, or because it is its last."""
+        return self.num_pending > 0 and (
+            self.grammar is not None or self.num_tokens + self.num_pending >= self.length_limit
+        )
 
     @property
     def needs_all_prompt_logits(self) -> bool:

@@ -6,9 +6,13 @@ soon as there is room for it and nobody overtakes it; when blocks run out, the l
 requests give way before the step is planned, so that the most deserving one always gets its next token, and
 every step brings somebody forward. Requests whose channel is on hold stand outside of it.
 
-A full block can be found by other requests once the step that computed its last token has completed. Steps
-run in the order of their plans, so whatever reads the block runs later than what wrote it; and a step that
-failed has left nothing to be found.
+Plans may run ahead of results: a request whose latest token is not known yet can be planned to compute it all
+the same. One that turns out to have ended with that token has then computed one token too many, which is
+discarded. Steps run in the order of their plans, so blocks and slots can be given to others while a launched
+step still uses them. A request that gave way comes back only when no launched step has it any more.
+
+A full block can be found by other requests once the step that computed its last token has completed, so that
+a step that failed has left nothing to be found.
 """
 
 from __future__ import annotations
@@ -26,9 +30,10 @@ from tokenwire_engine.scheduler.deadlines import Deadlines
 from tokenwire_engine.scheduler.fcfs import FirstComeFirstServed
 from tokenwire_engine.scheduler.observer import Observer
 from tokenwire_engine.scheduler.outputs import ChannelOutput, Finished, Outputs
-from tokenwire_engine.scheduler.plan import Admission, ScheduledTokens, StepPlan, StepResult
+from tokenwire_engine.scheduler.plan import PENDING, Admission, ScheduledTokens, StepPlan, StepResult
 from tokenwire_engine.scheduler.policy import Policy
 from tokenwire_engine.scheduler.request import NO_SLOT, FinishReason, Request
+from tokenwire_engine.scheduler.samples import Samples, make_samples
 
 
 @dataclass(slots=True, frozen=True)
@@ -95,12 +100,17 @@ class Scheduler:
         self._observer = observer
         self._deadlines = Deadlines()
         self._num_submitted = 0
-        self._waiting: dict[str, Request] = {}
-        self._running: dict[str, Request] = {}
-        self._held: dict[int, dict[str, Request]] = {}
+        self._live: dict[str, Samples] = {}
+        """What has not ended, by request id."""
+        self._waiting: dict[int, Request] = {}
+        """By arrival number, as are the next two."""
+        self._running: dict[int, Request] = {}
+        self._held: dict[int, dict[int, Request]] = {}
         """Requests set aside, in order of arrival, by the channel that is on hold."""
         self._released: list[int] = []
         self._in_flight: deque[_Step] = deque()
+        self._latest_result = -1
+        """The last step that has completed or failed."""
         self._outputs: Outputs = {}
 
     @property
@@ -118,7 +128,7 @@ class Scheduler:
 
     @property
     def has_work(self) -> bool:
-        """Whether `plan` would make a step."""
+        """Whether there is something to plan, now or once the steps in flight have completed."""
         return bool(self._running or self._waiting)
 
     def submit(self, request: Request) -> None:
@@ -127,31 +137,31 @@ class Scheduler:
         Raises:
             ValueError: when its id is in use, or not even one more token could ever fit.
         """
-        if self._find(request.request_id) is not None:
+        if request.request_id in self._live:
             raise ValueError(f"request id {request.request_id!r} is in use; choose another")
         if request.num_tokens >= self.context_limit:
             raise ValueError(
                 f"the request has {request.num_tokens} tokens and needs room for at least one more; the "
                 f"context holds {self.context_limit} ({self.pool.num_tokens} in the KV cache)"
             )
-        request.table = BlockTable(self.pool.block_size)
-        request.length_limit = min(len(request.prompt_token_ids) + request.max_tokens, self.context_limit)
-        request.arrival, request.arrival_s = self._num_submitted, self._clock()
-        self._num_submitted += 1
+        samples = self._live[request.request_id] = make_samples(request)
+        now = self._clock()
+        for sample in samples.members:
+            sample.table = BlockTable(self.pool.block_size)
+            sample.length_limit = min(len(sample.prompt_token_ids) + sample.max_tokens, self.context_limit)
+            sample.arrival, sample.arrival_s = self._num_submitted, now
+            self._num_submitted += 1
         if reason := request.finish_reason():
             self._say_finished(request, reason)
         else:
-            self._deadlines.add(request)
-            if (held := self._held.get(request.channel)) is not None:
-                held[request.request_id] = request
-            else:
-                self._wait(request)
+            self._begin(request)
 
     def cancel(self, request_id: str) -> None:
-        """End a request; one that has ended already is left alone."""
-        request = self._find(request_id)
-        if request is not None:
-            self._finish(request, FinishReason.CANCELLED)
+        """End a request, all of its samples; one that has ended already is left alone."""
+        if (samples := self._live.get(request_id)) is not None:
+            for request in tuple(samples.members):
+                if not request.has_ended:
+                    self._finish(request, FinishReason.CANCELLED)
 
     def hand_back(self) -> None:
         """End every request, for its caller to continue it elsewhere."""
@@ -168,9 +178,9 @@ class Scheduler:
             self._preempt(request)
         held = sorted((r for r in self._waiting.values() if r.channel == channel), key=lambda r: r.arrival)
         for request in held:
-            del self._waiting[request.request_id]
+            del self._waiting[request.arrival]
             self._policy.remove(request)
-        self._held[channel] = {request.request_id: request for request in held}
+        self._held[channel] = {request.arrival: request for request in held}
 
     def resume(self, channel: int) -> None:
         """Let a channel's requests go on, ahead of those that the policy holds equal: they have waited
@@ -179,7 +189,7 @@ class Scheduler:
             self._wait(request, ahead=True)
 
     def plan(self) -> StepPlan | None:
-        """The next step, or None when there is nothing to compute."""
+        """The next step, or None when there is nothing to compute (before the steps in flight complete)."""
         for request in self._deadlines.passed(self._clock()):
             self._finish(request, FinishReason.EXPIRED, _expired(request))
         self._make_room()
@@ -191,7 +201,7 @@ class Scheduler:
         for request in self._running.values():
             if request.num_to_go > 1:
                 prefilling.append(request)
-            else:
+            elif not (request.num_pending and request.must_wait):
                 budget -= self._schedule(request, budget, step)
 
         for request in prefilling:
@@ -199,12 +209,14 @@ class Scheduler:
                 budget -= self._schedule(request, budget, step)
 
         # Only with tokens to spare, so that there are never more requests running than tokens in a step.
-        while budget > 0 and (admitted := self._admit()):
+        while budget > 0 and (admitted := self._admit(step.plan)):
             step.plan.admitted.append(_admission(admitted))
             budget -= self._schedule(admitted, budget, step, new_blocks=admitted.table.blocks.copy())
 
         if not step.plan.scheduled:
             return None
+        for request in step.prompts_done:
+            self._let_siblings_begin(request)
         step.plan.released, self._released = self._released, []
         self.counters.steps += 1
         if self._observer is not None:
@@ -225,48 +237,57 @@ class Scheduler:
                 f"with {len(step.sampling)}"
             )
         self._in_flight.popleft()
+        self._latest_result = result.step
         self._cache_filled(step)
-        if self._observer is not None:
-            running = [request for request in step.sampling if request.slot != NO_SLOT]
-            self._observer.generated(running, self._clock())
         outputs = self._outputs
-        generated = 0
         for request, logprobs in zip(step.scored, result.prompt_logprobs, strict=True):
-            if request.slot == NO_SLOT:  # cancelled while the step ran
+            if request.has_ended:
                 continue
             request.num_prompt_scored += len(logprobs)
             outputs.setdefault(request.channel, ChannelOutput()).prompt_logprobs.append(
                 (request.label, logprobs)
             )
+        # The others ended while the step ran, or with the token of the step before.
+        generated = [request for request in step.sampling if not request.has_ended]
+        if self._observer is not None:
+            self._observer.generated(generated, self._clock())
         for index, (request, token_id) in enumerate(zip(step.sampling, result.token_ids, strict=True)):
-            if request.slot == NO_SLOT:  # cancelled while the step ran
+            if request.has_ended:
                 continue
+            request.num_pending -= 1
             if request.grammar is not None and not request.grammar.accept(token_id):
                 self._finish(request, FinishReason.ERROR, request.grammar.error)
                 continue
             request.output_token_ids.append(token_id)
-            generated += 1
             channel = outputs.get(request.channel)
             if channel is None:
                 channel = outputs[request.channel] = ChannelOutput()
-            channel.labels.append(request.label)
-            channel.token_ids.append(token_id)
+            channel.add_token(request.label, token_id, request.sampling.sample_index)
             if index in result.logprobs:
-                channel.logprobs[request.label] = result.logprobs[index]
+                channel.logprobs[request.label, request.sampling.sample_index] = result.logprobs[index]
             if reason := request.finish_reason():
                 self._finish(request, reason)
-        self.counters.generated_tokens += generated
-        self._policy.generated(step.sampling)
+        self.counters.generated_tokens += len(generated)
+        self._policy.generated(generated)
 
     def fail(self, error: str) -> None:
-        """The steps in flight failed: their requests end with an error, and nothing of them stays."""
-        while self._in_flight:
-            plan = self._in_flight.popleft().plan
-            slots = {row.slot for row in plan.scheduled}
-            for request in [r for r in self._running.values() if r.slot in slots]:
-                self._finish(request, FinishReason.ERROR, error)
+        """The oldest step in flight failed: its requests end with an error, and nothing of them stays. Those
+        of the steps behind it, which are lost with it, wait for their turn to compute the same again."""
+        failed = self._in_flight.popleft()
+        lost = list(self._in_flight)
+        self._in_flight.clear()
+        for step in (failed, *lost):
+            self._latest_result = step.plan.step
             # The runner may not have come to the plan's own releases.
-            self._released += set(plan.released).difference(self._released)
+            self._released += set(step.plan.released).difference(self._released)
+            for request in step.requests:
+                request.num_pending = 0
+        for request in failed.requests:
+            if request.slot != NO_SLOT:
+                self._finish(request, FinishReason.ERROR, error)
+        for request in reversed([request for step in lost for request in step.requests]):
+            if request.slot != NO_SLOT:
+                self._preempt(request)
 
     def take_outputs(self) -> Outputs:
         """What happened since the last call."""
@@ -290,20 +311,32 @@ class Scheduler:
         """What has changed in the prefix cache since the last call, if account is kept of it."""
         return [] if self._prefix_cache is None else self._prefix_cache.take_changes()
 
-    def _find(self, request_id: str) -> Request | None:
-        """A request that has not ended."""
-        found = self._running.get(request_id) or self._waiting.get(request_id)
-        if found is None:
-            held = (requests.get(request_id) for requests in self._held.values())
-            found = next((request for request in held if request is not None), None)
-        return found
+    def _begin(self, request: Request) -> None:
+        """A request, or a sample whose turn has come, joins those that wait."""
+        self._deadlines.add(request)
+        if (held := self._held.get(request.channel)) is not None:
+            held[request.arrival] = request
+        else:
+            self._wait(request, ahead=request.origin is not None)
+
+    def _let_siblings_begin(self, request: Request) -> None:
+        """The prompt will have been computed when the next step runs: the other samples can go on from it,
+        ahead of the requests that their own came before."""
+        siblings, request.samples.unborn = request.samples.unborn, []
+        for sibling in reversed(siblings):
+            sibling.origin = request.table
+            self._begin(sibling)
 
     def _make_room(self) -> None:
         """Let the least deserving give way until the next token of every other decode fits."""
         if len(self._running) <= self.pool.num_free:  # none needs more than one
             return
         size = self.pool.block_size
-        growing = {r.slot for r in self._running.values() if r.num_computed >= len(r.table.blocks) * size}
+        growing = {
+            request.slot
+            for request in self._running.values()
+            if request.num_computed >= len(request.table.blocks) * size and not request.must_wait
+        }
         if len(growing) <= self.pool.num_free:
             return
         for request in sorted(self._running.values(), key=self._policy.rank, reverse=True):
@@ -321,39 +354,53 @@ class Scheduler:
         table = request.table
         start = request.num_computed
         num_prompt = len(request.prompt_token_ids)
-        num_known = num_prompt + len(request.output_token_ids)
-        samples = num_known - start <= budget
-        end = num_known if samples else start + budget
-        # All known tokens get their blocks with the first chunk, so that a prefill, once begun, never waits
+        num_tokens = num_prompt + len(request.output_token_ids) + request.num_pending
+        samples = num_tokens - start <= budget
+        end = num_tokens if samples else start + budget
+        # All tokens so far get their blocks with the first chunk, so that a prefill, once begun, never waits
         # for another; after that, a decode takes one block at a time.
         new_blocks = new_blocks or []
-        if num_known > len(table.blocks) * size:
-            allocated = self.pool.allocate(table.blocks_needed(num_known))
+        if num_tokens > len(table.blocks) * size:
+            allocated = self.pool.allocate(table.blocks_needed(num_tokens))
             table.blocks += allocated
             new_blocks += allocated
         if end // size > start // size:
             step.filled.append((request, table, end))
         scored = request.scored_prompt(start, end)
+        # Whoever has a pending token has nothing else to compute.
+        token_ids = [PENDING] if request.num_pending else request.tokens(start, end)
         step.plan.scheduled.append(
-            ScheduledTokens(request.slot, start, request.tokens(start, end), new_blocks, samples, scored)
+            ScheduledTokens(request.slot, start, token_ids, new_blocks, samples, scored)
         )
+        step.requests.append(request)
         if scored:
             step.scored.append(request)
         if samples:
             step.sampling.append(request)
+            request.num_pending += 1
         if start < num_prompt:
             self.counters.prompt_tokens += min(end, num_prompt) - start
+            if end >= num_prompt and request.samples.unborn:
+                step.prompts_done.append(request)
         request.num_computed = end
+        request.latest_step = step.plan.step
         return end - start
 
-    def _admit(self) -> Request | None:
+    def _admit(self, plan: StepPlan) -> Request | None:
         """Let the first in line run, if there is a slot and room for all of its known tokens, with a block to
         spare for each running one: a request that would soon give way had better wait."""
         if not self._free_slots or (request := self._policy.first()) is None:
             return None
-        cache = self._prefix_cache
+        if request.latest_step > self._latest_result:
+            return None
         needed = ceil_div(request.num_tokens, self.pool.block_size)
-        if cache is not None:
+        origin = request.origin
+        if origin is not None and origin.num_released:  # whoever had it has left
+            origin = request.origin = None
+        cache = self._prefix_cache
+        if origin is not None:
+            needed -= (request.num_tokens - 1) // self.pool.block_size
+        elif cache is not None:
             # At least the last known token is computed, for the token after it, and every prompt token whose
             # log-probabilities are still due.
             most = request.num_prompt_scored if request.needs_all_prompt_logits else request.num_tokens - 1
@@ -362,10 +409,12 @@ class Scheduler:
         if needed + len(self._running) > self.pool.num_free:
             return None
         self._policy.remove(request)
-        del self._waiting[request.request_id]
-        self._running[request.request_id] = request
+        del self._waiting[request.arrival]
+        self._running[request.arrival] = request
         request.slot = self._free_slots.pop()
-        if cache is not None:
+        if origin is not None:
+            self._fork(request, origin, plan)
+        elif cache is not None:
             request.table.blocks = cache.take(request.cache)
             request.num_computed = request.table.capacity
             self.counters.prefix_query_tokens += request.num_tokens
@@ -377,6 +426,18 @@ class Scheduler:
             if self._observer is not None:
                 self._observer.admitted(request, self._clock())
         return request
+
+    def _fork(self, request: Request, origin: BlockTable, plan: StepPlan) -> None:
+        """Give a sample the prompt that its sibling has computed, all but the last token."""
+        request.origin = None
+        request.num_computed = request.num_tokens - 1
+        num_full, rest = divmod(request.num_computed, self.pool.block_size)
+        request.table.blocks = origin.blocks[:num_full]
+        self.pool.share(request.table.blocks)
+        if rest:
+            copy = self.pool.allocate(1)
+            plan.copies.append((origin.blocks[num_full], copy[0]))
+            request.table.blocks += copy
 
     def _cache_filled(self, step: _Step) -> None:
         """Let the blocks be found whose last token a step has computed."""
@@ -392,7 +453,7 @@ class Scheduler:
                     break
 
     def _wait(self, request: Request, ahead: bool = False) -> None:
-        self._waiting[request.request_id] = request
+        self._waiting[request.arrival] = request
         self._policy.add(request, ahead)
 
     def _preempt(self, request: Request) -> None:
@@ -403,8 +464,10 @@ class Scheduler:
 
     def _leave(self, request: Request) -> None:
         """Give back a running request's slot and blocks."""
-        del self._running[request.request_id]
-        self.pool.release(reversed(request.table.blocks))  # the deepest first, as the prefix cache wants it
+        del self._running[request.arrival]
+        table = request.table
+        self.pool.release(reversed(table.held))  # the deepest first, as the prefix cache wants it
+        table.num_released = len(table.blocks)
         request.table = BlockTable(self.pool.block_size)
         self._free_slots.append(request.slot)
         self._released.append(request.slot)
@@ -412,19 +475,30 @@ class Scheduler:
         request.num_computed = 0
 
     def _finish(self, request: Request, reason: FinishReason, error: str = "") -> None:
-        """End a request, whatever its state, and say so to its channel."""
+        """End a request, whatever its state, and say so to its channel. Samples that wait for it to compute
+        their prompt end with it."""
         if request.slot != NO_SLOT:
             self._leave(request)
+        elif self._waiting.pop(request.arrival, None) is not None:
+            self._policy.remove(request)
         else:
-            if self._waiting.pop(request.request_id, None) is not None:
-                self._policy.remove(request)
-            else:
-                del self._held[request.channel][request.request_id]
+            del self._held[request.channel][request.arrival]
         self._deadlines.remove(request)
+        unborn, request.samples.unborn = request.samples.unborn, []
         self._say_finished(request, reason, error)
+        for sibling in unborn:
+            self._say_finished(sibling, reason, error)
 
     def _say_finished(self, request: Request, reason: FinishReason, error: str = "") -> None:
-        self.counters.finished_requests += 1
+        request.has_ended = True
+        request.origin = None
+        samples = request.samples
+        samples.num_live -= 1
+        samples.completion_tokens += len(request.output_token_ids)
+        is_last = samples.num_live == 0
+        if is_last:
+            del self._live[request.request_id]
+            self.counters.finished_requests += 1
         if self._observer is not None:
             self._observer.finished(request, reason, self._clock())
         self._outputs.setdefault(request.channel, ChannelOutput()).finished.append(
@@ -433,13 +507,17 @@ class Scheduler:
                 request.label,
                 reason,
                 prompt_tokens=len(request.prompt_token_ids),
-                completion_tokens=len(request.output_token_ids),
-                cached_prompt_tokens=request.cached_prompt_tokens,
+                completion_tokens=samples.completion_tokens if is_last else len(request.output_token_ids),
+                cached_prompt_tokens=samples.members[0].cached_prompt_tokens,
                 stop_token_id=request.stop_token_id,
                 error=error,
                 seed=request.sampling.seed,
+                sample_index=request.sampling.sample_index,
+                is_last=is_last,
             )
         )
+        if is_last:
+            samples.members.clear()
 
 
 @dataclass(slots=True)
@@ -447,10 +525,14 @@ class _Step:
     """A plan whose result is not in yet."""
 
     plan: StepPlan
+    requests: list[Request] = field(default_factory=list)
+    """Of each row."""
     sampling: list[Request] = field(default_factory=list)
     """The requests of the rows that sample, in the plan's order."""
     scored: list[Request] = field(default_factory=list)
     """The requests of the rows that yield log-probabilities of the prompt, in the plan's order."""
+    prompts_done: list[Request] = field(default_factory=list)
+    """Requests whose prompt it computes the last token of, and whose other samples wait for that."""
     filled: list[tuple[Request, BlockTable, int]] = field(default_factory=list)
     """Requests with a block that this step computes the last token of, their table when it was planned (a
     request that leaves gets a new one), and how many tokens are computed then."""

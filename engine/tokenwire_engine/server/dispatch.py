@@ -57,7 +57,7 @@ class Dispatcher:
         """
         Args:
             send: gives a command to the core.
-            max_live: most requests that run or wait.
+            max_live: most requests that run or wait, each sample of one counted.
             estimate_wait_s: how long the requests that wait now will, None where that is not known.
         """
         self._send = send
@@ -67,6 +67,8 @@ class Dispatcher:
         self.num_ended = 0
         self.num_handed_back = 0
         self._live: set[str] = set()
+        self._num_live = 0
+        """Samples of them that have not ended."""
         self._has_ended = asyncio.Event()
         self._admits = True
         self._numbers = itertools.count(1)
@@ -105,8 +107,9 @@ class Dispatcher:
                 grpc.StatusCode.ALREADY_EXISTS,
                 f"request_id: {request.request_id!r} is in use by a live request; choose another",
             )
-        if len(self._live) >= self._max_live:
+        if self._num_live + request.num_samples > self._max_live:
             raise self._full()
+        self._num_live += request.num_samples
         self._live.add(request.request_id)
         self._channels[request.channel].live.add(request.request_id)
         self._send(Submit(request))
@@ -115,8 +118,8 @@ class Dispatcher:
         wait_s = self._estimate_wait_s()
         retry_s = RETRY_UNMEASURED_S if wait_s is None else min(max(wait_s, LEAST_RETRY_S), MOST_RETRY_S)
         return resource_exhausted(
-            f"{len(self._live)} requests are running or queued, which is as many as the engine holds "
-            f"(--max-running and --max-waiting); try again in {retry_s:.1f} seconds",
+            f"{self._num_live} requests (each sample counted) are running or queued, and the engine holds "
+            f"{self._max_live} (--max-running and --max-waiting); try again in {retry_s:.1f} seconds",
             retry_s,
         )
 
@@ -166,6 +169,9 @@ class Dispatcher:
         for number, output in outputs.items():
             channel = self._channels.get(number)
             for finished in output.finished:
+                self._num_live -= 1
+                if not finished.is_last:
+                    continue
                 self._live.discard(finished.request_id)
                 self.num_ended += 1
                 self.num_handed_back += finished.reason is FinishReason.HANDED_BACK

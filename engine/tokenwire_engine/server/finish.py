@@ -27,8 +27,10 @@ _ERROR_CODES = {
 }
 
 
-def usage(finished: Finished) -> generation_pb2.Usage:
-    """What the request took."""
+def usage(finished: Finished) -> generation_pb2.Usage | None:
+    """What the request took; None while another of its samples goes on."""
+    if not finished.is_last:
+        return None
     return generation_pb2.Usage(
         prompt_tokens=finished.prompt_tokens,
         completion_tokens=finished.completion_tokens,

@@ -20,10 +20,11 @@ SlotLogprobs = engine_pb2.SessionResponse.SlotLogprobs
 
 
 class PendingLogprobs:
-    """One channel's log-probabilities, by its labels."""
+    """One channel's log-probabilities."""
 
     def __init__(self) -> None:
-        self._tokens: dict[int, Logprobs] = {}
+        self._tokens: dict[tuple[int, int], Logprobs] = {}
+        """By label and sample."""
         self._prompts: deque[tuple[int, Logprobs]] = deque()
 
     def __bool__(self) -> bool:
@@ -31,15 +32,16 @@ class PendingLogprobs:
 
     def receive(self, output: ChannelOutput) -> None:
         """Keep those of a step."""
-        for label, logprobs in output.logprobs.items():
-            if label in self._tokens:
-                self._tokens[label].extend(logprobs)
+        for sample, logprobs in output.logprobs.items():
+            if sample in self._tokens:
+                self._tokens[sample].extend(logprobs)
             else:
-                self._tokens[label] = logprobs
+                self._tokens[sample] = logprobs
         self._prompts.extend(output.prompt_logprobs)
 
-    def take(self, labels: Iterable[int]) -> list[SlotLogprobs]:
-        """Remove what belongs into a message with these tokens, and the next piece of a prompt."""
+    def take(self, samples: Iterable[tuple[int, int]]) -> list[SlotLogprobs]:
+        """Remove what belongs into a message with these tokens (of each its label and sample), and the next
+        piece of a prompt."""
         taken: list[SlotLogprobs] = []
         if self._prompts:
             label, logprobs = self._prompts[0]
@@ -47,11 +49,13 @@ class PendingLogprobs:
             if not logprobs:
                 self._prompts.popleft()
         if self._tokens:
-            for label, count in Counter(labels).items():
-                if (tokens := self._tokens.get(label)) is not None:
-                    taken.append(SlotLogprobs(slot=label, tokens=_columns(tokens.take(count))))
+            for sample, count in Counter(samples).items():
+                if (tokens := self._tokens.get(sample)) is not None:
+                    label, index = sample
+                    columns = _columns(tokens.take(count))
+                    taken.append(SlotLogprobs(slot=label, sample_index=index, tokens=columns))
                     if not tokens:
-                        del self._tokens[label]
+                        del self._tokens[sample]
         return taken
 
 

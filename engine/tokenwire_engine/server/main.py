@@ -82,11 +82,13 @@ async def _announce(server: EngineServer, progress: StatusPipe) -> None:
 def _load_runner(config: EngineConfig, progress: Progress) -> Runner:
     threads.configure()
     # Imports torch, which takes seconds: here, on the core thread, while the server listens already.
+    from tokenwire_engine.runner.background import BackgroundRunner
     from tokenwire_engine.runner.load import load_runner
 
     runner = load_runner(config, progress)
     garbage.tune()
-    return runner
+    # A CPU's launches compute; a GPU's only queue the work.
+    return BackgroundRunner(runner) if config.overlap and runner.info.device == "cpu" else runner
 
 
 def _failure(error: Exception) -> int:

@@ -41,6 +41,8 @@ class Outbox:
         self._acknowledged = 0
         self._slots: list[int] = []
         self._token_ids: list[int] = []
+        self._sample_indices: list[int] = []
+        """Of each token; empty while all are of sample 0."""
         self._logprobs = PendingLogprobs()
         self._finished: deque[FinishEvent] = deque()
         self._kept: deque[engine_pb2.SessionResponse] = deque()
@@ -53,20 +55,21 @@ class Outbox:
         is_sent = self._num_taken == len(self._kept)
         return is_sent and not (self._slots or self._logprobs or self._finished)
 
-    def add_tokens(self, slots: list[int], token_ids: list[int]) -> None:
-        """More tokens; the outbox may keep the lists."""
+    def add(self, output: ChannelOutput) -> None:
+        """What a step yielded, but for the ends; the outbox may keep the lists."""
+        if output.sample_indices or self._sample_indices:
+            self._sample_indices += [0] * (len(self._slots) - len(self._sample_indices))
+            self._sample_indices += output.sample_indices or [0] * len(output.labels)
         if self._slots:
-            self._slots += slots
-            self._token_ids += token_ids
+            self._slots += output.labels
+            self._token_ids += output.token_ids
         else:
-            self._slots, self._token_ids = slots, token_ids
-        self.size += len(slots)
-
-    def add_logprobs(self, output: ChannelOutput) -> None:
-        """The log-probabilities that came with a step's tokens, which were added before."""
-        self._logprobs.receive(output)
-        self.size += sum(map(_num_values, output.logprobs.values()))
-        self.size += sum(_num_values(prompt) for _, prompt in output.prompt_logprobs)
+            self._slots, self._token_ids = output.labels, output.token_ids
+        self.size += len(output.labels)
+        if output.logprobs or output.prompt_logprobs:
+            self._logprobs.receive(output)
+            self.size += sum(map(_num_values, output.logprobs.values()))
+            self.size += sum(_num_values(prompt) for _, prompt in output.prompt_logprobs)
 
     def add_end(self, event: FinishEvent) -> None:
         """The end of a request; it goes out after all tokens so far."""
@@ -121,8 +124,10 @@ class Outbox:
         most = MAX_MESSAGE_LOGPROBS if self._logprobs else MAX_MESSAGE_TOKENS
         message.slots.extend(_cut(self._slots, most))
         message.token_ids.extend(_cut(self._token_ids, most))
+        message.sample_indices.extend(_cut(self._sample_indices, most))
         if self._logprobs:
-            message.logprobs.extend(self._logprobs.take(message.slots))
+            samples = message.sample_indices or [0] * len(message.slots)
+            message.logprobs.extend(self._logprobs.take(zip(message.slots, samples, strict=True)))
         if not (self._slots or self._logprobs):
             for _ in range(min(len(self._finished), MAX_MESSAGE_EVENTS)):
                 message.finished.append(self._finished.popleft())

@@ -24,6 +24,8 @@ from tokenwire_engine.server.model import ServedModel
 from tokenwire_engine.server.sampling import check_vocabulary, read_num_logprobs, read_sampling
 
 MAX_REQUEST_ID_BYTES = 256
+MAX_SAMPLES = 128
+"""Most continuations of one prompt."""
 
 
 def read_request(
@@ -50,6 +52,13 @@ def read_request(
             "--policy=priority",
         )
     prompt, resumed = _read_tokens(proto, model)
+    num_samples = proto.sampling.num_samples or 1
+    if resumed and num_samples > 1:
+        raise invalid_argument(
+            "resumed_token_ids",
+            f"go with a single sample, and sampling.num_samples is {num_samples}; resume each sample by a "
+            "request of its own, with sampling.first_sample_index",
+        )
     stop_token_ids = _read_stop_tokens(proto.stop, model)
     return Request(
         request_id=proto.request_id or uuid.uuid4().hex,
@@ -64,6 +73,7 @@ def read_request(
         priority=proto.context.priority,
         tenant=proto.context.tenant,
         cache=PrefixChain(scope=(proto.context.adapter, proto.context.cache_salt)),
+        num_samples=num_samples,
         deadline_s=time.monotonic() + proto.timeout_ms / 1000 if proto.HasField("timeout_ms") else None,
     )
 
@@ -114,17 +124,14 @@ class _Range:
 
 
 class _NotBuilt:
-    """A field that must be unset, or have the one value that asks for nothing."""
+    """A field that must be unset."""
 
-    def __init__(self, path: str, neutral: float | None = None) -> None:
+    def __init__(self, path: str) -> None:
         self._field = _Field(path)
-        self._neutral = neutral
 
     def check(self, request: engine_pb2.GenerateRequest) -> None:
         value = self._field.read(request)
-        if value is None or value == self._neutral:
-            return
-        if self._field.has_presence or value:
+        if value is not None and (self._field.has_presence or value):
             raise unimplemented(self._field.path)
 
 
@@ -136,7 +143,8 @@ _RANGES = (
     _Range("sampling.repetition_penalty", lambda value: value > 0, "a finite number above 0"),
     _Range("sampling.presence_penalty", lambda value: -2 <= value <= 2, "a number from -2 to 2"),
     _Range("sampling.frequency_penalty", lambda value: -2 <= value <= 2, "a number from -2 to 2"),
-    _Range("sampling.num_samples", lambda value: value >= 1, "at least 1"),
+    _Range("sampling.num_samples", lambda value: 1 <= value <= MAX_SAMPLES, f"1 to {MAX_SAMPLES}"),
+    _Range("sampling.first_sample_index", lambda value: value < MAX_SAMPLES, f"less than {MAX_SAMPLES}"),
     _Range("stop.max_tokens", lambda value: value >= 1, "at least 1"),
     _Range("logprobs.num_logprobs", lambda value: value <= MAX_LOGPROBS, f"at most {MAX_LOGPROBS}"),
     _Range("logprobs.num_prompt_logprobs", lambda value: value <= MAX_LOGPROBS, f"at most {MAX_LOGPROBS}"),
@@ -144,10 +152,7 @@ _RANGES = (
     _Range("timeout_ms", lambda value: value >= 1, "at least 1"),
 )
 
-_NOT_BUILT = (
-    _NotBuilt("sampling.num_samples", neutral=1),
-    _NotBuilt("context.adapter"),
-)
+_NOT_BUILT = (_NotBuilt("context.adapter"),)
 
 
 def _read_tokens(proto: engine_pb2.GenerateRequest, model: ServedModel) -> tuple[list[int], list[int]]:

@@ -41,6 +41,7 @@ def read_sampling(
         presence_penalty=sampling.presence_penalty,
         frequency_penalty=sampling.frequency_penalty,
         seed=sampling.seed if sampling.HasField("seed") else secrets.randbits(63),
+        sample_index=sampling.first_sample_index,
         logit_bias=_read_logit_bias(sampling, vocab_size),
         bad_words=_read_bad_words(sampling, vocab_size),
         allowed_token_ids=_read_allowed_tokens(sampling, vocab_size),

@@ -183,7 +183,8 @@ class EngineServer:
         try:
             runner = self._load_runner(self._config, self._progress)
             runner.warm_up()
-            core = EngineCore(self._make_scheduler(runner.info), runner, self._deliver_soon)
+            scheduler = self._make_scheduler(runner.info)
+            core = EngineCore(scheduler, runner, self._deliver_soon, self._config.overlap)
         except Exception as error:
             logger.debug("the model was not loaded", exc_info=True)
             self._on_loop(partial(self._on_failed, error))

@@ -180,12 +180,10 @@ class _Session:
         return self.outbox.is_empty or self.writer is None or self.writer.done()
 
     def receive(self, output: ChannelOutput) -> None:
-        if output.labels:
-            self.outbox.add_tokens(output.labels, output.token_ids)
-        if output.logprobs or output.prompt_logprobs:
-            self.outbox.add_logprobs(output)
+        self.outbox.add(output)
         for finished in output.finished:
-            del self._live[finished.label]
+            if finished.is_last:
+                del self._live[finished.label]
             self.outbox.add_end(_finish_event(finished))
         self._balance()
         self._news.set()
@@ -341,6 +339,7 @@ def _finish_event(finished: Finished) -> FinishEvent:
     error = error_of(finished)
     return FinishEvent(
         slot=finished.label,
+        sample_index=finished.sample_index,
         reason=FINISH_REASONS[finished.reason],
         stop_token_id=finished.stop_token_id,
         usage=usage(finished),

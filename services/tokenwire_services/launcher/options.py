@@ -80,6 +80,12 @@ PrefixCache = Annotated[
         "--prefix-cache/--no-prefix-cache", help="Compute the common beginning of requests only once."
     ),
 ]
+Overlap = Annotated[
+    bool,
+    typer.Option(
+        "--overlap/--no-overlap", help="Plan and launch a step while the device computes the one before it."
+    ),
+]
 KvCacheMemory = Annotated[
     int | None,
     typer.Option(

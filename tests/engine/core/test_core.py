@@ -21,13 +21,13 @@ from tokenwire_engine.scheduler.scheduler import Scheduler, SchedulerLimits
 class Running:
     """A core on a thread of its own, and what it delivers."""
 
-    def __init__(self) -> None:
+    def __init__(self, overlap: bool) -> None:
         self.runner = HashRunner()
         info = self.runner.info
         limits = SchedulerLimits(8, info.max_step_tokens, info.max_model_len)
         scheduler = Scheduler(limits, BlockPool(info.num_blocks, info.block_size))
         self.outputs: Queue[Outputs] = Queue()
-        self.core = EngineCore(scheduler, self.runner, self.outputs.put)
+        self.core = EngineCore(scheduler, self.runner, self.outputs.put, overlap)
         self.error: Exception | None = None
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
@@ -39,7 +39,20 @@ class Running:
             self.error = error
 
     def submit(self, request_id: str, prompt: list[int], max_tokens: int = 8) -> None:
-        self.core.send(Submit(Request(request_id, prompt, SamplingParams(), max_tokens)))
+        label = ord(request_id)
+        self.core.send(Submit(Request(request_id, prompt, SamplingParams(), max_tokens, label=label)))
+
+    def until_all_finished(self, *request_ids: str) -> tuple[dict[str, list[int]], dict[str, Finished]]:
+        """All tokens and the ends of requests, each of which was submitted with the label of its id."""
+        tokens: dict[str, list[int]] = {name: [] for name in request_ids}
+        ends: dict[str, Finished] = {}
+        while len(ends) < len(request_ids):
+            output = self.outputs.get(timeout=10)[0]
+            for label, token in zip(output.labels, output.token_ids, strict=True):
+                if chr(label) in tokens:
+                    tokens[chr(label)].append(token)
+            ends |= {finished.request_id: finished for finished in output.finished}
+        return tokens, ends
 
     def until_finished(self, request_id: str) -> tuple[list[int], Finished]:
         """All tokens up to a request's end, and that end."""
@@ -52,9 +65,9 @@ class Running:
                     return tokens, finished
 
 
-@pytest.fixture
-def running() -> Iterator[Running]:
-    running = Running()
+@pytest.fixture(params=[True, False], ids=["overlapped", "one by one"])
+def running(request: pytest.FixtureRequest) -> Iterator[Running]:
+    running = Running(request.param)
     yield running
     running.runner.resume()
     running.core.send(Shutdown())
@@ -83,7 +96,7 @@ def test_the_load_is_up_to_date_when_an_end_is_delivered(running: Running) -> No
     assert (load.running_requests, load.finished_requests, load.generated_tokens) == (0, 1, 5)
 
 
-def test_a_cancelled_request_ends_before_the_next_step(running: Running) -> None:
+def test_a_cancelled_request_ends_before_the_next_step_is_planned(running: Running) -> None:
     running.runner.hold()
     running.submit("a", [1], max_tokens=200)
     running.runner.allow(1)
@@ -92,7 +105,7 @@ def test_a_cancelled_request_ends_before_the_next_step(running: Running) -> None
     running.runner.resume()
     _, finished = running.until_finished("a")
     assert finished.reason is FinishReason.CANCELLED
-    assert running.runner.steps <= 2
+    assert running.runner.steps <= 3  # one had been launched behind the one that ran
 
 
 def test_an_idle_core_is_asleep(running: Running) -> None:
@@ -114,6 +127,25 @@ def test_a_failed_step_fails_its_requests_and_the_next_are_served(running: Runni
     assert "RuntimeError: out of luck" in finished.error
     running.submit("b", [2])
     assert running.until_finished("b")[0] == continuation([2], 8)
+    assert running.core.load.free_kv_blocks == running.core.load.total_kv_blocks
+
+
+def test_a_step_that_fails_late_fails_its_requests_and_the_others_go_on(running: Running) -> None:
+    running.runner.hold()
+    running.submit("a", [1])
+    running.submit("b", [2])
+    running.runner.allow(1)
+    running.outputs.get(timeout=10)
+    running.submit("c", [3])  # in no step yet, or at most in one behind the one that fails
+    running.runner.fail_collect = RuntimeError("out of luck")
+    running.runner.resume()
+    tokens, ends = running.until_all_finished("a", "b", "c")
+    assert [ends[name].reason for name in "abc"] == [
+        FinishReason.ERROR,
+        FinishReason.ERROR,
+        FinishReason.LENGTH,
+    ]
+    assert tokens["c"] == continuation([3], 8)
     assert running.core.load.free_kv_blocks == running.core.load.total_kv_blocks
 
 

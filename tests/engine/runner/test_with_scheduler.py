@@ -26,9 +26,9 @@ NUM_BLOCKS = 16
 
 
 def serve(
-    runner: LocalRunner, requests: list[Request], prefix_cache: bool = False
+    runner: LocalRunner, requests: list[Request], prefix_cache: bool = False, overlap: bool = False
 ) -> tuple[dict[str, list[int]], Scheduler]:
-    """Run requests to their end."""
+    """Run requests to their end; with `overlap`, each step is launched before the one before it completes."""
     info = runner.info
     pool = BlockPool(info.num_blocks, info.block_size)
     scheduler = Scheduler(
@@ -36,15 +36,24 @@ def serve(
         pool,
         prefix_cache=PrefixCache(pool) if prefix_cache else None,
     )
+    everyone: list[Request] = []
     for request in requests:
         scheduler.submit(request)
+        everyone += request.samples.members
+    launched = 0
     while scheduler.has_work:
         plan = scheduler.plan()
         if plan is not None:
             runner.launch(plan)
+            launched += 1
+        while launched > (1 if overlap and plan is not None else 0):
             scheduler.complete(runner.collect())
+            launched -= 1
         scheduler.take_outputs()
-    return {request.request_id: request.output_token_ids for request in requests}, scheduler
+    tokens: dict[str, list[int]] = {}
+    for request in everyone:
+        tokens.setdefault(request.request_id, []).extend(request.output_token_ids)
+    return tokens, scheduler
 
 
 def requests_with(sampling: list[SamplingParams]) -> list[Request]:
@@ -88,6 +97,10 @@ def test_requests_that_preempt_each_other_get_the_tokens_that_they_get_alone(tmp
     assert scheduler.counters.prefix_hit_tokens > 0
     assert scheduler.pool.num_free == NUM_BLOCKS
     assert resumed == together
+    ahead, scheduler = serve(runner, requests_with(sampling), prefix_cache=True, overlap=True)
+    assert scheduler.counters.preemptions > 0
+    assert scheduler.pool.num_free == NUM_BLOCKS
+    assert ahead == together
     alone: dict[str, list[int]] = {}
     for request in requests_with(sampling):
         alone |= serve(runner, [request])[0]
@@ -116,3 +129,20 @@ def test_a_shared_beginning_gives_the_tokens_that_computing_it_again_gives(
     computed, scheduler = serve(runner, requests())
     assert scheduler.counters.prefix_hit_tokens == 0
     assert shared == computed
+
+
+@pytest.mark.parametrize("prefix_cache", [True, False])
+def test_samples_that_share_a_prompt_get_the_tokens_that_each_gets_by_itself(
+    tmp_path: Path, prefix_cache: bool
+) -> None:
+    directory = write_checkpoint(tmp_path / "model")
+    runner = load_runner(EngineConfig(model=str(directory), device="cpu", max_running=8), ignore_progress)
+    prompt = torch.randint(3, 320, (45,), generator=torch.Generator().manual_seed(2)).tolist()
+    params = SamplingParams(temperature=0.9, seed=5, presence_penalty=0.5)
+    samples = Request("all", prompt, params, 30, num_samples=4)
+    together, _ = serve(runner, [samples], prefix_cache, overlap=True)
+    alone: list[int] = []
+    for index in range(4):
+        request = Request("alone", prompt, replace(params, sample_index=index), 30)
+        alone += serve(runner, [request])[0]["alone"]
+    assert together["all"] == alone

@@ -11,7 +11,7 @@ from tokenwire_engine.sampling.params import SamplingParams
 from tokenwire_engine.scheduler.outputs import Finished
 from tokenwire_engine.scheduler.plan import StepPlan
 from tokenwire_engine.scheduler.policy import make_policy
-from tokenwire_engine.scheduler.request import Request
+from tokenwire_engine.scheduler.request import FinishReason, Request
 from tokenwire_engine.scheduler.scheduler import Scheduler, SchedulerLimits
 
 
@@ -19,8 +19,10 @@ class Simulation:
     """Submits requests numbered 0, 1, 2, ...; their ids are those numbers, and their labels too.
 
     Attributes:
-        delivered: tokens delivered, by request.
-        finished: ends delivered, by request.
+        requests: all of them, each sample by itself.
+        delivered: tokens delivered, by request; only of its first sample.
+        samples: tokens delivered, by request and sample.
+        finished: last ends delivered, by request.
         now: seconds by the scheduler's clock; a step takes one.
     """
 
@@ -33,7 +35,9 @@ class Simulation:
         block_size: int = 16,
         policy: str = "fcfs",
         prefix_cache: bool = True,
+        overlap: bool = False,
     ) -> None:
+        """`overlap`: whether each step but the last is followed by another before it completes."""
         self.now = 0.0
         self.pool = BlockPool(num_blocks, block_size)
         self.policy = make_policy(policy)
@@ -49,7 +53,11 @@ class Simulation:
         self.runner = HashRunner(info)
         self.requests: list[Request] = []
         self.delivered: list[list[int]] = []
+        self.samples: list[dict[int, list[int]]] = []
         self.finished: dict[int, Finished] = {}
+        self._ends: dict[tuple[int, int], FinishReason] = {}
+        self._steps_ahead = 1 if overlap else 0
+        self._num_launched = 0
 
     def submit(
         self,
@@ -61,8 +69,9 @@ class Simulation:
         tenant: str = "",
         salt: str = "",
         timeout_s: float | None = None,
+        num_samples: int = 1,
     ) -> int:
-        number = len(self.requests)
+        number = len(self.delivered)
         request = Request(
             str(number),
             prompt,
@@ -76,45 +85,72 @@ class Simulation:
             tenant=tenant,
             cache=PrefixChain(("", salt)),
             deadline_s=None if timeout_s is None else self.now + timeout_s,
+            num_samples=num_samples,
         )
         self.scheduler.submit(request)
-        self.requests.append(request)
-        self.delivered.append([])
+        self.requests += request.samples.members or [request]
+        self.samples.append({sample: [] for sample in range(num_samples)})
+        self.delivered.append(self.samples[number][0])
         return number
 
     def step(self) -> StepPlan | None:
-        """One step, all of it."""
+        """The next step; when none is planned, those in flight complete."""
         plan = self.scheduler.plan()
         self.now += 1
         if plan is not None:
             self.runner.launch(plan)
-            self.scheduler.complete(self.runner.collect())
+            self._num_launched += 1
+        while self._num_launched > (0 if plan is None else self._steps_ahead):
+            self._complete()
         self.take_outputs()
         return plan
 
+    def _complete(self) -> None:
+        try:
+            result = self.runner.collect()
+        except RuntimeError as error:
+            self._num_launched = 0
+            self.scheduler.fail(str(error))
+        else:
+            self.scheduler.complete(result)
+            self._num_launched -= 1
+
+    def fail_next_step(self) -> None:
+        """Let the next step that is waited for fail."""
+        self.runner.fail_collect = RuntimeError("out of luck")
+
+    def is_whole(self, number: int, sample: int) -> bool:
+        """Whether a sample came to its own end."""
+        return self._ends[number, sample] in (FinishReason.LENGTH, FinishReason.STOP)
+
     def take_outputs(self) -> None:
         for channel, output in self.scheduler.take_outputs().items():
-            for label, token in zip(output.labels, output.token_ids, strict=True):
+            indices = output.sample_indices or [0] * len(output.labels)
+            for label, sample, token in zip(output.labels, indices, output.token_ids, strict=True):
                 assert label % 3 == channel
                 assert label not in self.finished, "a token after the end"
-                self.delivered[label].append(token)
+                self.samples[label][sample].append(token)
             for finished in output.finished:
-                assert finished.label not in self.finished, "a second end"
-                self.finished[finished.label] = finished
+                sample = finished.label, finished.sample_index
+                assert sample not in self._ends, "a second end"
+                self._ends[sample] = finished.reason
+                if finished.is_last:
+                    self.finished[finished.label] = finished
 
     def run(self, max_steps: int = 100_000) -> None:
         """Step until all is done."""
         for _ in range(max_steps):
-            if self.step() is None:
+            if self.step() is None and not self.scheduler.has_work:
                 break
         assert not self.scheduler.has_work, "requests are left after as many steps as they could need"
-        assert len(self.finished) == len(self.requests)
+        assert len(self.finished) == len(self.delivered)
         assert self.pool.num_free == self.pool.num_blocks
 
     def check(self) -> None:
         """Nobody but running requests holds blocks, each as often as it is in a table, and every other block
         is free or idle."""
-        tables = Counter(block for request in self.requests for block in request.table.blocks)
+        tables = Counter(block for request in self.requests for block in request.table.held)
         assert all(self.pool.holders(block) == tables[block] for block in range(self.pool.num_blocks))
         assert self.pool.num_free == self.pool.num_blocks - len(tables)
-        assert self.prefix_cache or max(tables.values(), default=1) == 1
+        shares = self.prefix_cache or any(request.num_samples > 1 for request in self.requests)
+        assert shares or max(tables.values(), default=1) == 1

@@ -1,6 +1,10 @@
+"""Whatever comes when, and whatever is set aside, cancelled, preempted, evicted or lost: every request gets
+its tokens exactly once, and nothing is left behind."""
+
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given, settings
@@ -10,79 +14,105 @@ from tests.engine.hash_runner import continuation
 from tests.engine.scheduler.simulation import Simulation
 from tokenwire_engine.scheduler.request import FinishReason
 
-REQUEST = st.tuples(
-    st.integers(1, 40),  # tokens of the prompt
-    st.integers(1, 30),  # max_tokens
-    st.integers(0, 60),  # the step before which it arrives
-    st.one_of(st.none(), st.integers(0, 60)),  # the step before which it is cancelled
-    st.integers(0, 5),  # tokens resumed
-    st.integers(0, 2),  # which beginning it shares with others
-    st.integers(-2, 2),  # priority
-    st.one_of(st.none(), st.integers(1, 80)),  # timeout in steps
+STEPS = 60
+"""Everything happens before one of so many steps; then the rest is served."""
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A request, and what becomes of it. Steps are those before which something happens."""
+
+    step: int
+    prompt_len: int
+    max_tokens: int
+    cancelled_at: int | None
+    num_resumed: int
+    family: int
+    """Which beginning it shares with others; its tenant, too."""
+    priority: int
+    timeout_s: int | None
+    """A step takes a second."""
+    stops_after: int | None
+    """The place in its first sample's output of a token that ends all of its samples."""
+    num_samples: int
+
+
+@dataclass(frozen=True)
+class Hold:
+    """A channel that is set aside for a while."""
+
+    channel: int
+    begins_at: int
+    ends_at: int
+
+
+steps = st.integers(0, STEPS)
+arrivals = st.builds(
+    Arrival,
+    step=steps,
+    prompt_len=st.integers(1, 40),
+    max_tokens=st.integers(1, 30),
+    cancelled_at=st.none() | steps,
+    num_resumed=st.integers(0, 5),
+    family=st.integers(0, 2),
+    priority=st.integers(-2, 2),
+    timeout_s=st.none() | st.integers(1, 80),
+    stops_after=st.none() | st.integers(0, 20),
+    num_samples=st.sampled_from([1, 1, 1, 2, 5]),
 )
+holds = st.builds(Hold, channel=st.integers(0, 2), begins_at=steps, ends_at=steps)
 
 
-HOLD = st.tuples(
-    st.integers(0, 2),  # the channel
-    st.integers(0, 60),  # the step before which it is put on hold
-    st.integers(0, 60),  # the step before which it goes on
-)
-
-
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(
-    trace=st.lists(REQUEST, min_size=1, max_size=25),
+    trace=st.lists(arrivals, min_size=1, max_size=25),
     num_blocks=st.integers(6, 30),
     max_running=st.integers(1, 8),
     max_step_tokens=st.integers(1, 40),
     block_size=st.sampled_from([8, 16]),
-    holds=st.lists(HOLD, max_size=4),
+    holds=st.lists(holds, max_size=4),
     policy=st.sampled_from(["fcfs", "priority", "fair"]),
     prefix_cache=st.booleans(),
-    resets=st.sets(st.integers(0, 60), max_size=2),
+    overlap=st.booleans(),
+    resets=st.sets(steps, max_size=2),
+    failures=st.sets(steps, max_size=2),
 )
 def test_every_request_gets_its_tokens_exactly_once_and_leaves_nothing_behind(
-    trace: list[tuple[int, int, int, int | None, int, int, int, int | None]],
+    trace: list[Arrival],
     num_blocks: int,
     max_running: int,
     max_step_tokens: int,
     block_size: int,
-    holds: list[tuple[int, int, int]],
+    holds: list[Hold],
     policy: str,
     prefix_cache: bool,
+    overlap: bool,
     resets: set[int],
+    failures: set[int],
 ) -> None:
-    simulation = Simulation(num_blocks, max_running, max_step_tokens, 256, block_size, policy, prefix_cache)
-    limit = simulation.scheduler.context_limit
-    expected: dict[int, list[int]] = {}
+    simulation = Simulation(
+        num_blocks, max_running, max_step_tokens, 256, block_size, policy, prefix_cache, overlap
+    )
+    expected: dict[int, dict[int, list[int]]] = {}
     cancels: dict[int, list[int]] = {}
-    for step in range(61):
-        for index, row in enumerate(trace):
-            prompt_len, max_tokens, arrival, cancel, num_resumed, family, priority, timeout = row
-            if arrival != step or prompt_len + num_resumed >= limit:
-                continue
-            prompt = [family] * (prompt_len * 3 // 4) + [index] * (prompt_len - prompt_len * 3 // 4)
-            whole = continuation(prompt, max(min(max_tokens, limit - prompt_len), num_resumed))
-            number = simulation.submit(
-                prompt,
-                max_tokens,
-                tuple(whole[:num_resumed]),
-                priority=priority,
-                tenant=str(family),
-                timeout_s=timeout,
-            )
-            expected[number] = whole[num_resumed:]
-            if cancel is not None:
-                cancels.setdefault(max(cancel, arrival), []).append(number)
+    for step in range(STEPS + 1):
+        for index, arrival in enumerate(trace):
+            if arrival.step == step and arrival.prompt_len + 5 < simulation.scheduler.context_limit:
+                number, tokens = submit(simulation, arrival, index)
+                expected[number] = tokens
+                if arrival.cancelled_at is not None:
+                    cancels.setdefault(max(arrival.cancelled_at, step), []).append(number)
         for number in cancels.get(step, ()):
             simulation.scheduler.cancel(str(number))
-        for channel, begin, end in holds:
-            if begin == step:
-                simulation.scheduler.hold(channel)
-            if end == step:
-                simulation.scheduler.resume(channel)
+        for hold in holds:
+            if hold.begins_at == step:
+                simulation.scheduler.hold(hold.channel)
+            if hold.ends_at == step:
+                simulation.scheduler.resume(hold.channel)
         if step in resets:
             simulation.scheduler.reset_prefix_cache()
+        if step in failures:
+            simulation.fail_next_step()
         tables = [(request, list(request.table.blocks), request.slot) for request in simulation.requests]
         simulation.step()
         simulation.check()
@@ -92,13 +122,43 @@ def test_every_request_gets_its_tokens_exactly_once_and_leaves_nothing_behind(
     for channel in range(3):
         simulation.scheduler.resume(channel)
     simulation.run()
-    for number, tokens in expected.items():
-        finished = simulation.finished[number]
-        if finished.reason in (FinishReason.CANCELLED, FinishReason.EXPIRED):
-            assert simulation.delivered[number] == tokens[: len(simulation.delivered[number])]
-        else:
-            assert finished.reason is FinishReason.LENGTH
-            assert simulation.delivered[number] == tokens
+    for number, samples in expected.items():
+        reason = simulation.finished[number].reason
+        is_whole = reason in (FinishReason.LENGTH, FinishReason.STOP)
+        assert is_whole or reason is not FinishReason.ERROR or failures
+        for sample, tokens in samples.items():
+            delivered = simulation.samples[number][sample]
+            assert delivered == (tokens if simulation.is_whole(number, sample) else tokens[: len(delivered)])
+
+
+def submit(simulation: Simulation, arrival: Arrival, index: int) -> tuple[int, dict[int, list[int]]]:
+    """Submit a request; its number, and by sample the tokens that are to be delivered."""
+    num_common = arrival.prompt_len * 3 // 4
+    prompt = [arrival.family] * num_common + [index] * (arrival.prompt_len - num_common)
+    num_resumed = arrival.num_resumed if arrival.num_samples == 1 else 0
+    room = simulation.scheduler.context_limit - len(prompt)
+    length = max(min(arrival.max_tokens, room), num_resumed)
+    samples = {sample: continuation(prompt, length, sample) for sample in range(arrival.num_samples)}
+    resumed = samples[0][:num_resumed]
+    stops: frozenset[int] = frozenset()
+    if arrival.stops_after is not None and num_resumed <= arrival.stops_after < length:
+        stops = frozenset([samples[0][arrival.stops_after]])
+    number = simulation.submit(
+        prompt,
+        arrival.max_tokens,
+        tuple(resumed),
+        stops.difference(resumed),
+        priority=arrival.priority,
+        tenant=str(arrival.family),
+        timeout_s=arrival.timeout_s,
+        num_samples=arrival.num_samples,
+    )
+    stops = stops.difference(resumed)
+    expected = {}
+    for sample, tokens in samples.items():
+        end = next((place for place, token in enumerate(tokens) if token in stops), len(tokens))
+        expected[sample] = tokens[num_resumed : end + 1]
+    return number, expected
 
 
 @pytest.mark.parametrize("policy", ["fcfs", "priority", "fair"])

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenwire.v1 import engine_pb2
+from tokenwire_engine.scheduler.outputs import ChannelOutput
 from tokenwire_engine.server import outbox as module
 from tokenwire_engine.server.outbox import MESSAGE_SIZE, FinishEvent, Outbox
 
@@ -57,7 +58,7 @@ def test_whatever_is_lost_and_sent_again_the_peer_gets_everything_once_in_order(
             assert isinstance(value, list)
             tokens = list(range(len(produced), len(produced) + len(value)))
             produced += zip(value, tokens, strict=True)
-            outbox.add_tokens(list(value), tokens)
+            outbox.add(ChannelOutput(list(value), tokens))
         elif action == "end":
             assert isinstance(value, int)
             ends.append(value)
@@ -92,7 +93,7 @@ def test_whatever_is_lost_and_sent_again_the_peer_gets_everything_once_in_order(
 
 def test_what_is_held_counts_until_it_is_acknowledged() -> None:
     outbox = Outbox(keep=True)
-    outbox.add_tokens([1, 2], [10, 20])
+    outbox.add(ChannelOutput([1, 2], [10, 20]))
     assert outbox.size == 2
     message = outbox.take(0)
     assert outbox.size == 2 + MESSAGE_SIZE
@@ -102,7 +103,7 @@ def test_what_is_held_counts_until_it_is_acknowledged() -> None:
 
 def test_without_keeping_a_message_is_forgotten_when_it_is_taken() -> None:
     outbox = Outbox(keep=False)
-    outbox.add_tokens([1, 2], [10, 20])
+    outbox.add(ChannelOutput([1, 2], [10, 20]))
     outbox.add_end(FinishEvent(slot=1))
     outbox.take(0)
     assert outbox.size == 0
@@ -111,9 +112,9 @@ def test_without_keeping_a_message_is_forgotten_when_it_is_taken() -> None:
 
 def test_a_message_sent_again_is_the_same() -> None:
     outbox = Outbox(keep=True)
-    outbox.add_tokens([1], [10])
+    outbox.add(ChannelOutput([1], [10]))
     first = outbox.take(7)
-    outbox.add_tokens([1], [11])
+    outbox.add(ChannelOutput([1], [11]))
     outbox.rewind(0)
     assert outbox.take(9) == first
     assert list(outbox.take(9).token_ids) == [11]
@@ -122,10 +123,19 @@ def test_a_message_sent_again_is_the_same() -> None:
 def test_only_steps_that_were_sent_can_be_acknowledged_and_none_is_taken_back() -> None:
     outbox = Outbox(keep=True)
     for token in range(3):
-        outbox.add_tokens([1], [token])
+        outbox.add(ChannelOutput([1], [token]))
         outbox.take(0)
     with pytest.raises(ValueError, match="is 4; the latest step sent is 3"):
         outbox.acknowledge(4)
     outbox.acknowledge(2)
     with pytest.raises(ValueError, match="is 1; step 2 was acknowledged"):
         outbox.rewind(1)
+
+
+def test_the_samples_of_tokens_come_once_one_of_them_is_not_the_first() -> None:
+    outbox = Outbox(keep=False)
+    outbox.add(ChannelOutput([1], [10]))
+    outbox.add(ChannelOutput([1, 2], [11, 20], sample_indices=[1, 0]))
+    assert list(outbox.take(0).sample_indices) == [0, 1, 0]
+    outbox.add(ChannelOutput([1], [12]))
+    assert not outbox.take(0).sample_indices

@@ -117,7 +117,8 @@ def test_top_k_beyond_the_vocabulary_keeps_every_token() -> None:
         ("repetition_penalty", [0.0, -1.0, math.inf, math.nan]),
         ("presence_penalty", [-2.5, 2.5, math.nan]),
         ("frequency_penalty", [-2.5, 2.5, -math.inf]),
-        ("num_samples", [0]),
+        ("num_samples", [0, 129]),
+        ("first_sample_index", [128]),
     ],
 )
 def test_sampling_parameters_out_of_range_are_refused(field: str, values: list[float]) -> None:
@@ -154,6 +155,7 @@ def test_sampling_parameters_out_of_range_are_refused(field: str, values: list[f
         ({"logprobs": LogprobOptions(num_logprobs=21)}, "logprobs.num_logprobs"),
         ({"logprobs": LogprobOptions(num_prompt_logprobs=21)}, "logprobs.num_prompt_logprobs"),
         ({"timeout_ms": 0}, "timeout_ms"),
+        ({"resumed_token_ids": [1], "sampling": SamplingParams(num_samples=2)}, "resumed_token_ids"),
         ({"context": RequestContext(priority=101)}, "context.priority"),
     ],
 )
@@ -170,7 +172,6 @@ def test_the_error_about_a_token_says_which_and_what_is_allowed() -> None:
 @pytest.mark.parametrize(
     ("fields", "at_fault"),
     [
-        ({"sampling": SamplingParams(num_samples=2)}, "sampling.num_samples"),
         ({"context": RequestContext(priority=-1)}, "context.priority"),
         ({"context": RequestContext(adapter="a")}, "context.adapter"),
     ],

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from tests.engine.hash_runner import HashRunner, continuation
+from tokenwire_engine.runner.background import BackgroundRunner
+from tokenwire_engine.sampling.params import SamplingParams
+from tokenwire_engine.scheduler.plan import PENDING, Admission, ScheduledTokens, StepPlan
+
+PROMPT = [1, 2, 3]
+
+
+def prefill(step: int = 0) -> StepPlan:
+    admission = Admission(0, SamplingParams(), PROMPT, [])
+    return StepPlan(step, admitted=[admission], scheduled=[ScheduledTokens(0, 0, PROMPT, [0], samples=True)])
+
+
+def decode(step: int) -> StepPlan:
+    row = ScheduledTokens(0, len(PROMPT) + step - 1, [PENDING], [], samples=True)
+    return StepPlan(step, scheduled=[row])
+
+
+def test_results_come_in_the_order_of_the_launches() -> None:
+    runner = BackgroundRunner(HashRunner())
+    runner.launch(prefill())
+    runner.launch(decode(1))
+    results = [runner.collect(), runner.collect()]
+    assert [result.step for result in results] == [0, 1]
+    assert [result.token_ids[0] for result in results] == continuation(PROMPT, 2)
+    runner.close()
+
+
+def test_a_launch_does_not_wait_for_the_step() -> None:
+    inner = HashRunner()
+    inner.hold()
+    runner = BackgroundRunner(inner)
+    runner.launch(prefill())
+    inner.resume()
+    assert runner.collect().token_ids == continuation(PROMPT, 1)
+    runner.close()
+
+
+def test_a_failure_loses_the_launches_behind_it_and_the_next_are_served() -> None:
+    inner = HashRunner()
+    runner = BackgroundRunner(inner)
+    inner.fail_next = RuntimeError("out of luck")
+    runner.launch(prefill(0))
+    runner.launch(decode(1))
+    with pytest.raises(RuntimeError, match="out of luck"):
+        runner.collect()
+    runner.launch(StepPlan(2, released=[0], admitted=prefill().admitted, scheduled=prefill().scheduled))
+    assert runner.collect().step == 2
+    runner.close()
+
+
+def test_close_ends_the_thread() -> None:
+    before = threading.active_count()
+    runner = BackgroundRunner(HashRunner())
+    runner.launch(prefill())
+    runner.close()
+    assert threading.active_count() == before
