@@ -42,7 +42,7 @@ class Trials:
     def __init__(self, tokenizer_json: Path, vocab_size: int, eos_token_ids: tuple[int, ...]) -> None:
         module = f"{__package__}.trial"
         numbers = map(str, (vocab_size, *eos_token_ids))
-        self._command = [sys.executable, "-m", module, str(tokenizer_json), *numbers]
+        self._command = [sys.executable, "-P", "-m", module, str(tokenizer_json), *numbers]
         self._starting = threading.Lock()
         self._control: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None

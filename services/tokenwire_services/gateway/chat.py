@@ -59,6 +59,11 @@ def chat_prompt(body: Conversation) -> tokenizer_pb2.ChatPrompt:
     )
     if isinstance(body.tool_choice, str):
         chat.tool_choice = body.tool_choice
+    elif body.tool_choice is not None:
+        chat.tool_choice = body.tool_choice.function.name
+    if body.parallel_tool_calls is not None:
+        chat.parallel_tool_calls = body.parallel_tool_calls
+    chat.reasoning_effort = body.reasoning_effort or ""
     if body.add_generation_prompt is not None:
         chat.add_generation_prompt = body.add_generation_prompt
     variables = dict(body.chat_template_kwargs or {})
@@ -96,4 +101,5 @@ def _tool(tool: Tool) -> tokenizer_pb2.ToolDefinition:
         name=function.name,
         description=function.description or "",
         parameters_json="" if parameters is None else json_text(parameters, "chat.tools"),
+        strict=bool(function.strict),
     )

@@ -48,7 +48,7 @@ class ChatOutput:
         elif generation.texts:
             events += self._before_text[index] + orjson.dumps(generation.take_text()) + self._after_text
         if generation.tool_calls:
-            calls = [_call_delta(delta) for delta in generation.tool_calls]
+            calls = [_call_delta(delta) for delta in _merged(generation.tool_calls)]
             events += self._event(index, {"tool_calls": calls})
             generation.tool_calls.clear()
         return events
@@ -114,6 +114,17 @@ def _about_prompt(generation: Generation) -> dict[str, Any]:
     if prompt.HasField("prompt_logprobs"):
         about["prompt_logprobs"] = prompt_logprobs(prompt)
     return about
+
+
+def _merged(deltas: Sequence[tokenizer_pb2.ToolCallDelta]) -> list[tokenizer_pb2.ToolCallDelta]:
+    """What arrived of each call in one piece."""
+    calls: list[tokenizer_pb2.ToolCallDelta] = []
+    for delta in deltas:
+        if calls and calls[-1].index == delta.index:
+            calls[-1].arguments_delta += delta.arguments_delta
+        else:
+            calls.append(delta)
+    return calls
 
 
 def _call_delta(delta: tokenizer_pb2.ToolCallDelta) -> dict[str, Any]:

@@ -110,6 +110,8 @@ def serve(
     session_grace_s: opt.SessionGraceS = 10.0,
     failover_timeout_s: opt.FailoverTimeoutS = 30.0,
     trust_request_chat_template: opt.TrustRequestChatTemplate = False,
+    tool_parser: opt.ToolParser = "auto",
+    reasoning_parser: opt.ReasoningParser = "auto",
     api_key: opt.ApiKey = None,
     api_key_file: opt.ApiKeyFile = None,
     cors_origin: opt.CorsOrigin = None,
@@ -151,6 +153,8 @@ def serve(
             metrics_port=tokenizer_metrics_port,
             failover_timeout_s=failover_timeout_s,
             trust_request_chat_template=trust_request_chat_template,
+            tool_parser=tool_parser,
+            reasoning_parser=reasoning_parser,
         )
         gateway_config = GatewayConfig(
             tokenizer=f"{LOOPBACK}:{tokenizer_port}",
@@ -233,6 +237,8 @@ def tokenizer(
     metrics_port: opt.MetricsPort = None,
     failover_timeout_s: opt.FailoverTimeoutS = 30.0,
     trust_request_chat_template: opt.TrustRequestChatTemplate = False,
+    tool_parser: opt.ToolParser = "auto",
+    reasoning_parser: opt.ReasoningParser = "auto",
     status_fd: opt.StatusFd = None,
     parent_pid: opt.ParentPid = None,
 ) -> int:
@@ -248,6 +254,8 @@ def tokenizer(
             metrics_port=metrics_port,
             failover_timeout_s=failover_timeout_s,
             trust_request_chat_template=trust_request_chat_template,
+            tool_parser=tool_parser,
+            reasoning_parser=reasoning_parser,
             status_fd=status_fd,
         )
     with _packages("tokenizer", "services"):

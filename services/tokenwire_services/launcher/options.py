@@ -120,6 +120,19 @@ TrustRequestChatTemplate = Annotated[
         "--trust-request-chat-template", help="Let requests bring a chat template of their own, sandboxed."
     ),
 ]
+ToolParser = Annotated[
+    str,
+    typer.Option(
+        help="How the model writes tool calls: auto (by its chat template), none, harmony, deepseek, "
+        "mistral, hermes, pythonic or llama3_json."
+    ),
+]
+ReasoningParser = Annotated[
+    str,
+    typer.Option(
+        help="How the model writes what it thinks: auto (by its chat template), none, think, harmony."
+    ),
+]
 
 # Addresses.
 Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for every interface.")]

@@ -78,11 +78,19 @@ def offers_tools(chat: tokenizer_pb2.ChatPrompt) -> bool:
     """Whether the model may call tools.
 
     Raises:
-        StatusError: UNIMPLEMENTED when it must call one.
+        StatusError: INVALID_ARGUMENT when it must call one that there is not.
     """
-    if chat.tool_choice not in ("", "auto", "none"):
-        raise unimplemented("chat.tool_choice")
-    return bool(chat.tools) and chat.tool_choice != "none"
+    choice = chat.tool_choice
+    if choice in ("", "auto", "none"):
+        return bool(chat.tools) and choice != "none"
+    if not chat.tools:
+        raise invalid_argument("chat.tool_choice", f"{choice!r}, without any tools; expected auto or none")
+    if choice != "required" and all(tool.name != choice for tool in chat.tools):
+        raise invalid_argument(
+            "chat.tool_choice",
+            f"{choice!r} is none of the tools; expected auto, none, required or a tool's name",
+        )
+    return True
 
 
 def _render(model: Model, config: TokenizerConfig, chat: tokenizer_pb2.ChatPrompt) -> RenderedChat:
@@ -205,15 +213,24 @@ def _tools(chat: tokenizer_pb2.ChatPrompt) -> list[dict[str, Any]]:
 
 
 def _variables(chat: tokenizer_pb2.ChatPrompt) -> dict[str, Any]:
+    variables = _effort(chat.reasoning_effort)
     if not chat.template_kwargs_json:
-        return {}
-    variables = _json_object(chat.template_kwargs_json, "chat.template_kwargs_json")
+        return variables
+    given = _json_object(chat.template_kwargs_json, "chat.template_kwargs_json")
     for name in _RESERVED_VARIABLES:
-        if name in variables:
+        if name in given:
             raise invalid_argument(
                 "chat.template_kwargs_json", f"{name!r} is set by the request's own fields"
             )
-    return variables
+    return variables | given
+
+
+def _effort(effort: str) -> dict[str, Any]:
+    """How hard to think, under the names that templates have for it."""
+    if not effort:
+        return {}
+    thinks = effort != "none"
+    return {"reasoning_effort": effort, "enable_thinking": thinks, "thinking": thinks}
 
 
 def _json_object(text: str, field: str) -> dict[str, Any]:

@@ -8,6 +8,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+TOOL_PARSERS = ("harmony", "deepseek", "mistral", "hermes", "pythonic", "llama3_json")
+REASONING_PARSERS = ("think", "harmony")
+
 
 @dataclass(slots=True, frozen=True)
 class TokenizerConfig:
@@ -35,6 +38,10 @@ class TokenizerConfig:
     """How long requests in flight wait for an engine that was lost; then they fail. 0: they fail at once."""
     trust_request_chat_template: bool = False
     """Whether requests may bring chat templates of their own."""
+    tool_parser: str = "auto"
+    """How the model writes tool calls: `auto` (by its chat template), `none` or a parser's name."""
+    reasoning_parser: str = "auto"
+    """How the model writes what it thinks: the same."""
     status_fd: int | None = None
     """File descriptor on which start-up progress is written, one JSON object a line."""
 
@@ -45,6 +52,12 @@ class TokenizerConfig:
             raise ValueError(
                 f"--engine was given {len(self.engines)} times; this version routes to one engine"
             )
+        for option, name, names in (
+            ("--tool-parser", self.tool_parser, TOOL_PARSERS),
+            ("--reasoning-parser", self.reasoning_parser, REASONING_PARSERS),
+        ):
+            if name not in ("auto", "none", *names):
+                raise ValueError(f"{option} is {name!r}; expected auto, none, {', '.join(names)}")
         for address in self.engines:
             host, _, port = address.rpartition(":")
             if not host or not port.isdigit() or not 0 < int(port) < 65536:

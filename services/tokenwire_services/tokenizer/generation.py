@@ -8,18 +8,19 @@ peer. Afterwards nothing more goes out.
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from tokenwire.v1 import engine_pb2, generation_pb2, tokenizer_pb2
 from tokenwire_services.tokenizer.detokenizer import Detokenizer
 from tokenwire_services.tokenizer.logprobs import TokenLogprobs
 from tokenwire_services.tokenizer.outbox import Finish
-from tokenwire_services.tokenizer.parsers.base import OutputParser, ParsedCall
+from tokenwire_services.tokenizer.parsers.base import CallArguments, CallBegin, OutputParser, Piece, Reasoning
+from tokenwire_services.tokenizer.parsers.choose import make_call_id
 from tokenwire_services.tokenizer.samples import Samples
 from tokenwire_services.tokenizer.stop_strings import StopStrings
 
+_ToolCallDelta = tokenizer_pb2.ToolCallDelta
 _NO_TOKEN = -1
 
 
@@ -36,6 +37,9 @@ class Generation:
     """Whether text goes out in details, together with what it was made of, rather than in columns."""
     stop_strings: StopStrings | None = None
     parser: OutputParser | None = None
+    make_call_id: Callable[[], str] = make_call_id
+    hidden_token_ids: frozenset[int] = frozenset()
+    """Tokens that the text goes without."""
     return_token_ids: bool = False
     include_stop_token: bool = False
     """Whether the text of the token that ended the generation belongs to the output."""
@@ -68,6 +72,8 @@ class Generation:
             return
         if self.logprobs is not None:
             self.logprobs.take(token_id)
+        if token_id in self.hidden_token_ids:
+            return
         text = self.detokenizer.push(token_id)
         if text is None:
             return
@@ -124,33 +130,35 @@ class Generation:
         else:
             self._send(text, [])
 
-    def _write_pieces(self, pieces: Sequence[str | ParsedCall]) -> None:
+    def _write_pieces(self, pieces: Sequence[Piece]) -> None:
         for piece in pieces:
-            if isinstance(piece, str):
-                self._send(piece, [])
-            else:
-                call = tokenizer_pb2.ToolCallDelta(
-                    index=self._num_calls,
-                    id=f"call_{uuid.uuid4().hex[:24]}",
-                    name=piece.name,
-                    arguments_delta=piece.arguments_json,
-                )
-                self._num_calls += 1
-                self._send("", [call])
+            match piece:
+                case str():
+                    self._send(piece, [])
+                case Reasoning(text):
+                    self._send("", [], text)
+                case CallBegin(name):
+                    self._num_calls += 1
+                    self._send("", [self._call_delta(id=self.make_call_id(), name=name)])
+                case CallArguments(text):
+                    self._send("", [self._call_delta(arguments_delta=text)])
 
-    def _send(self, text: str, tool_calls: Sequence[tokenizer_pb2.ToolCallDelta]) -> None:
-        """Put text and tool calls into the outbox, with the tokens behind them.
+    def _call_delta(self, id: str = "", name: str = "", arguments_delta: str = "") -> _ToolCallDelta:  # noqa: A002
+        return _ToolCallDelta(index=self._num_calls - 1, id=id, name=name, arguments_delta=arguments_delta)
 
-        All in one detail where details were asked for; otherwise text is a plain delta, and only a tool call
-        needs a detail.
+    def _send(self, text: str, tool_calls: Sequence[_ToolCallDelta], reasoning: str = "") -> None:
+        """Put text, reasoning and tool calls into the outbox, with the tokens behind them.
+
+        All in one detail where details were asked for; otherwise text is a plain delta, and only the others
+        need a detail.
         """
         samples = self.samples
-        if not (tool_calls or self.in_details):
+        if not (tool_calls or reasoning or self.in_details):
             samples.outbox.add_text(samples.slot, text, self._uncounted)
             self._uncounted = 0
             return
         detail = tokenizer_pb2.TokenizerGenerateResponse(
-            text_delta=text, tool_calls=tool_calls, sample_index=self.index
+            text_delta=text, tool_calls=tool_calls, reasoning_delta=reasoning, sample_index=self.index
         )
         if self.in_details:
             samples.report_prompt()

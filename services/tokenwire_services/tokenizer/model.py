@@ -43,6 +43,10 @@ class Model:
     control_tokens: ControlTokens
     special_tokens: Mapping[str, str]
     """"bos_token", "eos_token", ... as text."""
+    added_tokens: Mapping[str, int]
+    """By text: the tokens that are looked for before a text is split up, control tokens among them."""
+    special_token_ids: Mapping[str, int]
+    """Those of them that decoding leaves out, unless it is told not to."""
 
 
 async def fetch_files(stub: engine_pb2_grpc.EngineAsyncStub, timeout_s: float) -> dict[str, bytes]:
@@ -93,6 +97,7 @@ def load_model(info: engine_pb2.GetModelResponse, files: Mapping[str, bytes]) ->
             template = ChatTemplate(source, special_tokens)
         except ChatTemplateError as error:
             problem = f"the model's chat template cannot be used: {error}"
+    added = tokenizer.get_added_tokens_decoder()
     return Model(
         info,
         tokenizer,
@@ -102,6 +107,8 @@ def load_model(info: engine_pb2.GetModelResponse, files: Mapping[str, bytes]) ->
         TokenBytes(tokenizer),
         ControlTokens(tokenizer, [source] if isinstance(source, str) else source.values()),
         special_tokens,
+        {token.content: token_id for token_id, token in added.items()},
+        {token.content: token_id for token_id, token in added.items() if token.special},
     )
 
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 
-from tokenwire.status import CONTEXT_LENGTH_EXCEEDED, invalid_argument, not_found, unavailable, unimplemented
+from tokenwire.status import CONTEXT_LENGTH_EXCEEDED, invalid_argument, not_found, unavailable
 from tokenwire.v1 import engine_pb2, generation_pb2, tokenizer_pb2
 from tokenwire_services.tokenizer.bad_words import encode_bad_words
-from tokenwire_services.tokenizer.chat import encode_chat, offers_tools, render_chat
+from tokenwire_services.tokenizer.chat import encode_chat, render_chat
 from tokenwire_services.tokenizer.config import TokenizerConfig
 from tokenwire_services.tokenizer.detokenizer import Detokenizer
 from tokenwire_services.tokenizer.engine_link import EngineLink
@@ -22,11 +22,11 @@ from tokenwire_services.tokenizer.generation import Generation
 from tokenwire_services.tokenizer.logprobs import TokenLogprobs
 from tokenwire_services.tokenizer.model import Model
 from tokenwire_services.tokenizer.outbox import Outbox
-from tokenwire_services.tokenizer.parsers import hermes
 from tokenwire_services.tokenizer.prompt import check_token_ids, encode
 from tokenwire_services.tokenizer.prompt_report import PromptReport
 from tokenwire_services.tokenizer.samples import Samples
 from tokenwire_services.tokenizer.stop_strings import StopStrings
+from tokenwire_services.tokenizer.structure import Structure, hidden_token_ids, structure_of
 
 MAX_SAMPLES = 128
 MAX_STOP_STRINGS = 16
@@ -76,11 +76,14 @@ async def start(
             f"shorten it to {limit - 1} tokens or less",
             CONTEXT_LENGTH_EXCEEDED,
         )
-    samples = _samples(model, request, prompt, slot, outbox)
+    structure = structure_of(model, config, request, prompt.given or "")
+    samples = _samples(model, request, prompt, structure, slot, outbox)
     if link.model.fingerprint != model.fingerprint:
         raise unavailable("the engine was replaced by another while the prompt was encoded; try again", 0.0)
     session = link.session
-    engine_slot = session.submit(engine_request(model, request, prompt.token_ids), samples)
+    engine_slot = session.submit(
+        engine_request(model, request, prompt.token_ids, structure.constraint), samples
+    )
     return Running(session, engine_slot, samples)
 
 
@@ -88,6 +91,7 @@ def _samples(
     model: Model,
     request: tokenizer_pb2.TokenizerGenerateRequest,
     prompt: _Prompt,
+    structure: Structure,
     slot: int,
     outbox: Outbox,
 ) -> Samples:
@@ -101,21 +105,28 @@ def _samples(
             prompt.text(model) if request.return_prompt_text else None,
             model.token_bytes if logprobs.HasField("num_prompt_logprobs") else None,
         )
-    samples = Samples(slot, outbox, len(prompt.token_ids), prompt.field, report)
-    tools = request.WhichOneof("prompt") == "chat" and offers_tools(request.chat)
+    fields = {"prompt_token_ids": prompt.field}
+    if structure.constraint_field != "constraint":
+        fields["constraint.grammar"] = structure.constraint_field
+    samples = Samples(slot, outbox, len(prompt.token_ids), fields, report)
     skip_special_tokens = not request.HasField("skip_special_tokens") or request.skip_special_tokens
     num_samples = request.sampling.num_samples if request.sampling.HasField("num_samples") else 1
     wants_logprobs = logprobs.HasField("num_logprobs")
+    hidden = hidden_token_ids(model, structure.marks)
     samples.generations += [
         Generation(
             samples=samples,
             index=index,
             in_details=num_samples > 1 or report is not None or wants_logprobs,
-            detokenizer=Detokenizer(model.tokenizer, prompt.token_ids, skip_special_tokens),
+            detokenizer=Detokenizer(
+                model.tokenizer, prompt.token_ids, skip_special_tokens and hidden is None
+            ),
+            hidden_token_ids=(hidden or frozenset()) if skip_special_tokens else frozenset(),
             stop_strings=StopStrings(request.stop_strings, request.include_stop_string)
             if request.stop_strings
             else None,
-            parser=hermes.HermesParser() if tools else None,
+            parser=None if structure.make_parser is None else structure.make_parser(),
+            make_call_id=structure.make_call_id,
             return_token_ids=request.return_token_ids,
             include_stop_token=request.include_stop_string,
             min_tokens=request.stop.min_tokens,
@@ -140,7 +151,10 @@ def resolve_model(link: EngineLink, name: str) -> Model:
 
 
 def engine_request(
-    model: Model, request: tokenizer_pb2.TokenizerGenerateRequest, prompt_token_ids: list[int]
+    model: Model,
+    request: tokenizer_pb2.TokenizerGenerateRequest,
+    prompt_token_ids: list[int],
+    constraint: generation_pb2.Constraint | None,
 ) -> engine_pb2.GenerateRequest:
     """The request in the engine's terms.
 
@@ -164,8 +178,8 @@ def engine_request(
     result.sampling.bad_words.extend(
         generation_pb2.TokenIds(ids=ids) for ids in encode_bad_words(model, request.bad_words)
     )
-    if request.HasField("constraint"):
-        result.constraint.CopyFrom(request.constraint)
+    if constraint is not None:
+        result.constraint.CopyFrom(constraint)
     if request.HasField("context"):
         result.context.CopyFrom(request.context)
     return result
@@ -217,7 +231,6 @@ async def _encode_prompt(
             return _Prompt(token_ids, "prompt", request.text)
         case "chat":
             chat = await render_chat(model, config, request.chat)
-            _check_tools(model, request.chat)
             return _Prompt(await encode_chat(model, chat, max_bytes), "chat.messages", chat.text)
         case "token_ids":
             token_ids = list(request.token_ids.ids)
@@ -225,10 +238,3 @@ async def _encode_prompt(
             return _Prompt(token_ids, "prompt")
         case _:
             raise invalid_argument("prompt", "missing; expected text, chat or token_ids")
-
-
-def _check_tools(model: Model, chat: tokenizer_pb2.ChatPrompt) -> None:
-    """Raise UNIMPLEMENTED when tools are offered to a model whose calls nothing here can parse."""
-    template = model.chat_template
-    if template is not None and offers_tools(chat) and hermes.OPEN not in template.source(with_tools=True):
-        raise unimplemented("chat.tools")

@@ -6,6 +6,7 @@ one is the request's, and carries its usage. An error, or the peer, ends all of 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -27,8 +28,8 @@ class Samples:
     """The peer's number for the request."""
     outbox: Outbox
     num_prompt_tokens: int
-    prompt_field: str = "prompt"
-    """What the prompt is called in the peer's request."""
+    fields: Mapping[str, str] = field(default_factory=dict)
+    """What fields of the engine's request are called in the peer's."""
     prompt_report: PromptReport | None = None
     """What is to be said of the prompt, until it was."""
     generations: list[Generation] = field(default_factory=list)
@@ -88,6 +89,7 @@ class Samples:
             for generation in self.generations:
                 generation.finished = True
             self.prompt_report = None
-            error = at_field(error, "prompt_token_ids", self.prompt_field)
+            for engine_field, name in self.fields.items():
+                error = at_field(error, engine_field, name)
             finish = Finish(generation_pb2.FINISH_REASON_ERROR, generation_pb2.Usage(), error=error)
             self.outbox.finish(self.slot, finish)

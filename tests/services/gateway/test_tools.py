@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import openai
 import pytest
@@ -71,3 +72,44 @@ async def test_the_tools_are_offered_as_they_were_described(
     assert (chat.tools[0].name, chat.tools[0].description) == ("weather", "Now.")
     assert json.loads(chat.tools[0].parameters_json) == PARAMETERS
     assert chat.tool_choice == "none"
+
+
+@pytest.mark.parametrize(
+    ("choice", "sent"),
+    [
+        ("required", "required"),
+        ({"type": "function", "function": {"name": "weather"}}, "weather"),
+    ],
+)
+async def test_what_must_be_called_reaches_the_tokenizer(
+    client: openai.AsyncOpenAI, tokenizer: FakeTokenizer, choice: Any, sent: str
+) -> None:
+    tools: list[Any] = [{"type": "function", "function": {**TOOLS[0]["function"], "strict": True}}]
+    await client.chat.completions.create(
+        model=MODEL, messages=ASK, tools=tools, tool_choice=choice, parallel_tool_calls=False
+    )
+    chat = tokenizer.requests[0].chat
+    assert chat.tool_choice == sent
+    assert chat.tools[0].strict
+    assert chat.HasField("parallel_tool_calls")
+    assert not chat.parallel_tool_calls
+
+
+async def test_what_arrives_of_a_call_together_is_one_piece(client: openai.AsyncOpenAI) -> None:
+    """As OpenAI streams them: the first piece of a call has its id and name, the others arguments alone."""
+    stream = await client.chat.completions.create(model=MODEL, messages=ASK, tools=TOOLS, stream=True)
+    names: dict[int, list[str | None]] = {}
+    async for chunk in stream:
+        pieces = chunk.choices[0].delta.tool_calls or []
+        assert len({piece.index for piece in pieces}) == len(pieces)
+        for piece in pieces:
+            assert piece.function is not None
+            names.setdefault(piece.index, []).append(piece.function.name)
+    assert all(first == "weather" and not any(others) for first, *others in names.values())
+
+
+async def test_the_effort_to_think_reaches_the_tokenizer(
+    client: openai.AsyncOpenAI, tokenizer: FakeTokenizer
+) -> None:
+    await client.chat.completions.create(model=MODEL, messages=ASK, reasoning_effort="low")
+    assert tokenizer.requests[0].chat.reasoning_effort == "low"

@@ -64,7 +64,7 @@ class FunctionDefinition(Strict):
     name: Annotated[str, Field(min_length=1, max_length=256)]
     description: str | None = None
     parameters: Annotated[dict[str, Any] | None, Field(description="JSON Schema of the parameters.")] = None
-    strict: Annotated[bool | None, only(False)] = None
+    strict: Annotated[bool | None, Field(description="Keep arguments to the schema.")] = None
 
 
 class Tool(Strict):
@@ -74,12 +74,39 @@ class Tool(Strict):
     function: FunctionDefinition
 
 
+class FunctionName(Strict):
+    """Names a function."""
+
+    name: Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class NamedToolChoice(Strict):
+    """The tool that must be called."""
+
+    type: Literal["function"]
+    function: FunctionName
+
+
 class Conversation(Strict):
     """A conversation, and how it becomes a prompt."""
 
     messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
     tools: Annotated[list[Tool] | None, Field(fail_fast=True)] = None
-    tool_choice: Annotated[str | dict[str, Any] | None, only("auto", "none")] = None
+    tool_choice: Annotated[
+        Literal["auto", "none", "required"] | NamedToolChoice | None,
+        Field(description="Whether a tool may be called, or must be, or which one."),
+    ] = None
+    parallel_tool_calls: Annotated[
+        bool | None, Field(description="Whether an answer may have several calls; default true.")
+    ] = None
+    reasoning_effort: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            max_length=32,
+            description="How hard a model that reasons should do so: none, low, medium, high, ...",
+        ),
+    ] = None
     add_generation_prompt: Annotated[
         bool | None, Field(description="End the prompt with the header of the answer; default true.")
     ] = None
@@ -109,11 +136,9 @@ class ChatCompletionRequest(GenerationRequest, Conversation):
         int | None, Field(ge=0, le=MAX_LOGPROBS, description="Alternatives to return with each token.")
     ] = None
 
-    parallel_tool_calls: Annotated[bool | None, only(True)] = None
     modalities: Annotated[list[str] | None, only(["text"])] = None
     audio: Annotated[dict[str, Any] | None, only()] = None
     prediction: Annotated[dict[str, Any] | None, only()] = None
-    reasoning_effort: Annotated[str | None, only()] = None
     verbosity: Annotated[str | None, only()] = None
     web_search_options: Annotated[dict[str, Any] | None, only()] = None
     functions: Annotated[list[Any] | None, only()] = None

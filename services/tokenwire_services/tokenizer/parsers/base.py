@@ -1,4 +1,8 @@
-"""What every output parser is: text in pieces in, text and tool calls out, nothing lost."""
+"""What every output parser is: text in pieces in; text, reasoning and tool calls out, nothing lost.
+
+The result does not depend on how the text was cut into pieces. A parser holds back what may still become
+markup, and no more; what turns out not to be the model's syntax comes out as the text that it was.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +11,45 @@ from typing import Protocol
 
 
 @dataclass(slots=True, frozen=True)
-class ParsedCall:
-    """A tool call that the model wrote."""
+class Reasoning:
+    """More of what the model thinks before it answers."""
+
+    text: str
+
+
+@dataclass(slots=True, frozen=True)
+class CallBegin:
+    """A tool call begins. Its arguments follow, until the next piece that is none of them."""
 
     name: str
-    arguments_json: str
-    """A JSON object, as text."""
+
+
+@dataclass(slots=True, frozen=True)
+class CallArguments:
+    """More of the arguments of the latest call: a JSON object, as text."""
+
+    text: str
+
+
+Piece = str | Reasoning | CallBegin | CallArguments
 
 
 class OutputParser(Protocol):
-    """One request's parser."""
+    """One sample's parser."""
 
-    def push(self, text: str) -> list[str | ParsedCall]:
-        """Take the next piece of output; return what is complete, in order."""
+    def push(self, text: str) -> list[Piece]:
+        """Take the next piece of output; return what is known to be what, in order."""
 
-    def flush(self) -> list[str | ParsedCall]:
+    def flush(self) -> list[Piece]:
         """The output ended; return all that was held back."""
+
+
+def overlap_any(text: str, marks: tuple[str, ...]) -> int:
+    """Length of the longest end of `text` with which one of the marks begins, without being all of it."""
+    longest = 0
+    for mark in marks:
+        for size in range(min(len(mark) - 1, len(text)), longest, -1):
+            if text.endswith(mark[:size]):
+                longest = size
+                break
+    return longest

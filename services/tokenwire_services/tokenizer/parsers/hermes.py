@@ -1,73 +1,91 @@
-"""Tool calls as Hermes and Qwen write them: `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`.
-
-A call is held back until it is complete, since only then is it known to be one: what turns out to be broken
-comes out as the text that it was.
-"""
+"""Tool calls as Hermes and Qwen write them: `<tool_call>{"name": ..., "arguments": {...}}</tool_call>`."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 
-from tokenwire_services.tokenizer.parsers.base import ParsedCall
-from tokenwire_services.tokenizer.stop_strings import overlap
+from tokenwire_services.tokenizer.parsers.base import Piece, overlap_any
+from tokenwire_services.tokenizer.parsers.json_call import JsonCall
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 
 
 @dataclass(slots=True)
 class HermesParser:
-    """Parses one request's output. White space beside a call belongs to the call's syntax."""
+    """Parses one sample's output. White space beside a call belongs to the call's syntax."""
 
     _held: str = field(default="", init=False)
-    _calls: int = field(default=0, init=False)
+    _call: JsonCall | None = field(default=None, init=False)
+    """The call that is being read."""
+    _mark: str = field(default="", init=False)
+    """Its opening tag, with the white space before it."""
+    _awaits_close: bool = field(default=False, init=False)
+    """Whether a call's end tag is still to come."""
+    _num_calls: int = field(default=0, init=False)
 
-    def push(self, text: str) -> list[str | ParsedCall]:
-        """Take the next piece of output; return the text and calls that are complete, in order."""
+    def push(self, text: str) -> list[Piece]:
+        """Take the next piece of output; return what is known to be what, in order."""
         self._held += text
-        pieces: list[str | ParsedCall] = []
-        while (begin := self._held.find(OPEN)) >= 0 and (end := self._held.find(CLOSE, begin)) >= 0:
-            end += len(CLOSE)
-            self._take(begin, end, self._held[begin + len(OPEN) : end - len(CLOSE)], pieces)
-        ready = begin if begin >= 0 else len(self._held) - overlap(self._held, OPEN)
-        ready = len(self._held[:ready].rstrip())
-        if ready:
-            pieces.append(self._held[:ready])
-            self._held = self._held[ready:]
+        pieces: list[Piece] = []
+        while self._advance(pieces):
+            pass
         return pieces
 
-    def flush(self) -> list[str | ParsedCall]:
-        """The output ended: a call that lacks only its end tag, or the text that was held back."""
-        pieces: list[str | ParsedCall] = []
-        begin = self._held.find(OPEN)
-        if begin >= 0:
-            self._take(begin, len(self._held), self._held[begin + len(OPEN) :], pieces)
-        if self._held and not (self._calls and self._held.isspace()):
-            pieces.append(self._held)
-        self._held = ""
-        return pieces
+    def flush(self) -> list[Piece]:
+        """The output ended: what was held back is text, but for a call's own white space."""
+        held, self._held = self._held, ""
+        if self._call is not None and not self._call.is_call:
+            held = self._mark + self._call.held + held
+        elif self._awaits_close and CLOSE.startswith(held.strip()):
+            held = ""
+        self._call = None
+        return [held] if held and not (self._num_calls and held.isspace()) else []
 
-    def _take(self, begin: int, end: int, body: str, pieces: list[str | ParsedCall]) -> None:
-        """Move what was held back up to `end`, whose call begins at `begin`, to `pieces`."""
-        call = parse_call(body)
-        before = self._held[:begin].rstrip() if call else self._held[:end]
+    def _advance(self, pieces: list[Piece]) -> bool:
+        """Take one thing off what is held; False when it takes more text to tell what it is."""
+        if self._call is not None:
+            return self._read_call(self._call, pieces)
+        marks = (OPEN, CLOSE) if self._awaits_close else (OPEN,)
+        places = [(self._held.find(mark), mark) for mark in marks if mark in self._held]
+        if not places:
+            ready = len(self._held[: len(self._held) - overlap_any(self._held, marks)].rstrip())
+            if ready:
+                pieces.append(self._held[:ready])
+                self._held = self._held[ready:]
+            return False
+        at, mark = min(places)
+        before = self._held[:at].rstrip()
         if before:
             pieces.append(before)
-        if call:
-            pieces.append(call)
-            self._calls += 1
-        self._held = self._held[end:]
+        if mark == OPEN:
+            self._call, self._mark = JsonCall(stray="<"), self._held[len(before) : at + len(mark)]
+        self._held = self._held[at + len(mark) :]
+        self._awaits_close = False
+        return True
 
+    def _read_call(self, call: JsonCall, pieces: list[Piece]) -> bool:
+        text, self._held = self._held, ""
+        if not text:
+            return False
+        if not call.is_call and not (call.held + text).lstrip().startswith("{"):
+            if (call.held + text).isspace():
+                call.held += text
+                return False
+            self._give_up(call, text, pieces)
+            return True
+        rest = call.push(text, pieces)
+        if rest is None:
+            return False
+        if not call.is_call:
+            self._give_up(call, rest, pieces)
+            return True
+        self._call, self._held = None, rest
+        self._num_calls += 1
+        self._awaits_close = True
+        return True
 
-def parse_call(body: str) -> ParsedCall | None:
-    """The call that the text between the tags is, None if it is none."""
-    try:
-        call = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(call, dict):
-        return None
-    name, arguments = call.get("name"), call.get("arguments", {})
-    if not isinstance(name, str) or not name or not isinstance(arguments, dict):
-        return None
-    return ParsedCall(name, json.dumps(arguments, ensure_ascii=False))
+    def _give_up(self, call: JsonCall, rest: str, pieces: list[Piece]) -> None:
+        """It was no call: the text of its tag is text, and what follows may hold the next one."""
+        self._call = None
+        pieces.append(self._mark)
+        self._held = call.held + rest
