@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PEERS := llama.cpp vllm
 GOOGLE_APIS = $(shell $(BIN)/python -c "import google.rpc, pathlib; print(pathlib.Path(next(iter(google.rpc.__path__))).parent.parent)")
 
-.PHONY: install serve test test-all lint format protos bench bench-peers bench-scheduler clean
+.PHONY: install serve test test-all lint format protos bench bench-peers bench-scheduler bench-stream clean
 
 install: $(STAMP)
 
@@ -52,6 +52,10 @@ build/peers/%/.installed: benchmarks/peers/%.txt
 	test -x $(@D)/.venv/bin/python || $(PYTHON) -m venv $(@D)/.venv
 	$(@D)/.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<
 	touch $@
+
+# Beside vLLM's server where `make bench-peers` has set it up.
+bench-stream: install
+	$(BIN)/python -m benchmarks.stream $(if $(wildcard build/peers/vllm/.installed),--vllm 64 256) $(ARGS)
 
 bench-scheduler: install
 	$(BIN)/python -m benchmarks.scheduler $(ARGS)

@@ -1,6 +1,7 @@
 """An engine that replays a text's tokens at a set rate: what remains is the cost of the token path.
 
-A real process speaking the real protocol (sessions only), with a real checkpoint's tokenizer and no model.
+A real process speaking the real protocol (sessions only), with a real checkpoint's tokenizer and no model. A
+request's first token comes at once, so that the time to it is what the path to the engine and back takes.
 
     python -m benchmarks.replay_engine CHECKPOINT --port N --step-ms 20
 """
@@ -9,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -31,7 +34,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class ReplayEngine(engine_pb2_grpc.EngineServicer):
-    """Answers every request of a session with the same tokens, one a step."""
+    """Answers every request of a session with the same tokens: the first at once, then one a step."""
 
     def __init__(self, checkpoint: Path, step_s: float) -> None:
         self._checkpoint = checkpoint
@@ -85,21 +88,32 @@ class ReplayEngine(engine_pb2_grpc.EngineServicer):
     ) -> AsyncIterator[engine_pb2.SessionResponse]:
         live: dict[int, list[int]] = {}  # slot: [tokens sent, tokens to send, prompt tokens]
         self._commands_received = 0
-        reader = asyncio.create_task(self._read(requests, live))
+        news = asyncio.Event()
+        reader = asyncio.create_task(self._read(requests, live, news))
         try:
             opened = engine_pb2.SessionResponse.Opened(grace_period_ms=0)
             yield engine_pb2.SessionResponse(opened=opened)
             step = 0
+            next_step = time.monotonic() + self._step_s
             while not reader.done():
-                await asyncio.sleep(self._step_s)
-                if live:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(news.wait(), max(0.0, next_step - time.monotonic()))
+                news.clear()
+                is_due = time.monotonic() >= next_step
+                due = {slot: row for slot, row in live.items() if is_due or not row[0]}
+                if due:
                     step += 1
-                    yield self._step(step, live)
+                    yield self._step(step, due, live)
+                if is_due:
+                    next_step = max(next_step + self._step_s, time.monotonic())
         finally:
             reader.cancel()
 
     async def _read(
-        self, requests: AsyncIterator[engine_pb2.SessionRequest], live: dict[int, list[int]]
+        self,
+        requests: AsyncIterator[engine_pb2.SessionRequest],
+        live: dict[int, list[int]],
+        news: asyncio.Event,
     ) -> None:
         async for message in requests:
             match message.WhichOneof("command"):
@@ -107,20 +121,23 @@ class ReplayEngine(engine_pb2_grpc.EngineServicer):
                     self._commands_received += 1
                     request = message.submit.request
                     live[message.submit.slot] = [0, request.stop.max_tokens, len(request.prompt_token_ids)]
+                    news.set()
                 case "cancel":
                     self._commands_received += 1
                     live.pop(message.cancel.slot, None)
 
-    def _step(self, step: int, live: dict[int, list[int]]) -> engine_pb2.SessionResponse:
-        """One token for every live request."""
+    def _step(
+        self, step: int, due: dict[int, list[int]], live: dict[int, list[int]]
+    ) -> engine_pb2.SessionResponse:
+        """One token for every request that is due."""
         text = self._tokens
         response = engine_pb2.SessionResponse(
             step=step,
-            slots=list(live),
-            token_ids=[text[row[0] % len(text)] for row in live.values()],
+            slots=list(due),
+            token_ids=[text[row[0] % len(text)] for row in due.values()],
             commands_received=self._commands_received,
         )
-        for slot, row in list(live.items()):
+        for slot, row in due.items():
             row[0] += 1
             if row[0] >= row[1]:
                 usage = generation_pb2.Usage(prompt_tokens=row[2], completion_tokens=row[0])

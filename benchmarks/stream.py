@@ -1,42 +1,54 @@
-"""What a streamed token costs on its way out: gateway and tokenizer, over HTTP, beside a replaying engine.
+"""What a streamed token costs on its way out, through gateway and tokenizer, and through vLLM's API server.
 
-    python -m benchmarks.stream --streams 1 64 256
+    python -m benchmarks.stream --streams 1 64 256 1024 --vllm 64 256
 
-CPU time is the operating system's account of each process. The load generator reads sockets and counts
-events; it parses no JSON.
+CPU time is the operating system's account of each process. An engine that replays tokens answers a request's
+first token at once, so the time to it is what gateway and tokenizer add; a gap between two tokens is the
+engine's step and what was added to it. Of vLLM it is the API server that is measured, which does what gateway
+and tokenizer do; its engine, in processes of its own, runs a tiny model.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import statistics
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import psutil
+import uvloop
 
-from benchmarks import machine
+from benchmarks import load
+from benchmarks.peers import vllm_server
 from benchmarks.ports import free_port
+from benchmarks.report import RESULTS, percentile, table, write_report
 
-RESULTS = Path(__file__).parent / "results"
 CHECKPOINT = Path(__file__).parent.parent / "models" / "demo" / "checkpoint"
+SERVICES = ("gateway", "tokenizer")
+VLLM = "vLLM's API server"
 
 
 @dataclass(slots=True)
 class Point:
-    """One number of streams."""
+    """One number of streams at one server."""
 
+    server: str
     streams: int
     tokens_per_s: float
     cpu_us_per_token: dict[str, float]
+    """By process."""
     first_token_ms: float
-    """Median time from sending a request to its first byte of text, the engine's step included."""
+    """Median time from sending a request to its first text."""
+    gap_ms: list[float]
+    """Median and 99th percentile of the time between two pieces of a stream."""
+
+    @property
+    def total(self) -> float:
+        return sum(self.cpu_us_per_token.values())
 
 
 @dataclass(slots=True)
@@ -51,17 +63,11 @@ class Stack:
         engine, tokenizer = free_port(), free_port()
         command = [sys.executable, "-m", "tokenwire_services.launcher"]
         replay = [sys.executable, "-m", "benchmarks.replay_engine", str(CHECKPOINT)]
+        link = ["--tokenizer", f"127.0.0.1:{tokenizer}", "--port", str(self.port)]
         for name, arguments in {
             "engine": [*replay, "--port", str(engine), "--step-ms", str(self.step_ms)],
             "tokenizer": [*command, "tokenizer", "--engine", f"127.0.0.1:{engine}", "--port", str(tokenizer)],
-            "gateway": [
-                *command,
-                "gateway",
-                "--tokenizer",
-                f"127.0.0.1:{tokenizer}",
-                "--port",
-                str(self.port),
-            ],
+            "gateway": [*command, "gateway", *link],
         }.items():
             self.processes[name] = subprocess.Popen(arguments, stdout=subprocess.DEVNULL)
         return self
@@ -74,11 +80,12 @@ class Stack:
 
     def cpu_seconds(self) -> dict[str, float]:
         """CPU time that each service has used so far."""
-        seconds = {}
-        for name in ("gateway", "tokenizer"):
-            times = psutil.Process(self.processes[name].pid).cpu_times()
-            seconds[name] = times.user + times.system
-        return seconds
+        return {name: _cpu_seconds(psutil.Process(self.processes[name].pid)) for name in SERVICES}
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 async def wait_until_served(port: int) -> None:
@@ -97,99 +104,108 @@ async def wait_until_served(port: int) -> None:
             await asyncio.sleep(0.1)
 
 
-async def stream(port: int, tokens: int) -> float:
-    """One streamed completion; seconds to its first text."""
-    body = json.dumps(
-        {
-            "model": "replay",
-            "prompt": "Say something.",
-            "max_tokens": tokens,
-            "ignore_eos": True,
-            "stream": True,
-        }
-    ).encode()
-    head = (
-        "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-    )
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    begin = time.perf_counter()
-    writer.write(head.encode() + body)
-    first = 0.0
-    tail = b""
-    while chunk := await reader.read(65536):
-        if not first and b"data: " in chunk:
-            first = time.perf_counter() - begin
-        tail = (tail + chunk)[-64:]
-    writer.close()
-    if b"data: [DONE]" not in tail:
-        raise RuntimeError(f"the stream ended with {tail!r}")
-    return first
-
-
-async def measure(stack: Stack, streams: int, tokens: int) -> Point:
-    """`streams` concurrent completions of `tokens` tokens each."""
-    await asyncio.gather(*(stream(stack.port, 8) for _ in range(streams)))  # connections, caches
-    before, begin = stack.cpu_seconds(), time.perf_counter()
-    first = await asyncio.gather(*(stream(stack.port, tokens) for _ in range(streams)))
-    seconds, after = time.perf_counter() - begin, stack.cpu_seconds()
-    total = streams * tokens
+async def measure(
+    server: str,
+    port: int,
+    model: str,
+    streams: int,
+    options: argparse.Namespace,
+    cpu_seconds: Callable[[], dict[str, float]],
+) -> Point:
+    """`streams` at a time, twice, of `options.tokens` tokens each."""
+    await load.run(port, model, streams, 1, 8, 0.1)  # connections, caches
+    spread_s = options.tokens * options.step_ms / 1000
+    before = cpu_seconds()
+    seen = await load.run(port, model, streams, 2, options.tokens, spread_s)
+    after = cpu_seconds()
     return Point(
+        server,
         streams,
-        total / seconds,
-        {name: (after[name] - before[name]) / total * 1e6 for name in after},
-        statistics.median(first) * 1000,
+        seen.tokens / seen.seconds,
+        {name: (after[name] - before[name]) / seen.tokens * 1e6 for name in after},
+        statistics.median(seen.first_text_s) * 1000,
+        [statistics.median(seen.gaps_s) * 1000, percentile(seen.gaps_s, 99) * 1000],
     )
 
 
-def table(points: list[Point]) -> str:
-    """The report as a Markdown table."""
-    lines = [
-        "| streams | tokens/s | gateway, CPU µs/token | tokenizer, CPU µs/token | both | first token, ms |",
-        "|---|---|---|---|---|---|",
-    ]
+def measure_services(options: argparse.Namespace) -> list[Point]:
+    """Gateway and tokenizer, at each number of streams."""
+
+    async def run(stack: Stack) -> list[Point]:
+        await wait_until_served(stack.port)
+        return [
+            await measure("tokenwire", stack.port, "replay", streams, options, stack.cpu_seconds)
+            for streams in options.streams
+        ]
+
+    with Stack(options.step_ms) as stack:
+        return uvloop.run(run(stack))
+
+
+def measure_vllm(options: argparse.Namespace) -> list[Point]:
+    """vLLM's API server, at each number of streams that it is asked for."""
+    if not options.vllm:
+        return []
+    with vllm_server.start() as server:
+
+        def cpu_seconds() -> dict[str, float]:
+            return {VLLM: _cpu_seconds(server.api_server)}
+
+        async def run() -> list[Point]:
+            return [
+                await measure("vllm", server.port, "peer", streams, options, cpu_seconds)
+                for streams in options.vllm
+            ]
+
+        return uvloop.run(run())
+
+
+def report(points: list[Point]) -> str:
+    """The points as a Markdown table, with the ratio to vLLM where both were measured."""
+    rows = []
     for point in points:
-        gateway, tokenizer = point.cpu_us_per_token["gateway"], point.cpu_us_per_token["tokenizer"]
-        lines.append(
-            f"| {point.streams} | {point.tokens_per_s:.0f} | {gateway:.1f} | {tokenizer:.1f} "
-            f"| {gateway + tokenizer:.1f} | {point.first_token_ms:.1f} |"
+        costs = point.cpu_us_per_token
+        peers = [other.total for other in points if other.server != point.server == "tokenwire"
+                 and other.streams == point.streams]  # fmt: skip
+        rows.append(
+            [
+                point.server,
+                str(point.streams),
+                f"{point.tokens_per_s:.0f}",
+                *(f"{costs[name]:.1f}" if name in costs else "" for name in SERVICES),
+                f"{point.total:.1f}",
+                f"{point.total / peers[0]:.2f}" if peers else "",
+                f"{point.first_token_ms:.1f}",
+                f"{point.gap_ms[0]:.1f}",
+                f"{point.gap_ms[1]:.1f}",
+            ]
         )
-    return "\n".join(lines)
+    header = ["server", "streams", "tokens/s", "gateway, CPU µs/token", "tokenizer, CPU µs/token", "all"]
+    header += ["of vLLM's", "first token, ms", "gap, ms", "gap p99, ms"]
+    return table(header, rows)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print the table, write it beside its raw data."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.stream", description=__doc__)
-    parser.add_argument("--streams", type=int, nargs="+", default=[1, 64, 256])
-    parser.add_argument("--tokens", type=int, default=256, help="tokens per stream")
-    parser.add_argument("--step-ms", type=float, default=20.0, help="pause between two engine steps")
+    parser.add_argument("--streams", type=int, nargs="+", default=[1, 64, 256, 1024])
+    parser.add_argument("--vllm", type=int, nargs="*", default=[], help="streams to measure vLLM's server at")
+    parser.add_argument("--tokens", type=int, default=128, help="tokens per stream")
+    parser.add_argument("--step-ms", type=float, default=50.0, help="pause between two engine steps")
     parser.add_argument("--output", type=Path, default=RESULTS / "stream")
     options = parser.parse_args(arguments)
 
-    async def run(stack: Stack) -> list[Point]:
-        await wait_until_served(stack.port)
-        return [await measure(stack, streams, options.tokens) for streams in options.streams]
-
-    with Stack(options.step_ms) as stack:
-        points = asyncio.run(run(stack))
-    host = machine.describe()
+    points = measure_services(options) + measure_vllm(options)
+    vllm = f" --vllm {' '.join(map(str, options.vllm))}" if options.vllm else ""
     command = (
-        f"python -m benchmarks.stream --streams {' '.join(map(str, options.streams))}"
+        f"python -m benchmarks.stream --streams {' '.join(map(str, options.streams))}{vllm}"
         f" --tokens {options.tokens} --step-ms {options.step_ms:g}"
     )
-    report: dict[str, Any] = {
-        "machine": host,
-        "command": command,
-        "points": [asdict(point) for point in points],
-    }
-    options.output.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
     text = (
-        f"# Streaming\n\nCost of the token path, the engine replaying one token a request every"
-        f" {options.step_ms:g} ms; `{command}`\n\n"
-        f"{', '.join(f'{key} {value}' for key, value in host.items())}\n\n{table(points)}\n"
+        f"The engine replays a token of each stream every {options.step_ms:g} ms, the first one at once.\n\n"
+        + report(points)
     )
-    options.output.with_suffix(".md").write_text(text)
-    print(text)
+    write_report(options.output, "Streaming", command, text, {"points": [asdict(point) for point in points]})
 
 
 if __name__ == "__main__":
