@@ -1,0 +1,51 @@
+"""LiteLLM, told that the stack is an OpenAI-compatible server."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import litellm
+import pytest
+
+from tests.e2e.conftest import KEY
+from tests.e2e.integrations.test_openai_package import ASK, WEATHER
+
+FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
+
+
+@pytest.fixture
+def server(stack) -> dict[str, Any]:
+    """What every call is told."""
+    return {"model": "openai/tokenwire-demo", "api_base": stack.url, "api_key": KEY, "temperature": 0}
+
+
+def test_a_chat_is_answered(server):
+    answer = litellm.completion(messages=FRANCE, **server)
+    assert "Paris" in answer.choices[0].message.content
+    assert answer.usage.completion_tokens > 0
+
+
+async def test_a_chat_is_streamed(server):
+    stream = await litellm.acompletion(messages=FRANCE, stream=True, **server)
+    text = "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+    assert "Paris" in text
+
+
+def test_a_tool_is_called(server):
+    answer = litellm.completion(messages=[ASK], tools=[WEATHER], **server)
+    (call,) = answer.choices[0].message.tool_calls
+    assert json.loads(call.function.arguments) == {"city": "Oslo"}
+
+
+def test_a_text_is_completed(server):
+    server["model"] = "text-completion-openai/tokenwire-demo"
+    answer = litellm.text_completion(prompt="Once upon a time", max_tokens=8, **server)
+    assert answer.choices[0].text
+
+
+def test_errors_are_litellms_own(server):
+    with pytest.raises(litellm.NotFoundError):
+        litellm.completion(messages=FRANCE, **{**server, "model": "openai/gpt-99"})
+    with pytest.raises(litellm.BadRequestError):
+        litellm.completion(messages=FRANCE, **{**server, "temperature": -1})

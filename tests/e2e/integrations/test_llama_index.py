@@ -1,0 +1,53 @@
+"""LlamaIndex's OpenAILike."""
+
+from __future__ import annotations
+
+import pytest
+from llama_index.core.llms import ChatMessage
+from llama_index.core.tools import FunctionTool
+from llama_index.llms.openai_like import OpenAILike
+
+from tests.e2e.conftest import KEY
+
+FRANCE = [ChatMessage(role="user", content="What is the capital of France?")]
+
+
+def get_weather(city: str) -> str:
+    """Get the current weather in a city."""
+    return f"7 degrees and rain in {city}"
+
+
+@pytest.fixture
+def model(stack) -> OpenAILike:
+    return OpenAILike(
+        model="tokenwire-demo",
+        api_base=stack.url,
+        api_key=KEY,
+        is_chat_model=True,
+        is_function_calling_model=True,
+        context_window=1024,
+        temperature=0,
+        max_retries=0,
+    )
+
+
+def test_a_chat_is_answered(model):
+    assert "Paris" in model.chat(FRANCE).message.content
+
+
+def test_a_chat_is_streamed(model):
+    pieces = [piece.delta or "" for piece in model.stream_chat(FRANCE)]
+    assert "Paris" in "".join(pieces)
+    assert len(pieces) > 3
+
+
+async def test_a_chat_is_streamed_asynchronously(model):
+    pieces = [piece.delta or "" async for piece in await model.astream_chat(FRANCE)]
+    assert "Paris" in "".join(pieces)
+
+
+def test_a_tool_is_called(model):
+    tools = [FunctionTool.from_defaults(get_weather)]
+    answer = model.chat_with_tools(tools, user_msg="What is the weather in Oslo?")
+    (call,) = model.get_tool_calls_from_response(answer)
+    assert (call.tool_name, call.tool_kwargs) == ("get_weather", {"city": "Oslo"})
