@@ -80,6 +80,16 @@ async def until(engine: EngineServer, condition: Callable[[engine_pb2.GetLoadRes
             await asyncio.sleep(0.01)
 
 
+async def run_until(
+    engine: EngineServer, runner: HashRunner, condition: Callable[[engine_pb2.GetLoadResponse], bool]
+) -> None:
+    """Compute steps, one by one, until the load is as the condition says."""
+    async with asyncio.timeout(20):
+        while not condition(await load_of(engine)):
+            runner.allow(1)
+            await asyncio.sleep(0.005)
+
+
 def is_idle(load: engine_pb2.GetLoadResponse) -> bool:
     """Whether no request is left, and every block is free."""
     return load.running_requests + load.waiting_requests == 0 and load.free_kv_blocks == load.total_kv_blocks
@@ -214,10 +224,10 @@ async def test_a_second_engine_goes_on_with_what_a_drained_one_hands_back(
             runner.hold()
             for slot in range(32):
                 await peer.submit(slot, request([slot], 300))
-            runner.allow(40)
-            await until(first, lambda load: load.generated_tokens > 32 * 10)
+            await run_until(first, runner, lambda load: load.running_requests == 32)
             draining = asyncio.create_task(drain(first, timeout_ms=0))
             await until(first, lambda load: load.draining)
+            await asyncio.sleep(0.1)
             await peer.submit(32, request([32], 300))  # the first engine does not admit it any more
             runner.resume()
             assert (await draining).handed_back_requests == 32
@@ -245,10 +255,10 @@ async def test_requests_go_on_at_the_same_engine_when_it_admits_them_again(
         runner.hold()
         for slot in range(4):
             await peer.submit(slot, request([slot], 200))
-        runner.allow(20)
-        await until(engine, lambda load: load.generated_tokens > 4)
+        await run_until(engine, runner, lambda load: load.running_requests == 4)
         draining = asyncio.create_task(drain(engine, timeout_ms=0))
         await until(engine, lambda load: load.draining)
+        await asyncio.sleep(0.1)
         runner.resume()
         assert (await draining).handed_back_requests == 4
         await peer.cancel(0)
@@ -271,10 +281,10 @@ async def test_requests_that_a_drained_engine_handed_back_wait_no_longer_than_th
         await peer.open()
         runner.hold()
         await peer.submit(0, request([1], 200))
-        runner.allow(2)
-        await until(engine, lambda load: load.generated_tokens > 0)
+        await run_until(engine, runner, lambda load: load.generated_tokens > 0)
         draining = asyncio.create_task(drain(engine, timeout_ms=0))
         await until(engine, lambda load: load.draining)
+        await asyncio.sleep(0.1)
         runner.resume()
         await draining
         ended = (await peer.finish(1))[0]
