@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks import chunking, offline, prefix, stream
+from benchmarks import chunking, offline, overlap, prefix, stream
 
 if __name__ == "__main__":
-    for benchmark in (offline, stream, prefix, chunking):
+    for benchmark in (offline, stream, prefix, chunking, overlap):
         benchmark.main([])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import chunking, offline, prefix, scheduler, stream
+from benchmarks import chunking, offline, overlap, prefix, scheduler, stream
 
 RESULTS = Path("benchmarks/results")
 
@@ -77,6 +77,17 @@ def test_what_a_long_prompt_does_to_others_is_measured_by_step_size(tmp_path: Pa
     assert [variant["step_tokens"] for variant in variants] == ["258", "32"]
     assert all(gaps for variant in variants for gaps in variant["gaps_s"])
     assert "| 258, the whole prompt |" in report.with_suffix(".md").read_text()
+
+
+@pytest.mark.slow
+def test_what_overlap_is_worth_is_measured_on_the_same_tokens(tmp_path: Path) -> None:
+    report = tmp_path / "overlap"
+    sizes = ["--models", "llama-10m", "--requests", "1", "3", "--output-tokens", "8"]
+    overlap.main([*sizes, "--rounds", "1", "--output", str(report)])
+    points = json.loads(report.with_suffix(".json").read_text())["points"]
+    assert [point["requests"] for point in points] == [1, 3]
+    assert all(point["same_tokens"] for point in points)
+    assert "| model | requests | overlap on, tok/s | off, tok/s |" in report.with_suffix(".md").read_text()
 
 
 def test_every_policy_serves_the_whole_trace(tmp_path: Path) -> None:
