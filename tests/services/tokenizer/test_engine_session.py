@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenwire.v1 import engine_pb2, generation_pb2
+from tokenwire_engine.scheduler.outputs import ChannelOutput
 from tokenwire_engine.server.finish import handed_back
 from tokenwire_engine.server.outbox import FinishEvent, Outbox
 from tokenwire_services.tokenizer import engine_session, outbox
@@ -88,7 +89,7 @@ class Engine:
     def step(self) -> None:
         for slot, sent in list(self.live.items()):
             if sent < NUM_TOKENS:
-                self.outbox.add_tokens([slot], [sent])
+                self.outbox.add(ChannelOutput([slot], [sent]))
                 self.live[slot] += 1
             if self.live[slot] == NUM_TOKENS:
                 self._end(slot, generation_pb2.FINISH_REASON_LENGTH)
