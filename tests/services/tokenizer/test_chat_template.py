@@ -93,7 +93,80 @@ PARTS = (
     "{% for message in messages %}{{ message.role }}: {% if message.content is string %}{{ message.content }}"
     "{% else %}{% for part in message.content %}[{{ part.text }}]{% endfor %}{% endif %}\n{% endfor %}"
 )
+ROLES_RENAMED = (
+    "{{ bos_token }}"
+    "{% if messages[0].role == 'system' %}{{ raise_exception('No system messages') }}{% endif %}"
+    "{% for m in messages if m.content %}{% set who = {'assistant': 'model'}.get(m.role, m.role) %}"
+    "<start_of_turn>{{ who }}\n{{ m.content | trim }}<end_of_turn>\n{% endfor %}"
+    "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
+LAST_QUESTION = """\
+{%- set ns = namespace(last=0, searching=true) %}
+{%- for message in messages[::-1] %}
+    {%- set index = messages | length - 1 - loop.index0 %}
+    {%- if ns.searching and message.role == 'user' %}
+        {%- set ns.searching = false %}
+        {%- set ns.last = index %}
+    {%- endif %}
+{%- endfor %}
+{%- for message in messages %}
+    {%- set text = message.content or '' %}
+    {%- if message.role == 'assistant' and loop.index0 > ns.last %}
+        {{- '<think>\n' ~ (message.reasoning_content | default('', true)).strip('\n') ~ '\n</think>\n' }}
+    {%- elif '</think>' in text %}
+        {%- set text = text.split('</think>')[-1].lstrip('\n') %}
+    {%- endif %}
+    {{- '[%s|%02d]' % (message.role, loop.index) ~ text.rstrip() }}{{ '' if loop.last else '\n' }}
+{%- endfor %}
+"""
+DOCUMENTS = """\
+{% if documents %}<docs count="{{ documents | length }}">
+{% for doc in documents | sort(attribute='title') -%}
+{{ loop.index }}. {{ doc.title | upper }}: {{ doc.text | replace('\n', ' ') }}
+{% endfor %}</docs>
+{% endif %}
+{% for message in messages | selectattr('role', 'ne', 'system') %}
+{{ loop.cycle('>', '<') }} {{ message['content'] | default('-', true) }}
+{% else %}nothing
+{% endfor %}"""
+TOOLS_AS_TEXT = """\
+{%- macro describe(tool) %}
+{{- tool.name }}({% for name, schema in tool.parameters.properties | items %}
+{{- name }}: {{ schema.type | default('any') }}{{ ', ' if not loop.last }}
+{%- endfor %}) - {{ tool.description }}
+{%- endmacro %}
+{%- if tools is not none %}{% for tool in tools %}{{ describe(tool.function) }}
+{% endfor %}{{ tools | map(attribute='function.name') | join(', ') }}
+{{ tools | tojson(indent=2) }}
+{% endif %}
+{%- for m in messages %}
+{%- if m.tool_calls is defined %}
+{%- for c in m.tool_calls %}{{ c.function | tojson }}{{ c['id'][-1:] }}{% endfor %}
+{%- else %}{{ m['role'] | capitalize }}: {{ m['content'] }}{{ eos_token }}
+{% endif %}
+{%- endfor %}"""
+BLOCKS = """\
+{% set header %}[{{ messages | map(attribute='role') | unique | list | join('/') }}]{% endset %}
+{{ header }}
+{% for a, b in messages | batch(2) | map('list') | selectattr(1, 'defined') %}
+{{ a.role }}+{{ b.role }};{% endfor %}
+{% filter upper %}{% for m in messages %}{{ m.content | string | truncate(20) }}|{% endfor %}{% endfilter %}
+{% with n = messages | length %}{{ n }}{{ 'odd' if n is odd else 'even' }}{{ n ** 2 // 3 % 5 }}{% endwith %}
+{# a comment #}{% raw %}{{ raw }}{% endraw %}{{ messages[0].missing.deeper is defined }}
+"""
+DATED_WITH_TOOLS = (
+    "{% set date = strftime_now('%d %b %Y') %}{{ bos_token }}Cutting Knowledge Date: {{ date }}\n"
+    "{% macro turn(role) %}<{{ role }}>{{ caller() }}</{{ role }}>\n{% endmacro %}"
+    "{% for m in messages %}{% call turn(m.role) %}{{ m.content | e }}{% endcall %}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
 TEMPLATES = {
+    "roles renamed": ROLES_RENAMED,
+    "last question": LAST_QUESTION,
+    "documents": DOCUMENTS,
+    "tools as text": TOOLS_AS_TEXT,
+    "blocks": BLOCKS,
+    "calls": DATED_WITH_TOOLS,
     "chatml with tools": CHATML_WITH_TOOLS,
     "llama 2": LLAMA_2,
     "llama 3": LLAMA_3,
@@ -169,15 +242,35 @@ def test_a_conversation_renders_as_with_transformers(
     assert we_render(source, messages, **options) == expected
 
 
-def test_tools_render_as_with_transformers(tokenizer: Tokenizer) -> None:
-    messages = CONVERSATIONS["tool call"]
-    options: dict[str, Any] = {"tools": TOOLS, "add_generation_prompt": True}
+@pytest.mark.parametrize("template", ["chatml with tools", "tools as text"])
+def test_tools_render_as_with_transformers(template: str, tokenizer: Tokenizer) -> None:
+    source, messages = TEMPLATES[template], CONVERSATIONS["tool call"]
 
-    expected = transformers_renders(tokenizer, CHATML_WITH_TOOLS, messages, **options)
+    expected = transformers_renders(tokenizer, source, messages, tools=TOOLS)
 
     assert expected is not None
-    assert "<Köln>" in expected
-    assert we_render(CHATML_WITH_TOOLS, messages, **options) == expected
+    assert "Köln" in expected
+    assert we_render(source, messages, tools=TOOLS) == expected
+
+
+def test_documents_render_as_with_transformers(tokenizer: Tokenizer) -> None:
+    documents = [{"title": "b", "text": "two\nlines"}, {"title": "a", "text": "<one>"}]
+
+    expected = transformers_renders(tokenizer, DOCUMENTS, [USER, ASSISTANT], documents=documents)
+
+    assert expected is not None
+    assert expected.startswith('<docs count="2">\n1. A: <one>\n2. B: two lines')
+    assert we_render(DOCUMENTS, [USER, ASSISTANT], variables={"documents": documents}) == expected
+
+
+def test_most_templates_render_most_conversations(tokenizer: Tokenizer) -> None:
+    rendered = [
+        we_render(source, messages) is not None
+        for source in TEMPLATES.values()
+        for messages in CONVERSATIONS.values()
+    ]
+    assert len(TEMPLATES) >= 12
+    assert rendered.count(True) > 0.7 * len(rendered)
 
 
 @pytest.mark.parametrize("final", ["I think ", "  I think\n", "I think"])

@@ -112,6 +112,40 @@ def test_any_text_comes_back_without_half_a_character(kind: str, text: str) -> N
 
 _TOKENIZERS: dict[str, Tokenizer] = {}
 
+GRAPHEMES = [
+    "🙂",
+    "👩\u200d👩\u200d👧",
+    "🇳🇴",
+    "e\u0301",
+    "ก็",
+    "한",
+    "\u0301",
+    "\u200d",
+    "\ufe0f",
+    "ß",
+    "\x00",
+]
+WORDS = [" ", "  ", "the", "a", "\n", "<s>", "▁"]
+words = st.lists(st.sampled_from(GRAPHEMES + WORDS) | st.text(max_size=4), max_size=15)
+
+
+@settings(deadline=None)
+@given(words=words, data=st.data())
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_text_may_be_cut_into_prompt_and_output_anywhere(
+    kind: str, words: list[str], data: st.DataObject
+) -> None:
+    tokenizer = _TOKENIZERS.setdefault(kind, KINDS[kind]())
+    token_ids = tokenizer.encode("".join(words), add_special_tokens=False).ids
+    cut = data.draw(st.integers(0, len(token_ids)))
+    prompt, output = token_ids[:cut], token_ids[cut:]
+
+    pieces = pieces_of(tokenizer, prompt, output)
+
+    before = tokenizer.decode(prompt)
+    if not before.endswith("\ufffd"):  # else it ends within a character, which the output completes
+        assert before + "".join(pieces) == tokenizer.decode(token_ids)
+
 
 @settings(deadline=None)
 @given(data=st.data())
