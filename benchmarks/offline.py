@@ -35,10 +35,14 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure, print the report, write it beside its raw data."""
     options = parse(arguments)
     model = model_path(options.model)
-    comparisons = [measure(model, name, members, options) for name, members in options.contenders.items()]
     command = "python -m benchmarks.offline " + shlex.join(sys.argv[1:] if arguments is None else arguments)
     output = options.output or RESULTS / f"offline-{Path(options.model).name}"
-    offline_report.write(output, command.strip(), model, options.rounds, comparisons)
+    comparisons: list[Comparison] = []
+    for name, members in options.contenders.items():
+        comparisons.append(measure(model, name, members, options))
+        # After each class, so that a run that is cut short leaves what it has.
+        offline_report.write(output, command.strip(), model, options.rounds, comparisons)
+    print(output.with_suffix(".md").read_text())
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -19,7 +19,7 @@ median share of the CPUs that other processes took meanwhile."""
 
 
 def write(output: Path, command: str, model: Path, rounds: int, comparisons: list[Comparison]) -> None:
-    """Write `<output>.json`, `<output>.md` and `<output>.png`; print the page."""
+    """Write `<output>.json`, `<output>.md` and `<output>.png`."""
     host = machine.describe()
     num_weights = shapes.weights_read_per_token(model)
     report = {
@@ -48,9 +48,7 @@ def write(output: Path, command: str, model: Path, rounds: int, comparisons: lis
     ]
     for comparison in comparisons:
         page += ["", f"## {comparison.precision_class}", "", table(comparison, num_weights)]
-    text = "\n".join(page) + "\n"
-    output.with_suffix(".md").write_text(text)
-    print(text)
+    output.with_suffix(".md").write_text("\n".join(page) + "\n")
     plot(comparisons, output.with_suffix(".png"))
 
 
