@@ -272,6 +272,33 @@ async def test_requests_go_on_at_the_same_engine_when_it_admits_them_again(
         assert output(peer)[0][-10:] == continuation([9], 10)
 
 
+async def test_all_samples_of_a_request_go_on_after_a_drain(
+    start_engine: StartEngine, runner: HashRunner
+) -> None:
+    engine = await start_engine(lambda *_: runner)
+    async for service in start_service(engine):
+        peer = Peer(service.stub.Session())
+        await peer.open()
+        runner.hold()
+        await peer.submit(0, request([1], 200, num_samples=3, seed=5))
+        await run_until(engine, runner, lambda load: load.running_requests == 3)
+        draining = asyncio.create_task(drain(engine, timeout_ms=0))
+        await until(engine, lambda load: load.draining)
+        await asyncio.sleep(0.1)
+        runner.resume()
+        assert (await draining).handed_back_requests == 1
+        await undrain(engine)
+        samples: dict[int, list[int]] = defaultdict(list)
+        ends = 0
+        while ends < 3:
+            message = await peer.read()
+            ends += len(message.finished)
+        for message in peer.messages:
+            for detail in message.details:
+                samples[detail.response.sample_index] += detail.response.token_ids
+        assert samples == {number: continuation([1], 200, number) for number in range(3)}
+
+
 async def test_requests_that_a_drained_engine_handed_back_wait_no_longer_than_the_failover_takes(
     start_engine: StartEngine, runner: HashRunner
 ) -> None:
