@@ -44,6 +44,8 @@ class EngineConfig:
     """Whether the next step is planned and launched while the device computes the one before it."""
     kv_cache_memory: int | None = None
     """Bytes for the KV cache. None: chosen from the memory that is free."""
+    host_cache_memory: int | None = None
+    """Bytes of host memory for blocks that the prefix cache has to give up. None: they are lost."""
     gpu_memory_utilization: float = 0.9
     """Share of the device's memory that weights, activations and KV cache together may take."""
     metrics_host: str = "127.0.0.1"
@@ -72,6 +74,7 @@ class EngineConfig:
             ("--max-running", self.max_running),
             ("--max-step-tokens", self.max_step_tokens),
             ("--kv-cache-memory", self.kv_cache_memory),
+            ("--host-cache-memory", self.host_cache_memory),
         ):
             if value is not None and value < 1:
                 raise ValueError(f"{option} is {value}; expected at least 1")

@@ -15,6 +15,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tokenwire_engine.kv_cache.block_table import num_out_of_sight
 from tokenwire_engine.runner.base import ModelInfo
 from tokenwire_engine.sampling.params import SamplingParams
 from tokenwire_engine.scheduler.plan import PENDING, StepPlan, StepResult
@@ -51,6 +52,8 @@ def model_info(**changes: object) -> ModelInfo:
         "block_size": 16,
         "num_blocks": 64,
         "max_step_tokens": 64,
+        "window": 0,
+        "num_host_blocks": 0,
         "default_sampling": SamplingParams(temperature=0.5),
     }
     return ModelInfo(**(values | changes))  # type: ignore[arg-type]
@@ -61,8 +64,15 @@ class _Slot:
     tokens: list[int]
     sample: int = 0
     blocks: list[int] = field(default_factory=list)
+    num_hidden: int = 0
+    """Blocks at the beginning that are out of sight."""
     computed: int | None = None
     """None: what was in the cache before it is not known yet."""
+
+    @property
+    def seen(self) -> list[int]:
+        """Its blocks that are not out of sight."""
+        return self.blocks[self.num_hidden :]
 
 
 class HashRunner:
@@ -76,6 +86,7 @@ class HashRunner:
 
     def __init__(self, info: ModelInfo | None = None) -> None:
         self.info = info or model_info()
+        self._window = self.info.window
         self.fail_next: Exception | None = None
         self.fail_collect: Exception | None = None
         self.steps = 0
@@ -84,6 +95,7 @@ class HashRunner:
         self._slots: dict[int, _Slot] = {}
         self._holders: Counter[int] = Counter()
         self._cache = [[-1] * self.info.block_size for _ in range(self.info.num_blocks)]
+        self._host: dict[int, list[int]] = {}
         self._results: deque[StepResult] = deque()
         self._after_failure = False
 
@@ -100,12 +112,20 @@ class HashRunner:
         for slot in plan.released:
             gone = self._slots.pop(slot, None)
             assert gone is not None or self._after_failure, f"slot {slot} released twice"
-            self._holders.subtract(gone.blocks if gone is not None else ())
+            self._holders.subtract(gone.seen if gone is not None else ())
         self._after_failure = False
         for admission in plan.admitted:
             assert admission.slot not in self._slots, f"slot {admission.slot} admitted twice"
             tokens = admission.prompt_token_ids + admission.output_token_ids
             self._slots[admission.slot] = _Slot(tokens, admission.sampling.sample_index)
+        for row in plan.scheduled:
+            self._slide_window(self._slots[row.slot], row.start)
+        for source, target in plan.host_moves.out:
+            assert not self._holders[source], "a block that somebody holds is evicted"
+            self._host[target] = list(self._cache[source])
+        for source, target in plan.host_moves.back:
+            assert not self._holders[target], "a block that somebody holds is overwritten"
+            self._cache[target] = list(self._host[source])
         for source, target in plan.copies:
             assert not self._holders[target], "a block that somebody holds is copied to"
             self._cache[target] = list(self._cache[source])
@@ -115,8 +135,9 @@ class HashRunner:
         result = StepResult(plan.step, [], [])
         for row in plan.scheduled:
             slot = self._slots[row.slot]
+            num_known = len(slot.blocks)
             slot.blocks += row.new_blocks
-            self._holders.update(row.new_blocks)
+            self._holders.update(slot.blocks[max(num_known, slot.num_hidden) :])
             if slot.computed is None:
                 slot.computed = row.start
                 assert self._read_back(slot) == slot.tokens[: row.start], "a shared block holds other tokens"
@@ -168,6 +189,16 @@ class HashRunner:
             self._permits_changed.wait_for(lambda: self._permits > 0)
             self._permits -= 1
 
+    def _slide_window(self, slot: _Slot, position: int) -> None:
+        """Let go of the blocks that a slot does not see from a position on."""
+        first = num_out_of_sight(position, self._window, self.info.block_size)
+        self._holders.subtract(slot.blocks[slot.num_hidden : first])
+        slot.num_hidden = first
+
     def _read_back(self, slot: _Slot) -> list[int]:
+        """The tokens computed so far, those out of sight as they were."""
         size = self.info.block_size
-        return [self._cache[slot.blocks[i // size]][i % size] for i in range(slot.computed or 0)]
+        hidden = slot.num_hidden * size
+        return slot.tokens[:hidden] + [
+            self._cache[slot.blocks[i // size]][i % size] for i in range(hidden, slot.computed or 0)
+        ]

@@ -37,3 +37,12 @@ class BlockTable:
 def ceil_div(numerator: int, denominator: int) -> int:
     """`numerator / denominator`, rounded up."""
     return -(-numerator // denominator)
+
+
+def num_out_of_sight(position: int, window: int, block_size: int) -> int:
+    """Blocks at a sequence's beginning that its token at `position` does not see, and no later one.
+
+    Args:
+        window: tokens that a token sees at most, itself included; 0: all before it.
+    """
+    return max(0, position - window + 1) // block_size if window else 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from tokenwire_engine.kv_cache.prefix_cache import PrefixNode
+    from tokenwire_engine.kv_cache.prefix_node import PrefixNode
 
 
 class Stored(NamedTuple):

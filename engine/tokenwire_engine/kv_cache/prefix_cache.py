@@ -5,52 +5,43 @@ adapter that computed them and the salt of those who may share them. The lookup 
 just their hash, and a parent is known by a number that is never used twice. So a hit always means equal
 tokens from the sequence's start, which is also what makes it right for layers that see only a window.
 
-The invariant: whoever holds a block holds a block of each of its ancestors, and lets go of the deepest
-first. Among idle blocks each therefore comes before its parent, so that the pool, which takes the one that
-has been idle the longest, takes chains from their deepest end, and the parent of a cached block is cached.
+The invariant, where every token sees all before it: whoever holds a block holds a block of each of its
+ancestors, and lets go of the deepest first. Among idle blocks each therefore comes before its parent, so that
+the pool, which takes the one that has been idle the longest, takes chains from their deepest end, and the
+parent of a cached block is cached.
+
+Where tokens see only a window, blocks behind it are let go first, and a beginning can be used as long as the
+blocks within its last window are there. A node whose own block is gone stays, as the way to its children.
+
+What the pool takes goes to the tier of host memory, if there is one, and comes back when it is found there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from tokenwire_engine.kv_cache.block_pool import BlockPool
+from tokenwire_engine.kv_cache.block_table import BlockTable, num_out_of_sight
 from tokenwire_engine.kv_cache.changes import Change, Cleared, Removed, Stored
+from tokenwire_engine.kv_cache.host_tier import HostMoves, HostTier
+from tokenwire_engine.kv_cache.prefix_node import Key, PrefixChain, PrefixNode, Scope
 
-Scope = tuple[str, str]
-"""Who shares blocks: the adapter that computes their content, and the salt of those who may see it."""
-
-Key = tuple[int | Scope, tuple[int, ...]]
-"""A node's parent (the scope, for a sequence's first block), and the tokens of its block."""
-
-
-@dataclass(slots=True)
-class PrefixNode:
-    """One block's worth of tokens after those of its parent."""
-
-    number: int
-    """Never used for another node."""
-    key: Key
-    blocks: dict[int, None]
-    """Physical blocks that hold it: a single idle one, or held ones (several when it was computed more than
-    once at the same time). None: it is cached no more."""
-
-
-@dataclass(slots=True)
-class PrefixChain:
-    """The beginning of one sequence as far as it is, or was, cached."""
-
-    scope: Scope = ("", "")
-    nodes: list[PrefixNode] = field(default_factory=list)
-    """Of the sequence's full blocks, in order."""
+NO_BLOCK = 0
+"""In a table, in place of a block that is not needed: what it holds is not looked at."""
 
 
 class PrefixCache:
     """Finds cached beginnings, and keeps the blocks of a pool that hold them for as long as they can be."""
 
-    def __init__(self, pool: BlockPool) -> None:
+    def __init__(self, pool: BlockPool, window: int = 0, host: HostTier | None = None) -> None:
+        """
+        Args:
+            window: tokens that a token sees at most, itself included; 0: all before it.
+            host: where the content of blocks goes that the pool hands out for something else.
+        """
         self._pool = pool
+        self._window = window
+        self._host = host
         self._nodes: dict[Key, PrefixNode] = {}
         self._node_of: dict[int, PrefixNode] = {}
         self._next_number = 0
@@ -72,7 +63,7 @@ class PrefixCache:
         """
         nodes, size = chain.nodes, self._pool.block_size
         del nodes[num_blocks:]
-        while nodes and not nodes[-1].blocks:
+        while nodes and not nodes[-1].is_cached:
             nodes.pop()
         parent: int | Scope = nodes[-1].number if nodes else chain.scope
         for index in range(len(nodes), num_blocks):
@@ -81,58 +72,91 @@ class PrefixCache:
                 break
             nodes.append(node)
             parent = node.number
+        del nodes[self._num_usable(nodes) :]
 
     def append(self, chain: PrefixChain, tokens: tuple[int, ...], block: int) -> bool:
         """Let a held block be found: the next one of a chain, every token of which has been computed. False:
-        the chain was cut off by `reset`, and cannot grow until it is followed again."""
+        the chain was cut off, and cannot grow until it is followed again."""
         parent = chain.nodes[-1] if chain.nodes else None
-        if parent is not None and not parent.blocks:
+        if parent is not None and not parent.is_cached:
             return False
         key: Key = (chain.scope if parent is None else parent.number, tokens)
         node = self._nodes.get(key)
         if node is None:
-            node = self._nodes[key] = PrefixNode(self._next_number, key, {})
+            node = self._nodes[key] = PrefixNode(self._next_number, key, parent)
             self._next_number += 1
-            if self._changes is not None:
-                self._changes.append(Stored(node))
-        elif self._pool.holders(first := next(iter(node.blocks))) == 0:
+            if parent is not None:
+                parent.num_children += 1
+        if self._changes is not None and not node.is_present:
+            self._changes.append(Stored(node))
+        if node.blocks and self._pool.holders(first := next(iter(node.blocks))) == 0:
             # Its place among the idle blocks would be before that of its children to come.
             self._remove(first)
             self._pool.drop(first)
-        node.blocks[block] = None
-        self._node_of[block] = node
+        if node.host_block is not None and self._host is not None:
+            self._host.drop(node)
+        self._add(node, block)
         chain.nodes.append(node)
         return True
 
-    def num_held(self, chain: PrefixChain) -> int:
-        """How many of a chain's blocks somebody holds: the first ones, since holders hold all ancestors."""
-        count = len(chain.nodes)
-        while count and self._pool.holders(next(iter(chain.nodes[count - 1].blocks))) == 0:
+    def num_spared(self, chain: PrefixChain) -> int:
+        """How many of a chain's blocks can be taken without a free one: those that somebody holds, and those
+        out of sight."""
+        nodes = chain.nodes
+        if self._window:
+            hidden = self._num_out_of_sight(len(nodes))
+            return hidden + sum(map(self._is_held, nodes[hidden:]))
+        count = len(nodes)
+        while count and not self._is_held(nodes[count - 1]):  # the first ones: holders hold all ancestors
             count -= 1
         return count
 
-    def take(self, chain: PrefixChain) -> list[int]:
-        """Hold the blocks of a chain that was just followed."""
-        blocks = [next(iter(node.blocks)) for node in chain.nodes]
-        self._pool.share(blocks)
-        return blocks
+    def take(self, chain: PrefixChain, table: BlockTable) -> int:
+        """Begin a table with the blocks of a chain that was just followed, and hold them; `num_spared` says
+        how many of them take a free block. How many come back from the host."""
+        hidden = self._num_out_of_sight(len(chain.nodes))
+        seen = chain.nodes[hidden:]
+        away = [node for node in seen if not node.blocks]
+        self._pool.share(next(iter(node.blocks)) for node in seen if node.blocks)
+        if away:
+            assert self._host is not None
+            # Taking blocks may evict others to the host: not at the expense of what is wanted now.
+            self._host.keep(away)
+            for node, block in zip(away, self._pool.allocate(len(away)), strict=True):
+                self._host.bring_back(node, block)
+                self._add(node, block)
+        table.blocks = [NO_BLOCK] * hidden + [next(iter(node.blocks)) for node in seen]
+        table.num_released = hidden
+        return len(away)
+
+    def take_host_moves(self) -> HostMoves:
+        """What is to be copied to and from the host before the next step is computed."""
+        return HostMoves() if self._host is None else self._host.take_moves()
 
     def reset(self) -> int:
         """Forget everything. Held blocks stay with their holders, but nobody else finds them. How many
         blocks could be found before."""
         removed = len(self._node_of)
-        for block, node in self._node_of.items():
+        for node in self._nodes.values():
+            for block in node.blocks:
+                self._pool.drop(block)
             node.blocks.clear()
-            self._pool.drop(block)
+            node.host_block = None
+            node.is_cached = False
         self._nodes.clear()
         self._node_of.clear()
+        if self._host is not None:
+            self._host.clear()
         if self._changes is not None:
             self._changes = [Cleared()]
         return removed
 
     def watch(self) -> None:
         """Keep account of changes from now on, what is cached already first."""
-        self._changes = [Cleared(), *map(Stored, self._nodes.values())]
+        self._changes = [
+            Cleared(),
+            *(Stored(node) for node in self._nodes.values() if node.is_present),
+        ]
 
     def unwatch(self) -> None:
         """Changes are of no interest any more."""
@@ -159,10 +183,49 @@ class PrefixCache:
 
     def forget(self, block: int) -> None:
         node = self._remove(block)
-        if not node.blocks:
-            del self._nodes[node.key]
-            if self._changes is not None:
-                self._changes.append(Removed(node))
+        if node.blocks:
+            return
+        lost = node if self._host is None else self._host.put(node, block)
+        if lost is not None:
+            self._lose(lost)
+
+    def _lose(self, node: PrefixNode) -> None:
+        """A node's content is nowhere any more. Where nothing is to be found behind it, it goes itself."""
+        if self._changes is not None:
+            self._changes.append(Removed(node))
+        leaf: PrefixNode | None = node
+        while leaf is not None and not (leaf.num_children or leaf.is_present):
+            del self._nodes[leaf.key]
+            leaf.is_cached = False
+            leaf = leaf.parent
+            if leaf is not None:
+                leaf.num_children -= 1
+
+    def _num_usable(self, nodes: list[PrefixNode]) -> int:
+        """How many nodes of a beginning can be gone on from: all that the next token sees are there."""
+        usable = len(nodes)
+        if not self._window:
+            while usable and not nodes[usable - 1].is_present:
+                usable -= 1
+            return usable
+        usable = run = 0
+        for count, node in enumerate(nodes, start=1):
+            run = run + 1 if node.is_present else 0
+            if run >= count - self._num_out_of_sight(count):
+                usable = count
+        return usable
+
+    def _num_out_of_sight(self, num_blocks: int) -> int:
+        """How many of so many blocks the token after them does not see."""
+        size = self._pool.block_size
+        return num_out_of_sight(num_blocks * size, self._window, size)
+
+    def _is_held(self, node: PrefixNode) -> bool:
+        return bool(node.blocks) and self._pool.holders(next(iter(node.blocks))) > 0
+
+    def _add(self, node: PrefixNode, block: int) -> None:
+        node.blocks[block] = None
+        self._node_of[block] = node
 
     def _remove(self, block: int) -> PrefixNode:
         node = self._node_of.pop(block)

@@ -34,6 +34,10 @@ class ModelInfo:
     block_size: int
     num_blocks: int
     max_step_tokens: int
+    window: int
+    """Tokens that a token sees at most in whatever layer, itself included; 0: some layer sees all."""
+    num_host_blocks: int
+    """Blocks of host memory for what leaves the KV cache."""
     default_sampling: SamplingParams
     """What generation_config.json recommends; neutral where it says nothing."""
 

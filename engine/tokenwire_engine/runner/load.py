@@ -62,6 +62,7 @@ def load_runner(config: EngineConfig, progress: Progress) -> LocalRunner:
             config.max_running,
         )
     num_blocks = num_cache_blocks(geometry, budget, max_model_len, config.max_running)
+    host_budget_bytes = (config.host_cache_memory or 0) if config.prefix_cache else 0
     info = ModelInfo(
         name=located.name,
         checkpoint=located.directory,
@@ -75,6 +76,8 @@ def load_runner(config: EngineConfig, progress: Progress) -> LocalRunner:
         block_size=config.block_size,
         num_blocks=num_blocks,
         max_step_tokens=max_step_tokens,
+        window=max(architecture.windows) if all(architecture.windows) else 0,
+        num_host_blocks=host_budget_bytes // geometry.block_bytes,
         default_sampling=default_sampling(checkpoint.generation_config),
     )
     caches = geometry.allocate(num_blocks, device)

@@ -18,7 +18,7 @@ from tokenwire_engine.models.batch import LayerCache
 from tokenwire_engine.models.decoder import Decoder
 from tokenwire_engine.runner.base import DeviceLostError, ModelInfo
 from tokenwire_engine.runner.batch import StepBatch, assemble
-from tokenwire_engine.runner.block_moves import copy_blocks
+from tokenwire_engine.runner.block_moves import BlockMover
 from tokenwire_engine.runner.block_tables import BlockTables
 from tokenwire_engine.runner.staging import Staging
 from tokenwire_engine.runner.warm_up import warm_up_plans
@@ -79,6 +79,7 @@ class LocalRunner:
         self._caches = caches
         self._device = device
         max_blocks = -(-info.max_model_len // info.block_size)
+        self._mover = BlockMover(caches, info.num_host_blocks)
         self._tables = BlockTables(max_running, max_blocks, device)
         self._sampler = Sampler(max_running, info.vocab_size, device, kernels)
         self._latest_tokens = torch.zeros(max_running, dtype=torch.int64, device=device)
@@ -106,7 +107,8 @@ class LocalRunner:
 
     def close(self) -> None:
         self._launched.clear()
-        del self._decoder, self._caches, self._tables, self._sampler, self._latest_tokens, self._staging
+        del self._decoder, self._caches, self._mover, self._tables
+        del self._sampler, self._latest_tokens, self._staging
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -122,7 +124,6 @@ class LocalRunner:
             | self._sampler.prepare(batch.sampled_slots, batch.sampled_positions)
         )
         self._tables.update(sent)
-        copy_blocks(plan.copies, self._caches)
         if "pending_tokens" in sent:
             sampled_before = self._latest_tokens.index_select(0, sent["pending_slots"])
             sent["token_ids"].index_copy_(0, sent["pending_tokens"], sampled_before)
@@ -148,6 +149,8 @@ class LocalRunner:
         for row in plan.scheduled:
             if row.new_blocks:
                 self._tables.append(row.slot, row.new_blocks)
+        self._mover.move(plan.host_moves)
+        self._mover.copy(plan.copies)
 
     def _sample(self, hidden: Tensor, batch: StepBatch, sent: dict[str, Tensor]) -> Sampled | None:
         if not batch.sampled_slots:

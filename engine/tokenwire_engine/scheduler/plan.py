@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from tokenwire_engine.kv_cache.host_tier import HostMoves
 from tokenwire_engine.sampling.logprobs import Logprobs
 from tokenwire_engine.sampling.params import SamplingParams
 from tokenwire_engine.scheduler.grammar import Grammar
@@ -66,11 +67,14 @@ class ScheduledTokens:
 
 @dataclass(slots=True)
 class StepPlan:
-    """One step. The runner applies `released`, then `admitted`, then `copies`, then computes `scheduled`."""
+    """One step. The runner applies `released`, `admitted`, `host_moves` and `copies` in this order, and then
+    computes `scheduled`."""
 
     step: int
     released: list[int] = field(default_factory=list)
     """Slots whose request is gone (finished, cancelled or preempted)."""
+    host_moves: HostMoves = field(default_factory=HostMoves)
+    """Blocks that are copied to host memory, and then those that come back from there."""
     copies: list[tuple[int, int]] = field(default_factory=list)
     """Blocks whose content is copied, and where to; no block is both read and written."""
     admitted: list[Admission] = field(default_factory=list)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from tokenwire_engine.kv_cache.block_table import BlockTable
-from tokenwire_engine.kv_cache.prefix_cache import PrefixChain
+from tokenwire_engine.kv_cache.prefix_node import PrefixChain
 from tokenwire_engine.sampling.params import SamplingParams
 from tokenwire_engine.scheduler.grammar import Grammar
 from tokenwire_engine.scheduler.plan import ScoredPrompt

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from tokenwire_engine.kv_cache.prefix_cache import PrefixChain
+from tokenwire_engine.kv_cache.prefix_node import PrefixChain
 
 if TYPE_CHECKING:
     from tokenwire_engine.scheduler.request import Request

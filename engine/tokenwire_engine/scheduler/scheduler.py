@@ -23,7 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tokenwire_engine.kv_cache.block_pool import BlockPool
-from tokenwire_engine.kv_cache.block_table import BlockTable, ceil_div
+from tokenwire_engine.kv_cache.block_table import BlockTable, ceil_div, num_out_of_sight
 from tokenwire_engine.kv_cache.changes import Change
 from tokenwire_engine.kv_cache.prefix_cache import PrefixCache
 from tokenwire_engine.scheduler.deadlines import Deadlines
@@ -46,6 +46,8 @@ class SchedulerLimits:
     """Most tokens in one step."""
     max_model_len: int
     """Most tokens of prompt and output together."""
+    window: int = 0
+    """Tokens that a token sees at most, itself included, in whatever layer; 0: all before it."""
 
 
 @dataclass(slots=True)
@@ -63,6 +65,8 @@ class Counters:
     comes back after a preemption count again."""
     prefix_hit_tokens: int = 0
     """Those that were found there."""
+    host_hit_blocks: int = 0
+    """Blocks of them that came back from host memory."""
 
 
 class Scheduler:
@@ -93,6 +97,7 @@ class Scheduler:
         self.counters = Counters()
         self.context_limit = min(limits.max_model_len, pool.num_tokens)
         self._token_budget = limits.max_step_tokens
+        self._window = limits.window
         self._free_slots = list(range(limits.max_running - 1, -1, -1))
         self._policy = policy or FirstComeFirstServed()
         self._prefix_cache = prefix_cache
@@ -218,6 +223,8 @@ class Scheduler:
         for request in step.prompts_done:
             self._let_siblings_begin(request)
         step.plan.released, self._released = self._released, []
+        if self._prefix_cache is not None:
+            step.plan.host_moves = self._prefix_cache.take_host_moves()
         self.counters.steps += 1
         if self._observer is not None:
             self._observer.planned(len(step.plan.scheduled), self._token_budget - budget)
@@ -276,6 +283,8 @@ class Scheduler:
         failed = self._in_flight.popleft()
         lost = list(self._in_flight)
         self._in_flight.clear()
+        if any(step.plan.host_moves for step in (failed, *lost)):
+            self.reset_prefix_cache()  # who knows which of them were made
         for step in (failed, *lost):
             self._latest_result = step.plan.step
             # The runner may not have come to the plan's own releases.
@@ -353,6 +362,8 @@ class Scheduler:
         size = self.pool.block_size
         table = request.table
         start = request.num_computed
+        if self._window:
+            self._release_out_of_sight(table, start)
         num_prompt = len(request.prompt_token_ids)
         num_tokens = num_prompt + len(request.output_token_ids) + request.num_pending
         samples = num_tokens - start <= budget
@@ -395,8 +406,8 @@ class Scheduler:
             return None
         needed = ceil_div(request.num_tokens, self.pool.block_size)
         origin = request.origin
-        if origin is not None and origin.num_released:  # whoever had it has left
-            origin = request.origin = None
+        if origin is not None and origin.num_released > self._num_out_of_sight(request.num_tokens - 1):
+            origin = request.origin = None  # whoever had it has left, or gone on too far
         cache = self._prefix_cache
         if origin is not None:
             needed -= (request.num_tokens - 1) // self.pool.block_size
@@ -405,7 +416,7 @@ class Scheduler:
             # log-probabilities are still due.
             most = request.num_prompt_scored if request.needs_all_prompt_logits else request.num_tokens - 1
             cache.follow(request.cache, request.tokens, most // self.pool.block_size)
-            needed -= cache.num_held(request.cache)
+            needed -= cache.num_spared(request.cache)
         if needed + len(self._running) > self.pool.num_free:
             return None
         self._policy.remove(request)
@@ -415,7 +426,7 @@ class Scheduler:
         if origin is not None:
             self._fork(request, origin, plan)
         elif cache is not None:
-            request.table.blocks = cache.take(request.cache)
+            self.counters.host_hit_blocks += cache.take(request.cache, request.table)
             request.num_computed = request.table.capacity
             self.counters.prefix_query_tokens += request.num_tokens
             self.counters.prefix_hit_tokens += request.num_computed
@@ -432,12 +443,14 @@ class Scheduler:
         request.origin = None
         request.num_computed = request.num_tokens - 1
         num_full, rest = divmod(request.num_computed, self.pool.block_size)
-        request.table.blocks = origin.blocks[:num_full]
-        self.pool.share(request.table.blocks)
+        table = request.table
+        table.blocks = origin.blocks[:num_full]
+        table.num_released = self._num_out_of_sight(request.num_computed)
+        self.pool.share(table.held)
         if rest:
             copy = self.pool.allocate(1)
             plan.copies.append((origin.blocks[num_full], copy[0]))
-            request.table.blocks += copy
+            table.blocks += copy
 
     def _cache_filled(self, step: _Step) -> None:
         """Let the blocks be found whose last token a step has computed."""
@@ -448,9 +461,22 @@ class Scheduler:
             if request.table is not table:  # it has left, and its blocks may be somebody else's
                 continue
             for index in range(len(request.cache.nodes), end // size):
+                if index < table.num_released:
+                    break
                 tokens = tuple(request.tokens(index * size, (index + 1) * size))
                 if not self._prefix_cache.append(request.cache, tokens, table.blocks[index]):
                     break
+
+    def _num_out_of_sight(self, position: int) -> int:
+        return num_out_of_sight(position, self._window, self.pool.block_size)
+
+    def _release_out_of_sight(self, table: BlockTable, position: int) -> None:
+        """Give back the blocks that a request does not see any more from a position on. A launched step may
+        still read them: whatever they are used for next runs after it."""
+        num_hidden = self._num_out_of_sight(position)
+        if num_hidden > table.num_released:
+            self.pool.release(table.blocks[table.num_released : num_hidden])
+            table.num_released = num_hidden
 
     def _wait(self, request: Request, ahead: bool = False) -> None:
         self._waiting[request.arrival] = request

@@ -19,7 +19,7 @@ from tokenwire.status import StatusError
 from tokenwire.v1 import engine_pb2
 from tokenwire_engine.core.commands import Command, WatchPrefixCache
 from tokenwire_engine.kv_cache.changes import Change, Cleared, Removed, Stored
-from tokenwire_engine.kv_cache.prefix_cache import Scope
+from tokenwire_engine.kv_cache.prefix_node import Scope
 
 MAX_PENDING = 1 << 14
 """Changes that may wait for a watcher; past it, it is sent everything anew."""

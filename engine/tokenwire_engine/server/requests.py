@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 
 from tokenwire.status import CONTEXT_LENGTH_EXCEEDED, invalid_argument, not_found, unimplemented
 from tokenwire.v1 import engine_pb2, generation_pb2
-from tokenwire_engine.kv_cache.prefix_cache import PrefixChain
+from tokenwire_engine.kv_cache.prefix_node import PrefixChain
 from tokenwire_engine.sampling.logprobs import MAX_LOGPROBS
 from tokenwire_engine.scheduler.request import Request
 from tokenwire_engine.server.model import ServedModel

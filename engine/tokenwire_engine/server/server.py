@@ -28,6 +28,7 @@ from tokenwire_engine.config import EngineConfig
 from tokenwire_engine.core.commands import Shutdown
 from tokenwire_engine.core.core import EngineCore
 from tokenwire_engine.kv_cache.block_pool import BlockPool
+from tokenwire_engine.kv_cache.host_tier import HostTier
 from tokenwire_engine.kv_cache.prefix_cache import PrefixCache
 from tokenwire_engine.metrics.prometheus import EngineCollector, MetricsServer, make_registry
 from tokenwire_engine.metrics.recorder import Recorder
@@ -198,9 +199,12 @@ class EngineServer:
             self._on_loop(partial(self._on_failed, error))
 
     def _make_scheduler(self, info: ModelInfo) -> Scheduler:
-        limits = SchedulerLimits(self._config.max_running, info.max_step_tokens, info.max_model_len)
+        limits = SchedulerLimits(
+            self._config.max_running, info.max_step_tokens, info.max_model_len, info.window
+        )
         pool = BlockPool(info.num_blocks, info.block_size)
-        prefix_cache = PrefixCache(pool) if self._config.prefix_cache else None
+        host = HostTier(info.num_host_blocks) if info.num_host_blocks else None
+        prefix_cache = PrefixCache(pool, info.window, host) if self._config.prefix_cache else None
         observer = None if self._config.metrics_port is None else self._recorder
         return Scheduler(limits, pool, make_policy(self._config.policy), prefix_cache, observer=observer)
 

@@ -95,6 +95,15 @@ KvCacheMemory = Annotated[
         show_default=False,
     ),
 ]
+HostCacheMemory = Annotated[
+    int | None,
+    typer.Option(
+        parser=_size,
+        metavar="SIZE",
+        help="Host memory for blocks that the prefix cache has to give up, such as 8GiB. Left out: none.",
+        show_default=False,
+    ),
+]
 GpuMemoryUtilization = Annotated[
     float,
     typer.Option(help="Share of the device's memory that weights, activations and KV cache may take."),

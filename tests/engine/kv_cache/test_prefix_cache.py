@@ -2,10 +2,13 @@ from __future__ import annotations
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tokenwire_engine.kv_cache.block_pool import BlockPool
-from tokenwire_engine.kv_cache.prefix_cache import PrefixCache, PrefixChain
+from tokenwire_engine.kv_cache.block_table import BlockTable, num_out_of_sight
+from tokenwire_engine.kv_cache.host_tier import HostTier
+from tokenwire_engine.kv_cache.prefix_cache import PrefixCache
+from tokenwire_engine.kv_cache.prefix_node import PrefixChain
 
 SIZE = 4
 
@@ -18,26 +21,32 @@ class Sequence:
         self.chain = PrefixChain(("", salt))
         cache.follow(self.chain, lambda start, end: tokens[start:end], len(tokens) // SIZE)
         self.hits = len(self.chain.nodes)
-        needed = len(tokens) // SIZE - cache.num_held(self.chain)
+        needed = len(tokens) // SIZE - cache.num_spared(self.chain)
         self.fits = needed <= pool.num_free
-        self.blocks: list[int] = []
+        self.table = BlockTable(SIZE)
         if self.fits:
-            self.blocks = cache.take(self.chain)
-            self.blocks += pool.allocate(len(tokens) // SIZE - self.hits)
+            cache.take(self.chain, self.table)
+            self.table.blocks += pool.allocate(len(tokens) // SIZE - self.hits)
+
+    @property
+    def blocks(self) -> list[int]:
+        return self.table.blocks
 
     def compute(self) -> None:
         for index in range(len(self.chain.nodes), len(self.blocks)):
+            if index < self.table.num_released:
+                break
             tokens = tuple(self.tokens[index * SIZE : (index + 1) * SIZE])
             if not self.cache.append(self.chain, tokens, self.blocks[index]):
                 break
 
     def leave(self) -> None:
-        self.pool.release(reversed(self.blocks))
+        self.pool.release(reversed(self.table.held))
 
 
-def cached(num_blocks: int = 8) -> tuple[PrefixCache, BlockPool]:
+def cached(num_blocks: int = 8, window: int = 0, num_host_blocks: int = 0) -> tuple[PrefixCache, BlockPool]:
     pool = BlockPool(num_blocks, SIZE)
-    return PrefixCache(pool), pool
+    return PrefixCache(pool, window, HostTier(num_host_blocks) if num_host_blocks else None), pool
 
 
 def served(cache: PrefixCache, pool: BlockPool, tokens: list[int], salt: str = "") -> Sequence:
@@ -133,25 +142,34 @@ TOKENS = st.lists(st.integers(0, 1), min_size=1, max_size=5).map(
 
 
 class CacheUse(RuleBasedStateMachine):
-    """Sequences come, are computed and leave at random; the machine keeps what each block really holds."""
+    """Sequences come, are computed, lose sight of their beginning and leave at random; the machine keeps what
+    each block of the device and of the host really holds."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.cache, self.pool = cached(num_blocks=12)
+    @initialize(window=st.sampled_from([0, 0, 3, 9]), num_host_blocks=st.sampled_from([0, 2, 10]))
+    def begin(self, window: int, num_host_blocks: int) -> None:
+        self.window = window
+        self.cache, self.pool = cached(12, window, num_host_blocks)
         self.live: list[Sequence] = []
-        self.content: dict[int, tuple[str, list[int]]] = {}
+        self.content: dict[int, object] = {}
+        self.host_content: dict[int, object] = {}
 
     @rule(tokens=TOKENS, salt=st.sampled_from(["", "a"]), computed=st.booleans())
     def come(self, tokens: list[int], salt: str, computed: bool) -> None:
         sequence = Sequence(self.cache, self.pool, tokens, salt)
         if not sequence.fits:
             return
-        for index, block in enumerate(sequence.blocks):
-            content = (salt, tokens[: (index + 1) * SIZE])
+        moves = self.cache.take_host_moves()
+        assert len({target for _, target in moves.out}) == len(moves.out)
+        for source, target in moves.out:
+            self.host_content[target] = self.content[source]
+        for source, target in moves.back:
+            self.content[target] = self.host_content[source]
+        for index in range(sequence.table.num_released, len(sequence.blocks)):
+            block, content = sequence.blocks[index], (salt, tuple(tokens[: (index + 1) * SIZE]))
             if index < sequence.hits:
                 assert self.content[block] == content
             else:
-                assert not any(block in other.blocks for other in self.live)
+                assert not any(block in other.table.held for other in self.live)
                 self.content[block] = content
         self.live.append(sequence)
         if computed:
@@ -161,6 +179,14 @@ class CacheUse(RuleBasedStateMachine):
     @rule(data=st.data())
     def compute(self, data: st.DataObject) -> None:
         data.draw(st.sampled_from(self.live)).compute()
+
+    @precondition(lambda self: self.live and self.window)
+    @rule(data=st.data())
+    def lose_sight(self, data: st.DataObject) -> None:
+        sequence = data.draw(st.sampled_from(self.live))
+        hidden = num_out_of_sight(len(sequence.tokens), self.window, SIZE)
+        self.pool.release(sequence.blocks[sequence.table.num_released : hidden])
+        sequence.table.num_released = max(hidden, sequence.table.num_released)
 
     @precondition(lambda self: self.live)
     @rule(data=st.data())
@@ -175,17 +201,23 @@ class CacheUse(RuleBasedStateMachine):
 
     @invariant()
     def counts_are_exact(self) -> None:
-        held = [block for sequence in self.live for block in sequence.blocks]
+        held = [block for sequence in self.live for block in sequence.table.held]
         assert all(self.pool.holders(block) == held.count(block) for block in range(12))
         assert self.pool.num_free == 12 - len(set(held))
         assert self.pool.num_idle <= self.cache.num_blocks <= self.pool.num_idle + len(set(held))
 
     @invariant()
-    def the_parent_of_a_cached_block_is_cached(self) -> None:
-        numbers = {node.number for node in self.cache._nodes.values()}
-        for (parent, _), node in self.cache._nodes.items():
-            assert node.blocks
-            assert isinstance(parent, tuple) or parent in numbers
+    def a_node_is_somewhere_or_on_the_way_to_one_that_is(self) -> None:
+        nodes = self.cache._nodes.values()
+        for node in nodes:
+            assert node.is_cached
+            assert node.is_present or node.num_children
+            assert node.num_children == sum(other.parent is node for other in nodes)
+            if node.parent is not None:
+                assert node.parent.is_cached
+                assert node.parent.is_present or self.window
+        on_host = [node.host_block for node in nodes if node.host_block is not None]
+        assert len(on_host) == len(set(on_host))
 
 
 CacheUse.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)

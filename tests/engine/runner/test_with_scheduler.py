@@ -13,6 +13,7 @@ from tests.checkpoints import write_checkpoint
 from tests.engine.driver import GREEDY, ignore_progress
 from tokenwire_engine.config import EngineConfig
 from tokenwire_engine.kv_cache.block_pool import BlockPool
+from tokenwire_engine.kv_cache.host_tier import HostTier
 from tokenwire_engine.kv_cache.prefix_cache import PrefixCache
 from tokenwire_engine.runner.load import load_runner
 from tokenwire_engine.runner.local import LocalRunner
@@ -31,10 +32,11 @@ def serve(
     """Run requests to their end; with `overlap`, each step is launched before the one before it completes."""
     info = runner.info
     pool = BlockPool(info.num_blocks, info.block_size)
+    host = HostTier(info.num_host_blocks) if info.num_host_blocks else None
     scheduler = Scheduler(
-        SchedulerLimits(8, info.max_step_tokens, info.max_model_len),
+        SchedulerLimits(8, info.max_step_tokens, info.max_model_len, info.window),
         pool,
-        prefix_cache=PrefixCache(pool) if prefix_cache else None,
+        prefix_cache=PrefixCache(pool, info.window, host) if prefix_cache else None,
     )
     everyone: list[Request] = []
     for request in requests:
@@ -106,6 +108,35 @@ def test_requests_that_preempt_each_other_get_the_tokens_that_they_get_alone(tmp
         alone |= serve(runner, [request])[0]
     assert together == alone
     assert {len(tokens) for tokens in together.values()} == {MAX_TOKENS}
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral"])
+@pytest.mark.parametrize("host_blocks", [0, 40])
+def test_a_pool_too_small_for_the_load_gives_the_tokens_of_one_that_is_not(
+    tmp_path: Path, family: str, host_blocks: int
+) -> None:
+    window = {"sliding_window": 24} if family == "mistral" else {}
+    config = EngineConfig(
+        model=str(write_checkpoint(tmp_path / "model", family, **window)),
+        device="cpu",
+        max_running=8,
+        max_step_tokens=40,
+        host_cache_memory=host_blocks * 16 * 768 or None,
+    )
+    common = torch.randint(3, 320, (50,), generator=torch.Generator().manual_seed(1)).tolist()
+
+    def requests() -> list[Request]:
+        return [Request(str(n), common[: 40 + n] + [n] * n, replace(GREEDY, seed=n), 70) for n in range(8)]
+
+    expected, scheduler = serve(load_runner(config, ignore_progress), requests())
+    assert scheduler.counters.preemptions == 0
+    small = load_runner(replace(config, kv_cache_memory=NUM_BLOCKS * 16 * 768), ignore_progress)
+    assert small.info.num_host_blocks == host_blocks
+    squeezed, scheduler = serve(small, [*requests(), Request("late", common, GREEDY, 70)], True, overlap=True)
+    assert {n: squeezed[n] for n in expected} == expected
+    # With a window, what each needs at a time fits.
+    assert (scheduler.counters.preemptions > 0) == (not window)
+    assert (scheduler.counters.host_hit_blocks > 0) == (host_blocks > 0)
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral"])

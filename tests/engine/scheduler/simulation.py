@@ -6,7 +6,9 @@ from collections import Counter
 
 from tests.engine.hash_runner import HashRunner, model_info
 from tokenwire_engine.kv_cache.block_pool import BlockPool
-from tokenwire_engine.kv_cache.prefix_cache import PrefixCache, PrefixChain
+from tokenwire_engine.kv_cache.host_tier import HostTier
+from tokenwire_engine.kv_cache.prefix_cache import PrefixCache
+from tokenwire_engine.kv_cache.prefix_node import PrefixChain
 from tokenwire_engine.sampling.params import SamplingParams
 from tokenwire_engine.scheduler.outputs import Finished
 from tokenwire_engine.scheduler.plan import StepPlan
@@ -36,20 +38,25 @@ class Simulation:
         policy: str = "fcfs",
         prefix_cache: bool = True,
         overlap: bool = False,
+        window: int = 0,
+        num_host_blocks: int = 0,
     ) -> None:
         """`overlap`: whether each step but the last is followed by another before it completes."""
         self.now = 0.0
         self.pool = BlockPool(num_blocks, block_size)
         self.policy = make_policy(policy)
-        self.prefix_cache = PrefixCache(self.pool) if prefix_cache else None
+        self.host = HostTier(num_host_blocks) if num_host_blocks else None
+        self.prefix_cache = PrefixCache(self.pool, window, self.host) if prefix_cache else None
         self.scheduler = Scheduler(
-            SchedulerLimits(max_running, max_step_tokens, max_model_len),
+            SchedulerLimits(max_running, max_step_tokens, max_model_len, window),
             self.pool,
             self.policy,
             self.prefix_cache,
             clock=lambda: self.now,
         )
-        info = model_info(num_blocks=num_blocks, block_size=block_size, max_step_tokens=max_step_tokens)
+        info = model_info(
+            num_blocks=num_blocks, block_size=block_size, max_step_tokens=max_step_tokens, window=window
+        )
         self.runner = HashRunner(info)
         self.requests: list[Request] = []
         self.delivered: list[list[int]] = []

@@ -74,6 +74,8 @@ holds = st.builds(Hold, channel=st.integers(0, 2), begins_at=steps, ends_at=step
     policy=st.sampled_from(["fcfs", "priority", "fair"]),
     prefix_cache=st.booleans(),
     overlap=st.booleans(),
+    window=st.sampled_from([0, 0, 5, 16, 33]),
+    num_host_blocks=st.sampled_from([0, 3, 40]),
     resets=st.sets(steps, max_size=2),
     failures=st.sets(steps, max_size=2),
 )
@@ -87,11 +89,22 @@ def test_every_request_gets_its_tokens_exactly_once_and_leaves_nothing_behind(
     policy: str,
     prefix_cache: bool,
     overlap: bool,
+    window: int,
+    num_host_blocks: int,
     resets: set[int],
     failures: set[int],
 ) -> None:
     simulation = Simulation(
-        num_blocks, max_running, max_step_tokens, 256, block_size, policy, prefix_cache, overlap
+        num_blocks,
+        max_running,
+        max_step_tokens,
+        256,
+        block_size,
+        policy,
+        prefix_cache,
+        overlap,
+        window,
+        num_host_blocks,
     )
     expected: dict[int, dict[int, list[int]]] = {}
     cancels: dict[int, list[int]] = {}

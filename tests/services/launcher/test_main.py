@@ -63,6 +63,7 @@ ENGINE_OPTIONS = [
     *["--device", "cpu", "--dtype", "float32", "--max-model-len", "100", "--max-running", "7"],
     *["--max-step-tokens", "64", "--block-size", "32", "--kv-cache-memory", "4MiB"],
     *["--gpu-memory-utilization", "0.5", "--max-waiting", "9", "--policy", "fair", "--no-prefix-cache"],
+    *["--no-overlap", "--host-cache-memory", "2MiB"],
 ]
 GATEWAY_OPTIONS = [
     *["--api-key", "k1", "--api-key", "k2", "--cors-origin", "https://a.example", "--cors-origin", "*"],
@@ -91,6 +92,8 @@ def test_serve_takes_the_options_of_the_single_commands(run):
         max_waiting=9,
         policy="fair",
         prefix_cache=False,
+        overlap=False,
+        host_cache_memory=2 << 20,
     )
     assert gateway == GatewayConfig(
         api_keys=("k1", "k2"),

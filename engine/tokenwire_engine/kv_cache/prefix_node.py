@@ -1,0 +1,44 @@
+"""What the prefix cache knows of one block's worth of tokens, and of the beginning of one sequence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+Scope = tuple[str, str]
+"""Who shares blocks: the adapter that computes their content, and the salt of those who may see it."""
+
+Key = tuple[int | Scope, tuple[int, ...]]
+"""A node's parent (the scope, for a sequence's first block), and the tokens of its block."""
+
+
+@dataclass(slots=True, eq=False)
+class PrefixNode:
+    """One block's worth of tokens after those of its parent."""
+
+    number: int
+    """Never used for another node."""
+    key: Key
+    parent: PrefixNode | None
+    """None: it is a sequence's first."""
+    blocks: dict[int, None] = field(default_factory=dict)
+    """Physical blocks that hold it: a single idle one, or held ones (several when it was computed more than
+    once at the same time)."""
+    host_block: int | None = None
+    """The block of host memory that holds it, if no physical one does."""
+    num_children: int = 0
+    is_cached: bool = True
+    """Whether it can be found; once it cannot, it never can again."""
+
+    @property
+    def is_present(self) -> bool:
+        """Whether its content is held somewhere."""
+        return bool(self.blocks) or self.host_block is not None
+
+
+@dataclass(slots=True)
+class PrefixChain:
+    """The beginning of one sequence as far as it is, or was, cached."""
+
+    scope: Scope = ("", "")
+    nodes: list[PrefixNode] = field(default_factory=list)
+    """Of the sequence's full blocks, in order."""
