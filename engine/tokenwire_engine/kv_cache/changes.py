@@ -9,19 +9,19 @@ if TYPE_CHECKING:
 
 
 class Stored(NamedTuple):
-    """A block can be found from now on; its parent can, too."""
+    """What a node stands for can be found from now on."""
 
     node: PrefixNode
 
 
 class Removed(NamedTuple):
-    """A block is found no more; none of its children is."""
+    """What a node stands for is found no more. The node may stay, as the way to its children."""
 
     node: PrefixNode
 
 
 class Cleared(NamedTuple):
-    """No block is found any more."""
+    """Nothing is found any more."""
 
 
 Change = Stored | Removed | Cleared

@@ -83,7 +83,7 @@ class PrefixCache:
         key: Key = (chain.scope if parent is None else parent.number, tokens)
         node = self._nodes.get(key)
         if node is None:
-            node = self._nodes[key] = PrefixNode(self._next_number, key, parent)
+            node = self._nodes[key] = PrefixNode(self._next_number, key, chain.scope, parent)
             self._next_number += 1
             if parent is not None:
                 parent.num_children += 1

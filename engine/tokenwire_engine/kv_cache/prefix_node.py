@@ -18,6 +18,8 @@ class PrefixNode:
     number: int
     """Never used for another node."""
     key: Key
+    scope: Scope
+    """Of the sequences that begin with it."""
     parent: PrefixNode | None
     """None: it is a sequence's first."""
     blocks: dict[int, None] = field(default_factory=dict)

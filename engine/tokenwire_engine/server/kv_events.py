@@ -19,7 +19,7 @@ from tokenwire.status import StatusError
 from tokenwire.v1 import engine_pb2
 from tokenwire_engine.core.commands import Command, WatchPrefixCache
 from tokenwire_engine.kv_cache.changes import Change, Cleared, Removed, Stored
-from tokenwire_engine.kv_cache.prefix_node import Scope
+from tokenwire_engine.kv_cache.prefix_node import PrefixNode, Scope
 
 MAX_PENDING = 1 << 14
 """Changes that may wait for a watcher; past it, it is sent everything anew."""
@@ -138,14 +138,14 @@ class _Mirror:
 
     sequence: int
     blocks: dict[int, StoredBlock] = field(default_factory=dict)
-    """Parents before their children."""
+    """Parents before their children, unless they were stored again later."""
     watchers: list[_Watcher] = field(default_factory=list)
     changes: asyncio.Queue[Sequence[Change]] = field(default_factory=asyncio.Queue)
     is_complete: asyncio.Event = field(default_factory=asyncio.Event)
     """Set once it holds what the cache held when it began."""
     follower: asyncio.Task[None] = field(init=False)
     _hash_of: dict[int, int] = field(default_factory=dict)
-    """By the node's number in the cache."""
+    """Of the nodes that are stored, by their number in the cache."""
     _roots: dict[Scope, int] = field(default_factory=dict)
 
     async def follow(self) -> None:
@@ -162,15 +162,12 @@ class _Mirror:
     def _take_in(self, change: Change) -> None:
         match change:
             case Stored(node):
-                parent, tokens = node.key
-                parent_hash = self._hash_of[parent] if isinstance(parent, int) else self._root(parent)
-                block = block_hash(parent_hash, tokens)
-                self._hash_of[node.number] = block
+                parent = self._parent_hash(node)
+                _, tokens = node.key
+                block = self._hash_of[node.number] = block_hash(parent, tokens)
+                adapter, _ = node.scope
                 self.blocks[block] = StoredBlock(
-                    hash=block,
-                    parent_hash=parent_hash,
-                    token_ids=tokens,
-                    adapter=parent[0] if isinstance(parent, tuple) else self.blocks[parent_hash].adapter,
+                    hash=block, parent_hash=parent, token_ids=tokens, adapter=adapter
                 )
                 self._tell(block, is_stored=True)
             case Removed(node):
@@ -187,6 +184,15 @@ class _Mirror:
     def _tell(self, block: int, is_stored: bool) -> None:
         for watcher in self.watchers:
             watcher.hear(block, is_stored)
+
+    def _parent_hash(self, node: PrefixNode) -> int:
+        if node.parent is None:
+            return self._root(node.scope)
+        known = self._hash_of.get(node.parent.number)
+        if known is not None:
+            return known
+        # It is but the way to its children: what it stood for is gone.
+        return block_hash(self._parent_hash(node.parent), node.parent.key[1])
 
     def _root(self, scope: Scope) -> int:
         root = self._roots.get(scope)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 
 import grpc
 import pytest
@@ -15,6 +16,8 @@ from tokenwire.v1 import engine_admin_pb2_grpc
 from tokenwire.v1.engine_admin_pb2 import ResetPrefixCacheRequest
 from tokenwire.v1.engine_pb2 import GenerateRequest, WatchKvEventsRequest, WatchKvEventsResponse
 from tokenwire.v1.generation_pb2 import RequestContext, StopConditions
+from tokenwire_engine.kv_cache.changes import Change, Cleared, Removed, Stored
+from tokenwire_engine.kv_cache.prefix_node import PrefixNode
 from tokenwire_engine.server import kv_events
 
 
@@ -158,8 +161,13 @@ async def test_a_slow_watcher_gets_everything_anew_instead_of_a_long_backlog(
     assert serving.kv_events._mirror is None
 
 
-async def test_copies_follow_a_cache_under_pressure(start_engine: StartEngine) -> None:
-    engine = await start_engine(HashRunner(model_info(num_blocks=40)), max_running=4)
+@pytest.mark.parametrize("window", [0, 40])
+@pytest.mark.parametrize("num_host_blocks", [0, 30])
+async def test_copies_follow_a_cache_under_pressure(
+    start_engine: StartEngine, window: int, num_host_blocks: int
+) -> None:
+    info = model_info(num_blocks=40, window=window, num_host_blocks=num_host_blocks)
+    engine = await start_engine(HashRunner(info), max_running=4)
     watchers = [Watcher(engine) for _ in range(3)]
     rng = random.Random(1)
     prefixes = [[rng.randrange(900) for _ in range(48)] for _ in range(4)]
@@ -176,7 +184,7 @@ async def test_copies_follow_a_cache_under_pressure(start_engine: StartEngine) -
     truth = Watcher(engine)
     await truth.read()
     load = await engine.load()
-    assert len(truth.blocks) == load.cached_kv_blocks
+    assert 0 <= len(truth.blocks) - load.cached_kv_blocks <= num_host_blocks
     async with asyncio.timeout(10):
         while any(watcher.blocks.keys() != truth.blocks.keys() for watcher in watchers):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
@@ -184,6 +192,23 @@ async def test_copies_follow_a_cache_under_pressure(start_engine: StartEngine) -
         task.cancel()
     for watcher in (*watchers, truth):
         watcher.call.cancel()
+
+
+async def test_a_block_keeps_its_hash_when_those_before_it_are_gone() -> None:
+    deliver: list[Callable[[list[Change]], object]] = []
+    events = kv_events.KvEvents(lambda command: deliver.append(command.deliver), is_enabled=True)
+    watching = events.watch()
+    following = asyncio.create_task(anext(watching))
+    await asyncio.sleep(0)
+    first = PrefixNode(0, (("a", "s"), (1, 2)), ("a", "s"), None)
+    second = PrefixNode(1, (0, (3, 4)), ("a", "s"), first)
+    third = PrefixNode(2, (1, (5, 6)), ("a", "s"), second)
+    deliver[0]([Cleared(), Stored(first), Stored(second), Removed(first), Removed(second), Stored(third)])
+    (block,) = (await following).stored
+    assert block.hash == prefix_hashes([1, 2, 3, 4, 5, 6], 2, "a", "s")[2]
+    assert block.parent_hash == prefix_hashes([1, 2, 3, 4], 2, "a", "s")[1]
+    assert block.adapter == "a"
+    await watching.aclose()
 
 
 async def _read_on(watcher: Watcher) -> None:
