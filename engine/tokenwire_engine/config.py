@@ -35,7 +35,8 @@ class EngineConfig:
     policy: str = "fcfs"
     """Who is served first: `fcfs`, `priority` or `fair` (equal shares for all tenants)."""
     max_step_tokens: int | None = None
-    """Most tokens computed in one step. None: 8192 on CUDA, 512 on a CPU."""
+    """Most tokens computed in one step. None: 8192 on CUDA, 512 on a CPU, and as few of prompts as it takes
+    for decodes not to be held up."""
     block_size: int = 16
     """Tokens per KV cache block, a power of two from 16 to 128."""
     prefix_cache: bool = True

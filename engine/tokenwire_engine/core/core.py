@@ -144,11 +144,12 @@ class EngineCore:
             self._launched.clear()
             self._fail(launched.plan, error)
             return
-        self._scheduler.complete(result)
         now = time.monotonic()
         # The device began with it when it was launched, or when the step before it was done.
-        self._meter.add(now - max(launched.started, self._latest_end), self._scheduler.counters)
+        seconds = now - max(launched.started, self._latest_end)
         self._latest_end = now
+        self._scheduler.complete(result, seconds)
+        self._meter.add(seconds, self._scheduler.counters)
 
     def _fail(self, plan: StepPlan, error: Exception) -> None:
         logger.error("step %d failed with %d requests", plan.step, len(plan.scheduled), exc_info=error)

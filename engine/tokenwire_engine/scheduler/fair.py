@@ -28,6 +28,8 @@ class FairShare:
         served: weighted tokens served, by tenant; those that a tenant was lifted by included.
     """
 
+    is_preemptive = False
+
     def __init__(self) -> None:
         self.served: dict[str, int] = {}
         self._queues: dict[str, OrderedDict[int, Request]] = {}
@@ -68,6 +70,9 @@ class FairShare:
 
     def rank(self, request: Request) -> tuple[int, int]:
         return self.served.get(request.tenant, self._floor), request.arrival
+
+    def outranks(self, waiting: Request, running: Request) -> bool:
+        return False
 
     def admitted(self, request: Request, num_tokens: int) -> None:
         self.served[request.tenant] += INPUT_WEIGHT * num_tokens

@@ -16,6 +16,8 @@ from tokenwire_engine.scheduler.request import Request
 class FirstComeFirstServed:
     """The `Policy` of the order of arrival."""
 
+    is_preemptive = False
+
     def __init__(self) -> None:
         self._waiting: OrderedDict[int, Request] = OrderedDict()
 
@@ -32,6 +34,9 @@ class FirstComeFirstServed:
 
     def rank(self, request: Request) -> int:
         return request.arrival
+
+    def outranks(self, waiting: Request, running: Request) -> bool:
+        return False
 
     def admitted(self, request: Request, num_tokens: int) -> None:
         pass

@@ -2,7 +2,8 @@
 
 A policy keeps the waiting requests in its order and ranks the running ones. It decides nothing else: the
 scheduler admits the first in line once there is room for it (nobody overtakes it, so that a large request
-does not starve), and when blocks run out the running request of the highest rank gives way.
+does not starve), and when blocks run out the running request of the highest rank gives way. Where a policy is
+preemptive, running requests also give way to one that waits and outranks them.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from tokenwire_engine.scheduler.request import Request
 class Policy(Protocol):
     """Orders requests. Each is added when it arrives, and again whenever it had to give way."""
 
+    is_preemptive: bool
+    """Whether `outranks` is ever true."""
+
     def add(self, request: Request, ahead: bool) -> None:
         """A request waits: behind those that it is equal to or, as one that waited before, ahead of them."""
 
@@ -30,6 +34,9 @@ class Policy(Protocol):
 
     def rank(self, request: Request) -> Any:
         """What to compare running requests by: the highest gives way first. Total: no two are equal."""
+
+    def outranks(self, waiting: Request, running: Request) -> bool:
+        """Whether one that runs gives way to one that waits, if that has no room otherwise."""
 
     def admitted(self, request: Request, num_tokens: int) -> None:
         """A request runs for the first time, with this many known tokens to compute."""

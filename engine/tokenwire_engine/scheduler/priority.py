@@ -1,5 +1,8 @@
 """Lower priority values first, with ageing.
 
+A request does not wait for those of a lesser priority that came after it in this order: they give way, and go
+on later from what the prefix cache has kept.
+
 Waiting makes up for priority: one level for each `AGEING_S` seconds. Since all requests age alike, whether
 one comes before another never changes, so the order is that of a key fixed at arrival:
 arrival time + priority * AGEING_S. Nobody starves: no request that arrives more than
@@ -21,6 +24,8 @@ Rank = tuple[float, int]
 
 class Priority:
     """The `Policy` of the requests' own priorities."""
+
+    is_preemptive = True
 
     def __init__(self) -> None:
         self._heap: list[tuple[Rank, Request]] = []
@@ -46,6 +51,9 @@ class Priority:
 
     def rank(self, request: Request) -> Rank:
         return request.arrival_s + request.priority * AGEING_S, request.arrival
+
+    def outranks(self, waiting: Request, running: Request) -> bool:
+        return waiting.priority < running.priority and self.rank(waiting) < self.rank(running)
 
     def admitted(self, request: Request, num_tokens: int) -> None:
         pass

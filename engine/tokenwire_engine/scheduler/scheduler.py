@@ -34,6 +34,7 @@ from tokenwire_engine.scheduler.plan import PENDING, Admission, ScheduledTokens,
 from tokenwire_engine.scheduler.policy import Policy
 from tokenwire_engine.scheduler.request import NO_SLOT, FinishReason, Request
 from tokenwire_engine.scheduler.samples import Samples, make_samples
+from tokenwire_engine.scheduler.step_budget import StepBudget
 
 
 @dataclass(slots=True, frozen=True)
@@ -46,6 +47,8 @@ class SchedulerLimits:
     """Most tokens in one step."""
     max_model_len: int
     """Most tokens of prompt and output together."""
+    adapts_step: bool = False
+    """Whether a step gets fewer tokens than it may have, so that prompts do not hold up those who decode."""
     window: int = 0
     """Tokens that a token sees at most, itself included, in whatever layer; 0: all before it."""
 
@@ -96,7 +99,7 @@ class Scheduler:
         self.pool = pool
         self.counters = Counters()
         self.context_limit = min(limits.max_model_len, pool.num_tokens)
-        self._token_budget = limits.max_step_tokens
+        self._budget = StepBudget(limits.max_step_tokens, limits.adapts_step)
         self._window = limits.window
         self._free_slots = list(range(limits.max_running - 1, -1, -1))
         self._policy = policy or FirstComeFirstServed()
@@ -198,8 +201,10 @@ class Scheduler:
         for request in self._deadlines.passed(self._clock()):
             self._finish(request, FinishReason.EXPIRED, _expired(request))
         self._make_room()
+        if self._policy.is_preemptive:
+            self._make_way()
         step = _Step(StepPlan(self.counters.steps))
-        budget = self._token_budget
+        budget = self._budget.most
 
         # Decodes first, so that no prompt, however long, holds up the others' next tokens.
         prefilling: list[Request] = []
@@ -209,6 +214,8 @@ class Scheduler:
             elif not (request.num_pending and request.must_wait):
                 budget -= self._schedule(request, budget, step)
 
+        step.num_decodes = self._budget.most - budget
+        budget = at_most = self._budget.prompt_tokens(step.num_decodes)
         for request in prefilling:
             if budget > 0:
                 budget -= self._schedule(request, budget, step)
@@ -220,6 +227,7 @@ class Scheduler:
 
         if not step.plan.scheduled:
             return None
+        step.num_prompt_tokens = at_most - budget
         for request in step.prompts_done:
             self._let_siblings_begin(request)
         step.plan.released, self._released = self._released, []
@@ -227,12 +235,12 @@ class Scheduler:
             step.plan.host_moves = self._prefix_cache.take_host_moves()
         self.counters.steps += 1
         if self._observer is not None:
-            self._observer.planned(len(step.plan.scheduled), self._token_budget - budget)
+            self._observer.planned(len(step.requests), step.num_decodes + step.num_prompt_tokens)
         self._in_flight.append(step)
         return step.plan
 
-    def complete(self, result: StepResult) -> None:
-        """Take in what the oldest uncompleted plan yielded.
+    def complete(self, result: StepResult, seconds: float | None = None) -> None:
+        """Take in what the oldest uncompleted plan yielded, and how long it took where that was measured.
 
         Raises:
             ValueError: when it is not that plan's result.
@@ -245,6 +253,8 @@ class Scheduler:
             )
         self._in_flight.popleft()
         self._latest_result = result.step
+        if seconds is not None:
+            self._budget.observe(seconds, step.num_decodes, step.num_prompt_tokens)
         self._cache_filled(step)
         outputs = self._outputs
         for request, logprobs in zip(step.scored, result.prompt_logprobs, strict=True):
@@ -397,28 +407,50 @@ class Scheduler:
         request.latest_step = step.plan.step
         return end - start
 
-    def _admit(self, plan: StepPlan) -> Request | None:
-        """Let the first in line run, if there is a slot and room for all of its known tokens, with a block to
-        spare for each running one: a request that would soon give way had better wait."""
-        if not self._free_slots or (request := self._policy.first()) is None:
-            return None
-        if request.latest_step > self._latest_result:
-            return None
-        needed = ceil_div(request.num_tokens, self.pool.block_size)
+    def _make_way(self) -> None:
+        """Let requests give way to the first in line, if it outranks them and they hold what it lacks."""
+        request = self._policy.first()
+        if request is None or request.latest_step > self._latest_result:
+            return
+        needed = self._blocks_to_admit(request)
+        if self._free_slots and needed <= self.pool.num_free:
+            return
+        outranked = [running for running in self._running.values() if self._policy.outranks(request, running)]
+        if not outranked or needed > self.pool.num_free + sum(len(r.table.held) for r in outranked):
+            return
+        for running in sorted(outranked, key=self._policy.rank, reverse=True):
+            self._preempt(running)
+            if self._blocks_to_admit(request) <= self.pool.num_free:
+                return
+
+    def _blocks_to_admit(self, request: Request) -> int:
+        """Free blocks that it takes to admit a waiting request: for all of its known tokens but those that
+        are found computed, with a block to spare for each running one, since a request that would soon give
+        way had better wait."""
+        needed = ceil_div(request.num_tokens, self.pool.block_size) + len(self._running)
         origin = request.origin
         if origin is not None and origin.num_released > self._num_out_of_sight(request.num_tokens - 1):
             origin = request.origin = None  # whoever had it has left, or gone on too far
-        cache = self._prefix_cache
         if origin is not None:
-            needed -= (request.num_tokens - 1) // self.pool.block_size
-        elif cache is not None:
-            # At least the last known token is computed, for the token after it, and every prompt token whose
-            # log-probabilities are still due.
-            most = request.num_prompt_scored if request.needs_all_prompt_logits else request.num_tokens - 1
-            cache.follow(request.cache, request.tokens, most // self.pool.block_size)
-            needed -= cache.num_spared(request.cache)
-        if needed + len(self._running) > self.pool.num_free:
+            return needed - (request.num_tokens - 1) // self.pool.block_size
+        cache = self._prefix_cache
+        if cache is None:
+            return needed
+        # At least the last known token is computed, for the token after it, and every prompt token whose
+        # log-probabilities are still due.
+        most = request.num_prompt_scored if request.needs_all_prompt_logits else request.num_tokens - 1
+        cache.follow(request.cache, request.tokens, most // self.pool.block_size)
+        return needed - cache.num_spared(request.cache)
+
+    def _admit(self, plan: StepPlan) -> Request | None:
+        """Let the first in line run, if there is a slot and room for it."""
+        if not self._free_slots or (request := self._policy.first()) is None:
             return None
+        if request.latest_step > self._latest_result:  # it has just given way
+            return None
+        if self._blocks_to_admit(request) > self.pool.num_free:
+            return None
+        origin, cache = request.origin, self._prefix_cache
         self._policy.remove(request)
         del self._waiting[request.arrival]
         self._running[request.arrival] = request
@@ -551,6 +583,9 @@ class _Step:
     """A plan whose result is not in yet."""
 
     plan: StepPlan
+    num_decodes: int = 0
+    num_prompt_tokens: int = 0
+    """All other tokens."""
     requests: list[Request] = field(default_factory=list)
     """Of each row."""
     sampling: list[Request] = field(default_factory=list)

@@ -200,7 +200,11 @@ class EngineServer:
 
     def _make_scheduler(self, info: ModelInfo) -> Scheduler:
         limits = SchedulerLimits(
-            self._config.max_running, info.max_step_tokens, info.max_model_len, info.window
+            max_running=self._config.max_running,
+            max_step_tokens=info.max_step_tokens,
+            max_model_len=info.max_model_len,
+            adapts_step=self._config.max_step_tokens is None,
+            window=info.window,
         )
         pool = BlockPool(info.num_blocks, info.block_size)
         host = HostTier(info.num_host_blocks) if info.num_host_blocks else None

@@ -69,7 +69,8 @@ MaxStepTokens = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Most tokens computed in one step. Left out: 8192 on CUDA, 512 on a CPU.",
+        help="Most tokens computed in one step. Left out: up to 8192 on CUDA, 512 on a CPU, fewer while "
+        "prompts would hold up decoding requests.",
         show_default=False,
     ),
 ]

@@ -34,7 +34,7 @@ def serve(
     pool = BlockPool(info.num_blocks, info.block_size)
     host = HostTier(info.num_host_blocks) if info.num_host_blocks else None
     scheduler = Scheduler(
-        SchedulerLimits(8, info.max_step_tokens, info.max_model_len, info.window),
+        SchedulerLimits(8, info.max_step_tokens, info.max_model_len, window=info.window),
         pool,
         prefix_cache=PrefixCache(pool, info.window, host) if prefix_cache else None,
     )

@@ -48,7 +48,7 @@ class Simulation:
         self.host = HostTier(num_host_blocks) if num_host_blocks else None
         self.prefix_cache = PrefixCache(self.pool, window, self.host) if prefix_cache else None
         self.scheduler = Scheduler(
-            SchedulerLimits(max_running, max_step_tokens, max_model_len, window),
+            SchedulerLimits(max_running, max_step_tokens, max_model_len, window=window),
             self.pool,
             self.policy,
             self.prefix_cache,

@@ -131,3 +131,30 @@ def test_no_tenant_that_waits_gets_further_behind_another_than_the_bound(
         simulation.step()
         simulation.check()
     simulation.run()
+
+
+def test_an_urgent_request_does_not_wait_for_the_slot_of_one_that_is_not() -> None:
+    simulation = Simulation(policy="priority", max_running=2)
+    for _ in range(2):
+        simulation.submit([1], max_tokens=50, priority=5)
+    simulation.step()
+    urgent = simulation.submit([2], max_tokens=3, priority=-1)
+    equal = simulation.submit([3], max_tokens=3, priority=5)
+    for _ in range(3):
+        simulation.step()
+    assert simulation.delivered[urgent] == continuation([2], 3)
+    assert simulation.delivered[equal] == []
+    assert simulation.scheduler.counters.preemptions == 1
+    simulation.run()
+    assert simulation.delivered[:2] == [continuation([1], 50)] * 2
+
+
+def test_nobody_gives_way_to_a_request_that_would_not_fit_even_then() -> None:
+    simulation = Simulation(policy="priority", num_blocks=10)
+    simulation.submit([1] * 60, max_tokens=60, priority=0)
+    simulation.submit([2] * 20, max_tokens=30, priority=5)
+    simulation.step()
+    simulation.submit([3] * 100, max_tokens=2, priority=4)
+    simulation.step()
+    assert simulation.scheduler.counters.preemptions == 0
+    simulation.run()

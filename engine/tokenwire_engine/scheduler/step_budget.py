@@ -1,0 +1,57 @@
+"""How many tokens of prompts a step may compute while other requests decode.
+
+A step is as long as its tokens make it, and every decoding stream waits for all of it. Where the budget
+adapts, prompts may lengthen a step by as much as its decodes take by themselves (so that streams keep at
+least half of their speed), or by `LEAST_EXTRA_S` if that is more. What tokens take is learnt from the steps
+themselves: the time of those without prompts, and what prompts add to it. With nobody decoding there is
+nobody to wait, and prompts are computed at full speed.
+"""
+
+from __future__ import annotations
+
+LEAST_EXTRA_S = 0.02
+"""Prompts may add as much in any case: nobody notices it, and they would crawl behind the fastest decodes."""
+LEAST_TOKENS = 16
+"""However slow prompts are, they get on."""
+WEIGHT = 0.2
+"""Of the latest step in the moving averages."""
+
+
+class StepBudget:
+    """Learns from the steps what the next ones may hold."""
+
+    def __init__(self, most: int, adapts: bool) -> None:
+        """
+        Args:
+            most: tokens in one step, whatever is measured.
+            adapts: whether fewer are chosen to bound the step's time.
+        """
+        self.most = most
+        self._adapts = adapts
+        self._decode_s: float | None = None
+        """Mean time of a step without prompts."""
+        self._prompt_token_s: float | None = None
+        """Mean time that a prompt's token adds to a step."""
+
+    def prompt_tokens(self, num_decodes: int) -> int:
+        """Most tokens of prompts in a step with so many decodes."""
+        room = self.most - num_decodes
+        if not (self._adapts and num_decodes and self._prompt_token_s and self._decode_s is not None):
+            return room
+        extra_s = max(self._decode_s, LEAST_EXTRA_S)
+        return min(room, max(LEAST_TOKENS, int(extra_s / self._prompt_token_s)))
+
+    def observe(self, seconds: float, num_decodes: int, num_prompt_tokens: int) -> None:
+        """A step with so many decodes and tokens of prompts took so long."""
+        if not num_prompt_tokens:
+            self._decode_s = _mean(self._decode_s, seconds)
+            return
+        if num_decodes:
+            if self._decode_s is None:
+                return
+            seconds = max(0.0, seconds - self._decode_s)
+        self._prompt_token_s = _mean(self._prompt_token_s, seconds / num_prompt_tokens)
+
+
+def _mean(mean: float | None, value: float) -> float:
+    return value if mean is None else mean + WEIGHT * (value - mean)

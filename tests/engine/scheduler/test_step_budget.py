@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import pytest
+
+from tokenwire_engine.scheduler.step_budget import LEAST_TOKENS, StepBudget
+
+
+def measured(decode_s: float, token_s: float) -> StepBudget:
+    """A budget that has seen steps of a device."""
+    budget = StepBudget(512, adapts=True)
+    budget.observe(100 * token_s, 0, 100)
+    budget.observe(decode_s, 16, 0)
+    budget.observe(decode_s + 50 * token_s, 16, 50)
+    return budget
+
+
+def test_prompts_may_double_the_time_of_a_step_of_decodes() -> None:
+    assert measured(decode_s=0.1, token_s=0.001).prompt_tokens(num_decodes=16) == pytest.approx(100, abs=1)
+
+
+def test_fast_decodes_do_not_make_prompts_crawl() -> None:
+    assert measured(decode_s=0.001, token_s=0.0001).prompt_tokens(num_decodes=16) == pytest.approx(200, abs=1)
+
+
+def test_however_slow_prompts_are_they_get_on() -> None:
+    assert measured(decode_s=0.001, token_s=1.0).prompt_tokens(num_decodes=16) == LEAST_TOKENS
+
+
+def test_with_nobody_decoding_a_step_is_as_large_as_it_may_be() -> None:
+    assert measured(decode_s=0.001, token_s=1.0).prompt_tokens(num_decodes=0) == 512
+
+
+def test_what_is_measured_never_exceeds_the_most() -> None:
+    assert measured(decode_s=10.0, token_s=0.0001).prompt_tokens(num_decodes=12) == 500
+
+
+def test_a_budget_that_was_given_is_kept() -> None:
+    budget = StepBudget(512, adapts=False)
+    budget.observe(1.0, 0, 10)
+    budget.observe(0.1, 1, 0)
+    assert budget.prompt_tokens(num_decodes=1) == 511
+
+
+def test_nothing_is_bounded_before_anything_is_known() -> None:
+    assert StepBudget(512, adapts=True).prompt_tokens(num_decodes=2) == 510
