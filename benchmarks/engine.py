@@ -91,12 +91,18 @@ class Session:
         self._responses = iter(stub.Session(self._requests()))
         next(self._responses)
 
-    def submit(self, prompt: Sequence[int], output_tokens: int) -> Stream:
-        """Start a greedy request for exactly so many tokens."""
+    def submit(
+        self,
+        prompt: Sequence[int],
+        output_tokens: int,
+        constraint: generation_pb2.Constraint | None = None,
+    ) -> Stream:
+        """Start a greedy request for exactly so many tokens, or fewer where a constraint ends it."""
         request = engine_pb2.GenerateRequest(
             prompt_token_ids=prompt,
             sampling=generation_pb2.SamplingParams(temperature=0.0),
             stop=generation_pb2.StopConditions(max_tokens=output_tokens, ignore_eos=True),
+            constraint=constraint,
         )
         submit = engine_pb2.SessionRequest.Submit(slot=len(self.streams), request=request)
         self.streams.append(Stream(time.perf_counter()))

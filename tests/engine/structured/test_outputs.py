@@ -13,9 +13,9 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
+from benchmarks.schemas import random_schema
 from tests.engine.driver import ignore_progress
 from tests.engine.structured.demo import CHECKPOINT, EOS_TOKEN_IDS, VOCAB_SIZE
-from tests.engine.structured.schemas import random_schema
 from tokenwire.v1.generation_pb2 import Constraint
 from tokenwire_engine.config import EngineConfig
 from tokenwire_engine.kv_cache.block_pool import BlockPool
