@@ -82,6 +82,7 @@ class HashRunner:
         fail_next: raised by the next `launch`, once.
         fail_collect: raised by the next `collect`, once.
         steps: plans executed.
+        takes_forced: whether plans may have tokens that were not sampled behind those that were.
     """
 
     def __init__(self, info: ModelInfo | None = None) -> None:
@@ -89,6 +90,7 @@ class HashRunner:
         self._window = self.info.window
         self.fail_next: Exception | None = None
         self.fail_collect: Exception | None = None
+        self.takes_forced = False
         self.steps = 0
         self._permits = math.inf
         self._permits_changed = threading.Condition()
@@ -144,13 +146,16 @@ class HashRunner:
             assert row.start == slot.computed, f"slot {row.slot} starts at {row.start}, not {slot.computed}"
             assert row.token_ids, f"slot {row.slot} has nothing to compute"
             for position, token in enumerate(row.token_ids, start=row.start):
+                if self.takes_forced and position == len(slot.tokens):
+                    slot.tokens.append(token)
                 assert token in (slot.tokens[position], PENDING)
                 token = slot.tokens[position]
                 block = slot.blocks[position // self.info.block_size]
                 assert self._holders[block] == 1, "a block that others hold, too, is written to"
                 self._cache[block][position % self.info.block_size] = token
             slot.computed += len(row.token_ids)
-            assert row.samples == (slot.computed == len(slot.tokens))
+            knows_all = slot.computed == len(slot.tokens)
+            assert row.samples == knows_all or (self.takes_forced and knows_all)
             if row.samples:
                 token = next_token(self._read_back(slot), slot.sample)
                 slot.tokens.append(token)

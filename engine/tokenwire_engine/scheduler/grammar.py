@@ -28,5 +28,8 @@ class Grammar(Protocol):
         """Which tokens may come next, one bit for each: token t's is bit t % 32 of little-endian int32 word
         t // 32. When nothing may, what ends the output."""
 
+    def forced(self) -> list[int]:
+        """Tokens that can only follow, in order; none of them is taken in. Empty where there is a choice."""
+
     def copy(self) -> Grammar:
         """The same place, to go on from independently. Takes microseconds."""

@@ -127,6 +127,18 @@ class Request:
         )
 
     @property
+    def takes_forced_tokens(self) -> bool:
+        """Whether what its grammar leaves no choice about need not be sampled: nothing is to be told about
+        those tokens, and nothing that the sampler keeps depends on them."""
+        sampling = self.sampling
+        return self.grammar is not None and not (
+            sampling.num_logprobs is not None
+            or sampling.has_penalties
+            or sampling.bad_words
+            or sampling.allowed_token_ids
+        )
+
+    @property
     def needs_all_prompt_logits(self) -> bool:
         """Whether log-probabilities of its prompt are due: then no prompt token after those that were scored
         may be taken from a cache without being computed."""

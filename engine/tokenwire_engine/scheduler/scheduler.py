@@ -282,10 +282,29 @@ class Scheduler:
             channel.add_token(request.label, token_id, request.sampling.sample_index)
             if index in result.logprobs:
                 channel.logprobs[request.label, request.sampling.sample_index] = result.logprobs[index]
-            if reason := request.finish_reason():
+            reason = request.finish_reason()
+            if reason is None and request.takes_forced_tokens:
+                reason = self._fast_forward(request, channel)
+            if reason is not None:
                 self._finish(request, reason)
         self.counters.generated_tokens += len(generated)
         self._policy.generated(generated)
+
+    def _fast_forward(self, request: Request, channel: ChannelOutput) -> FinishReason | None:
+        """Take what can only follow a request's latest token as if it had been sampled, so that one step
+        computes all of it; why it has ended, if it has. Only as far as it falls into the block that the next
+        token needs anyway."""
+        grammar, reason = request.grammar, None
+        assert grammar is not None
+        for token_id in grammar.forced()[: -request.num_tokens % self.pool.block_size]:
+            if not grammar.accept(token_id):
+                return FinishReason.ERROR
+            request.output_token_ids.append(token_id)
+            channel.add_token(request.label, token_id, request.sampling.sample_index)
+            self.counters.generated_tokens += 1
+            if (reason := request.finish_reason()) is not None:
+                break
+        return reason
 
     def fail(self, error: str) -> None:
         """The oldest step in flight failed: its requests end with an error, and nothing of them stays. Those

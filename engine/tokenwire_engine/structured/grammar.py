@@ -40,5 +40,8 @@ class MatcherGrammar:
     def mask(self) -> bytes:
         return self._matcher.compute_bitmask()
 
+    def forced(self) -> list[int]:
+        return [] if self._matcher.is_error() else self._matcher.compute_ff_tokens()
+
     def copy(self) -> MatcherGrammar:
         return MatcherGrammar(self._matcher.deep_copy())

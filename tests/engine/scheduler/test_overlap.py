@@ -61,6 +61,9 @@ class AnyTokens:
     def mask(self) -> bytes:
         return b""
 
+    def forced(self) -> list[int]:
+        return []
+
     def copy(self) -> AnyTokens:
         return self
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from llguidance import LLTokenizer
 from tokenizers import Tokenizer
@@ -36,6 +36,7 @@ def is_output(vocabulary: LLTokenizer, tokenizer: Tokenizer, grammar: str, text:
     return matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting()
 
 
+@settings(deadline=None)
 @given(options=st.lists(TEXTS, min_size=1, max_size=20))
 def test_any_text_can_be_a_choice(vocabulary: LLTokenizer, tokenizer: Tokenizer, options: list[str]) -> None:
     grammar = write_grammar("choice", json.dumps(options))
@@ -43,6 +44,7 @@ def test_any_text_can_be_a_choice(vocabulary: LLTokenizer, tokenizer: Tokenizer,
         assert is_output(vocabulary, tokenizer, grammar, option)
 
 
+@settings(deadline=None)
 @given(value=JSON, indent=st.none() | st.integers(0, 4))
 def test_any_json_belongs_to_the_schema_of_anything(
     vocabulary: LLTokenizer, tokenizer: Tokenizer, value: object, indent: int | None

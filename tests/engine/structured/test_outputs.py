@@ -78,7 +78,7 @@ class Engine:
             for output in scheduler.take_outputs().values():
                 finished |= {end.request_id: end for end in output.finished}
         assert pool.num_free == pool.num_blocks
-        self.preemptions = scheduler.counters.preemptions
+        self.preemptions, self.num_steps = scheduler.counters.preemptions, scheduler.counters.steps
         return finished
 
     def text(self, request: Request) -> str:
@@ -189,3 +189,25 @@ async def test_parameters_that_leave_no_token_end_the_request_with_an_error(engi
     assert end.reason is FinishReason.ERROR
     assert "exclude each other" in end.error
     assert request.output_token_ids == []
+
+
+async def test_tokens_without_an_alternative_are_not_sampled_one_by_one(engine: Engine) -> None:
+    text = "The quick brown fox jumps over the lazy dog."
+    constraint = Constraint(grammar=f'start: "a {text} " ("yes" | "no")')
+    request = await engine.request("1", constraint)
+    ends = engine.serve([request])
+    assert re.fullmatch(f"a {text} (yes|no)", engine.text(request))
+    assert ends["1"].completion_tokens == len(request.output_token_ids)
+    assert engine.num_steps < len(request.output_token_ids) / 2
+
+
+async def test_forced_tokens_count_towards_the_length_and_the_stop_tokens(engine: Engine) -> None:
+    constraint = Constraint(regex="abcdefghijklmnopqrstuvwxyz")
+    short = await engine.request("1", constraint, max_tokens=5)
+    stop = engine.tokenizer.token_to_id("e")
+    stopped = await engine.request("2", constraint, stop_token_ids=frozenset([stop]))
+    ends = engine.serve([short, stopped])
+    assert len(short.output_token_ids) == 5
+    assert ends["1"].reason is FinishReason.LENGTH
+    if stop in stopped.output_token_ids:
+        assert stopped.output_token_ids[-1] == stop

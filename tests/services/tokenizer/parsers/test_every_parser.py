@@ -128,7 +128,7 @@ PARSERS += [ThinkParser, lambda: ThinkParser(is_open=True), lambda: ThinkParser(
 
 @pytest.mark.parametrize("make", PARSERS)
 @given(text=NONSENSE | st.text(), seed=st.integers(0, 9))
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_however_the_output_is_cut_it_is_read_alike(make: MakeParser, text: str, seed: int) -> None:
     whole = read(make, text, lambda at: len(text))
     assert read(make, text) == whole
@@ -138,6 +138,7 @@ def test_however_the_output_is_cut_it_is_read_alike(make: MakeParser, text: str,
 @pytest.mark.parametrize(("make", "write", "text_first"), CALLS)
 @given(name=NAMES, arguments=ARGUMENTS, seed=st.integers(0, 9))
 @example(name="f", arguments={"key1": "</tool_call>"}, seed=1)
+@settings(deadline=None)
 def test_a_call_comes_out_whole_and_without_markup(
     make: MakeParser, write: Write, text_first: bool, name: str, arguments: dict[str, object], seed: int
 ) -> None:
@@ -150,6 +151,7 @@ def test_a_call_comes_out_whole_and_without_markup(
 
 @pytest.mark.parametrize("make", PARSERS)
 @given(text=st.text(st.characters(exclude_characters="<[{", exclude_categories=["Cs"])))
+@settings(deadline=None)
 def test_text_without_markup_is_never_lost(make: MakeParser, text: str) -> None:
     result = read(make, text)
     assert (result.reasoning + result.text).strip() == text.strip()
@@ -162,7 +164,7 @@ UNHEADED = [make for make in PARSERS if make is not HarmonyParser]
 
 @pytest.mark.parametrize("make", UNHEADED)
 @given(parts=st.lists(st.sampled_from(MARKS + SCRAPS), max_size=10), seed=st.integers(0, 9))
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_no_word_is_lost_where_the_model_breaks_its_syntax(
     make: MakeParser, parts: list[str], seed: int
 ) -> None:
