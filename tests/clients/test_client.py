@@ -104,8 +104,12 @@ def test_a_chat_carries_messages_and_tools(answer, client):
             {"role": "assistant", "content": None, "tool_calls": [call]},
             {"role": "tool", "content": "rain", "tool_call_id": "c1"},
         ],
-        tools=[{"name": "weather", "description": "Tells it.", "parameters": {"type": "object"}}],
+        tools=[
+            {"name": "weather", "description": "Tells it.", "parameters": {"type": "object"}, "strict": True}
+        ],
         tool_choice="auto",
+        parallel_tool_calls=False,
+        reasoning_effort="low",
         template_kwargs={"deep": True},
     )
 
@@ -115,7 +119,35 @@ def test_a_chat_carries_messages_and_tools(answer, client):
     assert chat.messages[1].tool_calls[0].arguments_json == '{"city": "Oslo"}'
     assert chat.messages[2].tool_call_id == "c1"
     assert chat.tools[0].parameters_json == '{"type": "object"}'
+    assert (chat.tools[0].strict, chat.parallel_tool_calls, chat.reasoning_effort) == (True, False, "low")
+    assert chat.HasField("parallel_tool_calls")
     assert (chat.tool_choice, chat.template_kwargs_json) == ("auto", '{"deep": true}')
+
+
+@pytest.mark.parametrize(
+    ("constraint", "kind", "value"),
+    [
+        ({"json_schema": {"type": "object"}}, "json_schema", '{"type": "object"}'),
+        ({"json_schema": "{}"}, "json_schema", "{}"),
+        ({"json_object": True}, "json_object", True),
+        ({"regex": "a+"}, "regex", "a+"),
+        ({"grammar": 'start: "a"'}, "grammar", 'start: "a"'),
+    ],
+)
+def test_a_constraint_is_sent_as_what_it_is(answer, client, constraint, kind, value):
+    client.generate("Hello", constraint=constraint)
+
+    sent = answer.request.constraint
+    assert (sent.WhichOneof("kind"), getattr(sent, kind)) == (kind, value)
+
+
+def test_a_choice_is_a_list_and_a_constraint_one_thing(answer, client):
+    client.generate("Hello", constraint={"choice": ["yes", "no"]})
+    assert list(answer.request.constraint.choice.options) == ["yes", "no"]
+
+    with pytest.raises(tokenwire.InvalidRequestError) as caught:
+        client.generate("Hello", constraint={"regex": "a", "choice": ["b"]})
+    assert caught.value.field == "constraint"
 
 
 def test_pieces_of_tool_calls_add_up_and_the_answer_continues_the_conversation(fake, client):

@@ -15,7 +15,7 @@ from google.protobuf.message import Message as ProtoMessage
 
 from tokenwire.errors import InvalidRequestError
 from tokenwire.results import ToolCall
-from tokenwire.v1 import tokenizer_pb2
+from tokenwire.v1 import generation_pb2, tokenizer_pb2
 
 
 class _MessageRole(TypedDict):
@@ -46,6 +46,8 @@ class Tool(_ToolName, total=False):
     description: str
     parameters: Mapping[str, Any]
     """JSON Schema of its parameters."""
+    strict: bool
+    """Whether arguments must follow the schema exactly."""
 
 
 class CallOptions(TypedDict, total=False):
@@ -62,6 +64,21 @@ class ModelOptions(CallOptions, total=False):
     """Served model name. Left out: the only model."""
 
 
+class Constraint(TypedDict, total=False):
+    """A language that the output must belong to: exactly one of these."""
+
+    json_schema: Mapping[str, Any] | str
+    """A JSON Schema, also as text."""
+    json_object: bool
+    """Any JSON object."""
+    regex: str
+    """For the whole output."""
+    grammar: str
+    """In Lark or GBNF syntax."""
+    choice: Sequence[str]
+    """One of these texts."""
+
+
 class TemplateOptions(ModelOptions, total=False):
     """How a conversation becomes a prompt."""
 
@@ -69,6 +86,10 @@ class TemplateOptions(ModelOptions, total=False):
     """Functions that the model may call."""
     tool_choice: str
     """Whether and which tool to call: "auto" (default), "none", "required", or a tool's name."""
+    parallel_tool_calls: bool
+    """Whether the model may make several calls in one answer. Default true."""
+    reasoning_effort: str
+    """How hard a model that reasons should do so, such as "low". Left out: the template's default."""
     add_generation_prompt: bool
     """End the prompt with the header of a new assistant turn. Default true."""
     continue_final_message: bool
@@ -98,6 +119,8 @@ class SamplingOptions(ModelOptions, total=False):
     """Keep the stop string at the end of the text."""
     stop_token_ids: Sequence[int]
     ignore_eos: bool
+    constraint: Constraint
+    """What the output must look like."""
     skip_special_tokens: bool
     """Leave special tokens out of the text. Default true."""
     return_token_ids: bool
@@ -149,7 +172,13 @@ _REQUEST = (
     "add_special_tokens",
     "return_token_ids",
 )
-_TEMPLATE = ("tool_choice", "add_generation_prompt", "continue_final_message")
+_TEMPLATE = (
+    "tool_choice",
+    "add_generation_prompt",
+    "continue_final_message",
+    "parallel_tool_calls",
+    "reasoning_effort",
+)
 
 
 def generate_request(
@@ -225,7 +254,23 @@ def _sampling_request(options: SamplingOptions) -> tokenizer_pb2.TokenizerGenera
     _set_given(request.stop, _STOP, options, "stop.")
     stop = options.get("stop", ())
     _set(request, "stop_strings", [stop] if isinstance(stop, str) else stop)
+    if "constraint" in options:
+        _set_constraint(request.constraint, options["constraint"])
     return request
+
+
+def _set_constraint(target: generation_pb2.Constraint, constraint: Constraint) -> None:
+    _check_names(constraint, Constraint)
+    if len(constraint) != 1:
+        problem = f"has {len(constraint)} parts; expected exactly one of json_schema, regex, ..."
+        raise InvalidRequestError(f"constraint: {problem}", "INVALID_ARGUMENT", "constraint")
+    _set_given(target, ("json_object", "regex", "grammar"), constraint, "constraint.")
+    if "json_schema" in constraint:
+        schema = constraint["json_schema"]
+        text = schema if isinstance(schema, str) else _json(schema, "constraint.json_schema")
+        _set(target, "json_schema", text, "constraint.json_schema")
+    if "choice" in constraint:
+        _set(target.choice, "options", constraint["choice"], "constraint.choice")
 
 
 def _chat_prompt(messages: Iterable[Message], options: TemplateOptions) -> tokenizer_pb2.ChatPrompt:
@@ -236,7 +281,7 @@ def _chat_prompt(messages: Iterable[Message], options: TemplateOptions) -> token
         path = f"chat.tools[{index}]."
         _check_names(tool, Tool)
         definition = chat.tools.add()
-        _set_given(definition, ("name", "description"), tool, path)
+        _set_given(definition, ("name", "description", "strict"), tool, path)
         if "parameters" in tool:
             definition.parameters_json = _json(tool["parameters"], path + "parameters_json")
     _set_given(chat, _TEMPLATE, options, "chat.")
