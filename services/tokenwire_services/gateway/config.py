@@ -35,10 +35,18 @@ class GatewayConfig:
     """Seconds after which an unfinished request is cancelled. None: never."""
     access_log: bool = False
     """Write a line to standard output for each HTTP request."""
+    workers: int = 1
+    """Processes that share the port."""
+    reuse_port: bool = False
+    """Whether this process shares its port with others."""
     status_fd: int | None = None
     """File descriptor on which start-up progress is written, one JSON object a line."""
 
     def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise ValueError(f"--workers is {self.workers}; expected at least 1")
+        if self.workers > 1 and self.port == 0:
+            raise ValueError("--workers share a port, so --port must be one; it is 0")
         if not 0 <= self.port <= 65535:
             raise ValueError(f"--port is {self.port}; expected 0 to 65535")
         host, _, port = self.tokenizer.rpartition(":")

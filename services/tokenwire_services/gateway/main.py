@@ -21,7 +21,7 @@ def run(config: GatewayConfig) -> int:
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(levelname)s %(message)s")
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     try:
-        listener = listen(config.host, config.port)
+        listener = listen(config.host, config.port, config.reuse_port)
     except OSError as error:
         reason = error.strerror or error
         print(f"tokenwire gateway: cannot listen on {config.host}:{config.port}: {reason}", file=sys.stderr)

@@ -82,8 +82,8 @@ class GatewayServer(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens on an address.
+def listen(host: str, port: int, reuse_port: bool = False) -> socket.socket:
+    """A socket that listens on an address; with `reuse_port` others may, too, and share its connections.
 
     Raises:
         OSError: the address is not to be had.
@@ -94,6 +94,8 @@ def listen(host: str, port: int) -> socket.socket:
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind(address)
         listener.listen(_BACKLOG)
         listener.setblocking(False)

@@ -113,6 +113,8 @@ def serve(
     trust_request_chat_template: opt.TrustRequestChatTemplate = False,
     tool_parser: opt.ToolParser = "auto",
     reasoning_parser: opt.ReasoningParser = "auto",
+    tokenizer_workers: opt.TokenizerWorkers = 1,
+    gateway_workers: opt.GatewayWorkers = 1,
     api_key: opt.ApiKey = None,
     api_key_file: opt.ApiKeyFile = None,
     cors_origin: opt.CorsOrigin = None,
@@ -151,6 +153,7 @@ def serve(
         tokenizer_config = TokenizerConfig(
             engines=(f"{LOOPBACK}:{engine_port}",),
             host=LOOPBACK,
+            workers=tokenizer_workers,
             port=tokenizer_port,
             metrics_port=tokenizer_metrics_port,
             failover_timeout_s=failover_timeout_s,
@@ -161,6 +164,7 @@ def serve(
         gateway_config = GatewayConfig(
             tokenizer=f"{LOOPBACK}:{tokenizer_port}",
             host=host,
+            workers=gateway_workers,
             port=port,
             api_keys=tuple(api_key or ()),
             api_key_file=api_key_file,
@@ -243,6 +247,8 @@ def tokenizer(
     trust_request_chat_template: opt.TrustRequestChatTemplate = False,
     tool_parser: opt.ToolParser = "auto",
     reasoning_parser: opt.ReasoningParser = "auto",
+    workers: opt.Workers = 1,
+    reuse_port: opt.ReusePort = False,
     status_fd: opt.StatusFd = None,
     parent_pid: opt.ParentPid = None,
 ) -> int:
@@ -260,11 +266,17 @@ def tokenizer(
             trust_request_chat_template=trust_request_chat_template,
             tool_parser=tool_parser,
             reasoning_parser=reasoning_parser,
+            workers=workers,
+            reuse_port=reuse_port,
             status_fd=status_fd,
         )
     with _packages("tokenizer", "services"):
         from tokenwire_services.tokenizer.main import run
 
+    if workers > 1:
+        from tokenwire_services.launcher.workers import run_workers
+
+        return run_workers("tokenizer", config, {})
     return run(config)
 
 
@@ -279,6 +291,8 @@ def gateway(
     max_body_bytes: opt.MaxBodyBytes = 16 << 20,
     request_timeout_s: opt.RequestTimeoutS = None,
     access_log: opt.AccessLog = False,
+    workers: opt.Workers = 1,
+    reuse_port: opt.ReusePort = False,
     status_fd: opt.StatusFd = None,
     parent_pid: opt.ParentPid = None,
 ) -> int:
@@ -296,11 +310,19 @@ def gateway(
             max_body_bytes=max_body_bytes,
             request_timeout_s=request_timeout_s,
             access_log=access_log,
+            workers=workers,
+            reuse_port=reuse_port,
             status_fd=status_fd,
         )
     with _packages("gateway", "services"):
         from tokenwire_services.gateway.main import run
 
+    if workers > 1:
+        from tokenwire_services.launcher.serve import API_KEY_VARIABLE
+        from tokenwire_services.launcher.workers import run_workers
+
+        keys = {API_KEY_VARIABLE: " ".join(config.api_keys) or None}
+        return run_workers("gateway", config, keys)
     return run(config)
 
 

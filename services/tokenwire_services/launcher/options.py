@@ -182,6 +182,10 @@ TokenizerMetricsPort = Annotated[
 ]
 Engine = Annotated[str, typer.Option(metavar="HOST:PORT", help="Address of the engine.")]
 Tokenizer = Annotated[str, typer.Option(metavar="HOST:PORT", help="Address of the tokenizer service.")]
+Workers = Annotated[int, typer.Option(min=1, help="Processes that share the port.")]
+TokenizerWorkers = Annotated[int, typer.Option(min=1, help="Processes of the tokenizer service.")]
+GatewayWorkers = Annotated[int, typer.Option(min=1, help="Processes of the gateway.")]
+ReusePort = Annotated[bool, typer.Option("--reuse-port", hidden=True)]
 
 # Who may ask.
 ApiKey = Annotated[

@@ -1,6 +1,6 @@
-"""`tokenwire serve`: engine, tokenizer and gateway on one machine, as three supervised processes.
+"""`tokenwire serve`: engine, tokenizer and gateway on one machine, as supervised processes.
 
-The launcher itself loads nothing that a model needs: it turns one set of options into three command lines and
+The launcher itself loads nothing that a model needs: it turns one set of options into command lines and
 shows what the processes say.
 """
 
@@ -23,6 +23,7 @@ from tokenwire_services.launcher.ports import PortError, check_ports
 from tokenwire_services.launcher.process import ProcessSpec
 from tokenwire_services.launcher.reporter import PlainReporter, TerminalReporter
 from tokenwire_services.launcher.supervisor import StartupError, Supervisor
+from tokenwire_services.launcher.workers import worker_specs
 
 if TYPE_CHECKING:
     from tokenwire_engine.config import EngineConfig
@@ -91,7 +92,7 @@ async def _serve(engine: EngineConfig, tokenizer: TokenizerConfig, gateway: Gate
 def process_specs(
     engine: EngineConfig, tokenizer: TokenizerConfig, gateway: GatewayConfig
 ) -> list[ProcessSpec]:
-    """The three processes, each needing the one before it. Keys travel in the gateway's environment only."""
+    """The processes, each needing those before it. Keys travel in the gateway's environment only."""
     common = {"PYTHONUNBUFFERED": "1", API_KEY_VARIABLE: None}
     threads = str(min(os.cpu_count() or 1, _MOST_TOKENIZER_THREADS))
     encoding = {
@@ -101,8 +102,8 @@ def process_specs(
     keys = {API_KEY_VARIABLE: " ".join(gateway.api_keys) or None}
     return [
         ProcessSpec("engine", command_line("engine", engine), common),
-        ProcessSpec("tokenizer", command_line("tokenizer", tokenizer), common | encoding),
-        ProcessSpec("gateway", command_line("gateway", gateway), common | keys),
+        *worker_specs("tokenizer", tokenizer, common | encoding),
+        *worker_specs("gateway", gateway, common | keys),
     ]
 
 

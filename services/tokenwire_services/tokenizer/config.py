@@ -42,6 +42,10 @@ class TokenizerConfig:
     """How the model writes tool calls: `auto` (by its chat template), `none` or a parser's name."""
     reasoning_parser: str = "auto"
     """How the model writes what it thinks: the same."""
+    workers: int = 1
+    """Processes that share the port."""
+    reuse_port: bool = False
+    """Whether this process shares its port with others."""
     status_fd: int | None = None
     """File descriptor on which start-up progress is written, one JSON object a line."""
 
@@ -62,6 +66,10 @@ class TokenizerConfig:
             host, _, port = address.rpartition(":")
             if not host or not port.isdigit() or not 0 < int(port) < 65536:
                 raise ValueError(f"--engine is {address!r}; expected host:port, such as 127.0.0.1:50051")
+        if self.workers < 1:
+            raise ValueError(f"--workers is {self.workers}; expected at least 1")
+        if self.workers > 1 and self.port == 0:
+            raise ValueError("--workers share a port, so --port must be one; it is 0")
         if not 0 <= self.port < 65536:
             raise ValueError(f"--port is {self.port}; expected 0 to 65535")
         if self.metrics_port is not None and not 0 <= self.metrics_port < 65536:

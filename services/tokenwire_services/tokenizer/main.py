@@ -83,7 +83,7 @@ async def serve(config: TokenizerConfig, stop: asyncio.Event | None = None) -> N
     server = grpc.aio.server(
         interceptors=[RefuseMalformed()],
         options=[
-            ("grpc.so_reuseport", 0),
+            ("grpc.so_reuseport", int(config.reuse_port)),
             ("grpc.max_receive_message_length", config.max_message_bytes),
             ("grpc.max_send_message_length", -1),
             # Peers may check every few seconds that this process is still there.

@@ -30,3 +30,18 @@ def test_keys_reach_the_gateway_only_and_no_command_line():
     assert engine.environment["TOKENWIRE_API_KEY"] is None
     assert tokenizer.environment["TOKENWIRE_API_KEY"] is None
     assert "secret" not in " ".join(engine.arguments + tokenizer.arguments + gateway.arguments)
+
+
+def test_workers_share_a_port_and_nothing_else():
+    engine, *others = process_specs(
+        EngineConfig(), TokenizerConfig(workers=2, metrics_port=9000), GatewayConfig(workers=3, port=80)
+    )
+
+    assert engine.name == "engine"
+    names = ["tokenizer-0", "tokenizer-1", "gateway-0", "gateway-1", "gateway-2"]
+    assert [spec.name for spec in others] == names
+    assert all("--reuse-port" in spec.arguments for spec in others)
+    assert [("--port=80" in spec.arguments) for spec in others] == [False, False, True, True, True]
+    assert "--metrics-port=9000" in others[0].arguments
+    assert "--metrics-port=9001" in others[1].arguments
+    assert not any("--workers" in word for spec in others for word in spec.arguments)

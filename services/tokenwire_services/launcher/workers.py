@@ -1,0 +1,80 @@
+"""Several processes of one service, which share its port: the kernel gives each connection to one of them.
+
+A service's process runs on one core; `--workers` makes use of more. They share nothing else: each has its own
+connection to what is behind it, its own requests, and its own metrics.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from tokenwire_services.launcher.command_line import command_line
+from tokenwire_services.launcher.ports import PortError, check_ports
+from tokenwire_services.launcher.process import ProcessSpec
+from tokenwire_services.launcher.reporter import PlainReporter
+from tokenwire_services.launcher.supervisor import StartupError, Supervisor
+
+if TYPE_CHECKING:
+    from tokenwire_services.gateway.config import GatewayConfig
+    from tokenwire_services.tokenizer.config import TokenizerConfig
+
+
+def worker_specs(
+    command: str, config: TokenizerConfig | GatewayConfig, environment: Mapping[str, str | None]
+) -> list[ProcessSpec]:
+    """The processes of a service: one, or several on one port, with metrics on consecutive ports."""
+    if config.workers == 1:
+        return [ProcessSpec(command, command_line(command, config), environment)]
+    specs = []
+    for index in range(config.workers):
+        worker = dataclasses.replace(config, workers=1, reuse_port=True)
+        metrics_port = getattr(worker, "metrics_port", None)
+        if metrics_port is not None:
+            worker = dataclasses.replace(worker, metrics_port=metrics_port + index)
+        specs.append(ProcessSpec(f"{command}-{index}", command_line(command, worker), environment))
+    return specs
+
+
+def run_workers(
+    command: str, config: TokenizerConfig | GatewayConfig, environment: Mapping[str, str | None]
+) -> int:
+    """Run a service's workers until Ctrl-C or SIGTERM; the exit code."""
+    try:
+        check_ports({"--port": (config.host, config.port)})
+    except PortError as error:
+        print(f"tokenwire {command}: {error}", file=sys.stderr)
+        return 1
+    return asyncio.run(_run(command, config, environment))
+
+
+async def _run(
+    command: str, config: TokenizerConfig | GatewayConfig, environment: Mapping[str, str | None]
+) -> int:
+    specs = worker_specs(command, config, environment)
+    reporter = PlainReporter(sys.stdout, [spec.name for spec in specs])
+
+    async def announce() -> None:
+        reporter.notice(f"{len(specs)} workers are ready on port {config.port}")
+        if config.status_fd is not None:
+            with contextlib.suppress(OSError):  # nobody reads any more
+                line = json.dumps({"phase": "ready", "port": config.port})
+                os.write(config.status_fd, line.encode() + b"\n")
+
+    supervisor = Supervisor(specs, reporter, announce)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, supervisor.stop)
+    try:
+        await supervisor.run()
+    except StartupError as error:
+        print(f"tokenwire {command}: {error}", file=sys.stderr)
+        return 1
+    return 0
