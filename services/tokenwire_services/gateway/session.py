@@ -1,14 +1,15 @@
 """The slots of one tokenizer session: commands out, columns of deltas in.
 
-Pure bookkeeping, without I/O. A slot is taken from submission until the tokenizer's finish event for it,
-also when the request was cancelled in between, so that a late delta never reaches another request. (The last
-one, where a request has several samples.)
+Pure bookkeeping, without I/O, and all that it takes to lose nothing when a connection breaks. A slot is taken
+from submission until the tokenizer's finish event for it (the last one, where a request has several samples),
+also when the request was cancelled in between, so that a late delta never reaches another request.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+import uuid
 from collections import deque
 
 import grpc
@@ -19,6 +20,8 @@ from tokenwire_services.gateway.generation import Generation, Submission, Wakeup
 from tokenwire_services.gateway.metrics import Metrics
 
 _STEPS_PER_ACK = 16
+_GRACE_MS = 10_000
+"""How long the tokenizer service shall keep the session without a stream."""
 _MOST_REQUEST_BYTES = 24 << 20
 """Less than the tokenizer service takes in one message: a larger one would break the session for all."""
 
@@ -26,7 +29,10 @@ Command = tokenizer_pb2.TokenizerSessionRequest
 
 
 class Session:
-    """All of this gateway's requests over one stream."""
+    """All of this gateway's requests, over one stream at a time.
+
+    It can be resumed over another stream: commands are kept until the tokenizer service has counted them.
+    """
 
     def __init__(self, metrics: Metrics, request_timeout_s: float | None = None) -> None:
         self._metrics = metrics
@@ -34,10 +40,39 @@ class Session:
         self._live: dict[int, Submission] = {}
         self._free_slots: list[int] = []
         self._num_slots = 0
+        self._id = str(uuid.uuid4())
+        self._was_opened = False
+        self._grace_ms = 0
+        self._step = 0
+        """Received last."""
         self._acked_step = 0
-        self._outgoing: deque[Command] = deque()
+        self._ack_due = False
+        self._unconfirmed: deque[Command] = deque()
+        """Commands that were not counted; the first `_num_sent` are sent on this stream."""
+        self._num_sent = 0
+        self._num_confirmed = 0
         self._outgoing_added = Wakeup()
         self._closed = False
+
+    @property
+    def grace_s(self) -> float:
+        """How long the tokenizer service keeps the session without a stream, in seconds."""
+        return self._grace_ms / 1000
+
+    def opening(self) -> Command:
+        """The first command of a stream: opens the session, or resumes it."""
+        opening = Command.Open(session_id=self._id, grace_period_ms=_GRACE_MS)
+        if self._was_opened:
+            opening.resume_after_step = self._step
+        return Command(open=opening)
+
+    def opened(self, opened: tokenizer_pb2.TokenizerSessionResponse.Opened) -> None:
+        """The answer: from here on, `next_command` has what the tokenizer service does not know yet."""
+        self._was_opened = True
+        self._grace_ms = opened.grace_period_ms
+        self._confirm(opened.commands_received)
+        self._num_sent = 0
+        self._outgoing_added.set()
 
     @property
     def num_live(self) -> int:
@@ -85,16 +120,28 @@ class Session:
         self._outgoing_added.set()
 
     async def next_command(self) -> Command | None:
-        """The next command to send, in order; None once the session was closed and all were taken."""
-        while not self._outgoing:
+        """The next command to send over this stream; None once the session was closed and all were taken."""
+        while True:
+            if self._num_sent < len(self._unconfirmed):
+                self._num_sent += 1
+                command = self._unconfirmed[self._num_sent - 1]
+                if not self._grace_ms:  # it will not be sent again
+                    self._confirm(self._num_confirmed + 1)
+                return command
+            if self._ack_due:
+                self._ack_due = False
+                self._acked_step = self._step
+                return Command(ack=Command.Ack(step=self._step))
             if self._closed:
                 return None
             await self._outgoing_added.wait()
-        return self._outgoing.popleft()
 
     def deliver(self, message: tokenizer_pb2.TokenizerSessionResponse) -> None:
         """Hand a message's deltas and finish events to the requests that they belong to."""
         now = time.monotonic()
+        self._step = message.step
+        if self._grace_ms:
+            self._confirm(message.commands_received)
         live = self._live
         metrics = self._metrics
         # Streams that got their last delta in the same message have waited equally long for this one.
@@ -122,9 +169,9 @@ class Session:
             self._deliver_detail(detail)
         for event in message.finished:
             self._finish(event)
-        if message.step - self._acked_step >= _STEPS_PER_ACK:
-            self._acked_step = message.step
-            self._send(Command(ack=Command.Ack(step=message.step)))
+        if message.step - self._acked_step >= _STEPS_PER_ACK and not self._ack_due:
+            self._ack_due = True
+            self._outgoing_added.set()
 
     def _deliver_detail(self, detail: tokenizer_pb2.TokenizerSessionResponse.Detail) -> None:
         submission = self._live.get(detail.slot)
@@ -173,5 +220,12 @@ class Session:
         self.cancel(submission, StatusError(grpc.StatusCode.DEADLINE_EXCEEDED, message))
 
     def _send(self, command: Command) -> None:
-        self._outgoing.append(command)
+        self._unconfirmed.append(command)
         self._outgoing_added.set()
+
+    def _confirm(self, commands_received: int) -> None:
+        """The tokenizer service has so many of the session's commands."""
+        while self._num_confirmed < commands_received:
+            self._num_confirmed += 1
+            self._num_sent -= 1
+            self._unconfirmed.popleft()

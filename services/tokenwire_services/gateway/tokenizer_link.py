@@ -1,7 +1,8 @@
-"""The connection to the tokenizer service: one session for all requests, opened again whenever it breaks.
+"""The connection to the tokenizer service: one session for all requests, resumed whenever its stream breaks.
 
-Requests that were in flight when a session broke end with an error; new ones are refused until the next
-session is open. Nothing is retried here, so no request runs twice.
+A session that cannot be resumed, because the service was restarted or is away for too long, ends its requests
+with an error, and a new one is opened. New requests are taken in during an outage if it is brief. Nothing is
+retried here but what the service did not count, so no request runs twice.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import uuid
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -25,6 +25,12 @@ _CALL_TIMEOUT_S = 5.0
 _TEXT_TIMEOUT_S = 60.0
 """For a text of the largest size to be encoded, or decoded."""
 _FLUSH_TIMEOUT_S = 0.5
+_BRIEF_S = 1.0
+"""An outage that is over sooner is nobody's business."""
+_RESUME_PAUSE_S = 0.02
+_MOST_MISSES = 32
+"""Processes that may say that they do not have the session before it counts as lost."""
+_CANCELLED = grpc.StatusCode.CANCELLED
 _SHORTEST_BACK_OFF_S = 0.1
 _LONGEST_BACK_OFF_S = 2.0
 _CHANNEL_OPTIONS = (
@@ -44,7 +50,7 @@ Call = grpc.aio.StreamStreamCall[Command, tokenizer_pb2.TokenizerSessionResponse
 
 
 class TokenizerLink:
-    """Sessions with one tokenizer service, one after another."""
+    """Keeps a session going with one tokenizer service."""
 
     def __init__(self, address: str, metrics: Metrics, request_timeout_s: float | None = None) -> None:
         self._address = address
@@ -52,6 +58,11 @@ class TokenizerLink:
         self._request_timeout_s = request_timeout_s
         self._session: Session | None = None
         self._opened = asyncio.Event()
+        self._is_open = False
+        """Whether the latest stream was opened."""
+        self._was_open = False
+        """Whether any of the session's was."""
+        self._outage: asyncio.TimerHandle | None = None
         self._closing = False
 
     async def start(self) -> None:
@@ -156,46 +167,87 @@ class TokenizerLink:
         back_off_s = _SHORTEST_BACK_OFF_S
         while True:
             session = Session(self._metrics, self._request_timeout_s)
-            try:
-                await self._run(session)
-                reason = "it ended the session"
-            except grpc.aio.AioRpcError as error:
-                reason = f"{error.code().name}: {error.details()}"
-            except Exception as error:  # a peer that breaks the protocol must not end the link
-                logger.exception("the session with the tokenizer service failed")
-                reason = repr(error)
-            if self._opened.is_set():
-                back_off_s = _SHORTEST_BACK_OFF_S
-            self._opened.clear()
+            reason = await self._keep_going(session)
             self._session = None
             if self._closing:
                 return
             logger.warning("lost the tokenizer service at %s: %s", self._address, reason)
             message = f"the connection to the tokenizer service at {self._address} broke; try again"
             session.close(unavailable(message, RETRY_AFTER_S))
+            back_off_s = _SHORTEST_BACK_OFF_S if self._was_open else min(2 * back_off_s, _LONGEST_BACK_OFF_S)
             await asyncio.sleep(back_off_s)
-            back_off_s = min(2 * back_off_s, _LONGEST_BACK_OFF_S)
 
-    async def _run(self, session: Session) -> None:
-        """One session, from its opening to its end."""
-        call: Call = self._stub.Session(wait_for_ready=True)
-        writer: asyncio.Task[None] | None = None
-        try:
-            await call.write(Command(open=Command.Open(session_id=str(uuid.uuid4()))))
-            writer = asyncio.create_task(_write(call, session))
-            while True:
-                message = await call.read()
-                if not isinstance(message, tokenizer_pb2.TokenizerSessionResponse):  # the end of the stream
+    async def _keep_going(self, session: Session) -> str:
+        """One session over as many streams as it takes, until it is lost; why that is."""
+        loop = asyncio.get_running_loop()
+        give_up_at, misses = None, 0
+        self._was_open = False
+        while True:
+            self._is_open = False
+            try:
+                await self._run(session, give_up_at)
+                reason = "it ended the session"
+            except grpc.aio.AioRpcError as error:
+                reason = f"{error.code().name}: {error.details()}"
+                if error.code() is grpc.StatusCode.NOT_FOUND:  # maybe another process of the service has it
+                    misses += 1
+                elif error.code() is not grpc.StatusCode.UNAVAILABLE and error.code() is not _CANCELLED:
+                    return reason
+            except TimeoutError:
+                return "it cannot be reached"
+            except Exception as error:  # a peer that breaks the protocol must not end the link
+                logger.exception("the session with the tokenizer service failed")
+                return repr(error)
+            if self._closing or not session.grace_s or misses > _MOST_MISSES:
+                return reason
+            if self._is_open or give_up_at is None:
+                self._opened.clear()
+                misses = 0
+                give_up_at = loop.time() + session.grace_s
+                self._outage = loop.call_later(_BRIEF_S, self._refuse_requests)
+                logger.warning("the stream to the tokenizer service at %s broke: %s", self._address, reason)
+            await asyncio.sleep(_RESUME_PAUSE_S)
+
+    def _refuse_requests(self) -> None:
+        """The outage is no longer brief."""
+        self._session = None
+
+    async def _run(self, session: Session, give_up_at: float | None) -> None:
+        """One stream, from its opening to its end.
+
+        Raises:
+            TimeoutError: it was not open by `give_up_at`, in the event loop's time.
+        """
+        # A channel of its own: another connection may reach another process that shares the port.
+        options = (*_CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", 1))
+        async with grpc.aio.insecure_channel(self._address, options=options) as channel:
+            call: Call = tokenizer_pb2_grpc.TokenizerStub(channel).Session(wait_for_ready=True)
+            writer: asyncio.Task[None] | None = None
+            try:
+                async with asyncio.timeout_at(give_up_at):
+                    # A stream that is refused breaks under the write; reading says why.
+                    with contextlib.suppress(asyncio.InvalidStateError):
+                        await call.write(session.opening())
+                    message = await call.read()
+                if not isinstance(message, tokenizer_pb2.TokenizerSessionResponse):
                     return
-                if message.HasField("opened"):
-                    logger.info("connected to the tokenizer service at %s", self._address)
-                    self._session = session
-                    self._opened.set()
-                session.deliver(message)
-        finally:
-            if writer is not None:
-                writer.cancel()
-            call.cancel()
+                session.opened(message.opened)
+                self._now_open(session)
+                writer = asyncio.create_task(_write(call, session))
+                while isinstance(message := await call.read(), tokenizer_pb2.TokenizerSessionResponse):
+                    session.deliver(message)
+            finally:
+                if writer is not None:
+                    writer.cancel()
+                call.cancel()
+
+    def _now_open(self, session: Session) -> None:
+        if self._outage is not None:
+            self._outage.cancel()
+        logger.info("connected to the tokenizer service at %s", self._address)
+        self._is_open = self._was_open = True
+        self._session = session
+        self._opened.set()
 
 
 async def _write(call: Call, session: Session) -> None:

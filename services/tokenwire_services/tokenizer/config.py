@@ -34,6 +34,8 @@ class TokenizerConfig:
     """Longest gRPC message that is read."""
     max_backlog_bytes: int = 64 << 20
     """Text that may wait for one peer that reads too slowly; past it the peer's stream is ended."""
+    session_grace_s: float = 10.0
+    """Longest that a peer whose connection broke may come back to its session. 0: not at all."""
     failover_timeout_s: float = 30.0
     """How long requests in flight wait for an engine that was lost; then they fail. 0: they fail at once."""
     trust_request_chat_template: bool = False
@@ -74,6 +76,8 @@ class TokenizerConfig:
             raise ValueError(f"--port is {self.port}; expected 0 to 65535")
         if self.metrics_port is not None and not 0 <= self.metrics_port < 65536:
             raise ValueError(f"--metrics-port is {self.metrics_port}; expected 0 to 65535")
+        if not 0 <= self.session_grace_s < math.inf:
+            raise ValueError(f"--session-grace-s is {self.session_grace_s}; expected at least 0")
         if not 0 <= self.failover_timeout_s < math.inf:
             raise ValueError(f"--failover-timeout-s is {self.failover_timeout_s}; expected at least 0")
         for option, value in (

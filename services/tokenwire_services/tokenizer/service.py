@@ -14,7 +14,7 @@ from tokenwire_services.tokenizer import text
 from tokenwire_services.tokenizer.config import TokenizerConfig
 from tokenwire_services.tokenizer.engine_link import EngineLink
 from tokenwire_services.tokenizer.generate import generate
-from tokenwire_services.tokenizer.session import PeerSession
+from tokenwire_services.tokenizer.session import Sessions
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -25,6 +25,7 @@ class TokenizerService(tokenizer_pb2_grpc.TokenizerServicer):
     def __init__(self, link: EngineLink, config: TokenizerConfig) -> None:
         self._link = link
         self._config = config
+        self._sessions = Sessions(link, config)
 
     # Streams are coroutines that write rather than generators: a coroutine is cancelled at once when the peer
     # hangs up, a generator only when it is collected.
@@ -39,7 +40,7 @@ class TokenizerService(tokenizer_pb2_grpc.TokenizerServicer):
         self, requests: AsyncIterator[tokenizer_pb2.TokenizerSessionRequest], context: Context
     ) -> None:
         async with _errors_to(context):
-            await PeerSession(self._link, self._config, context).serve()
+            await self._sessions.serve(context)
 
     async def Tokenize(  # noqa: N802
         self, request: tokenizer_pb2.TokenizeRequest, context: Context

@@ -1,15 +1,18 @@
-"""Session: all requests of one peer over one stream.
+"""Session: all requests of one peer over one stream at a time.
 
-All text that one engine step brings leaves in one message, as columns. Text of a request that asked for
-token IDs comes in `details`, together with them; tool calls come in `details`; all other text in the
-columns. Nothing outlives the stream: when it ends, its requests are cancelled at the engine at once.
+All text that one engine step brings leaves in one message, as columns. What a request asked for beyond plain
+text comes in `details`.
+
+A session outlives its stream for the grace period that its peer asked for. Its messages are kept until they
+are acknowledged, so that a stream which resumes it goes on behind the last step that the peer received, and
+the count of commands taken in tells the peer which to send again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+from collections import deque
 
 import grpc
 
@@ -22,76 +25,159 @@ from tokenwire_services.tokenizer.requests import Running, start
 
 log = logging.getLogger(__name__)
 
-Context = grpc.aio.ServicerContext[
-    tokenizer_pb2.TokenizerSessionRequest, tokenizer_pb2.TokenizerSessionResponse
-]
-FinishEvent = tokenizer_pb2.TokenizerSessionResponse.FinishEvent
+Request = tokenizer_pb2.TokenizerSessionRequest
+Response = tokenizer_pb2.TokenizerSessionResponse
+Context = grpc.aio.ServicerContext[Request, Response]
 
 
-class PeerSession:
-    """One peer's session."""
+class Sessions:
+    """The sessions that a peer is connected to or may come back to."""
 
-    def __init__(self, link: EngineLink, config: TokenizerConfig, context: Context) -> None:
+    def __init__(self, link: EngineLink, config: TokenizerConfig) -> None:
         self._link = link
         self._config = config
-        self._context = context
+        self._by_id: dict[str, _Session] = {}
+
+    async def serve(self, context: Context) -> None:
+        """Serve one call from its first message to its end.
+
+        Raises:
+            StatusError: the peer breaks the protocol or reads too slowly, or a newer stream takes over.
+        """
+        opening = await _read_open(context)
+        if opening.HasField("resume_after_step"):
+            session = self._by_id.get(opening.session_id)
+            if session is None or not session.grace_ms:
+                raise not_found("session", opening.session_id, "no such session is held; open a new one")
+            session.rewind(opening.resume_after_step)
+        else:
+            if opening.session_id in self._by_id:
+                message = "open.session_id: is in use by a session; choose another, or resume it"
+                raise StatusError(grpc.StatusCode.ALREADY_EXISTS, message)
+            grace_ms = min(opening.grace_period_ms, round(self._config.session_grace_s * 1000))
+            session = _Session(self._link, self._config, grace_ms)
+            self._by_id[opening.session_id] = session
+        stream = session.attach(context, opening.resume_after_step)
+        is_over = True
+        try:
+            await asyncio.wait([stream])
+            if stream.cancelled():
+                is_over = False
+                raise StatusError(grpc.StatusCode.ABORTED, "a newer stream resumed the session")
+            error = stream.exception()
+            if error is not None and not isinstance(error, _BrokenStreamError):
+                raise error
+            # A connection that breaks may look like a peer that closed its side: both get the grace period.
+            is_over = False
+        except asyncio.CancelledError:  # the peer hung up
+            is_over = False
+            raise
+        finally:
+            if session.stream is stream:
+                stream.cancel()
+                if is_over or not session.grace_ms:
+                    self._forget(opening.session_id)
+                else:
+                    later = asyncio.get_running_loop().call_later
+                    session.expiry = later(session.grace_ms / 1000, self._forget, opening.session_id)
+
+    def _forget(self, session_id: str) -> None:
+        """The session is over, and its requests with it."""
+        self._by_id.pop(session_id).close()
+
+
+class _BrokenStreamError(Exception):
+    """A stream cannot be written to: its peer is gone."""
+
+
+class _Session:
+    """One peer's requests, and what is held of their output.
+
+    Attributes:
+        stream: the task that serves the present stream, or the last one.
+        expiry: what ends the session when no stream resumes it in time.
+    """
+
+    def __init__(self, link: EngineLink, config: TokenizerConfig, grace_ms: int) -> None:
+        self.grace_ms = grace_ms
+        self.stream: asyncio.Task[None] | None = None
+        self.expiry: asyncio.TimerHandle | None = None
+        self._link = link
+        self._config = config
         self._outbox = Outbox(config.max_backlog_bytes)
         self._requests: dict[int, asyncio.Task[None] | Running] = {}
         """By the peer's slot: being prepared, or at the engine."""
+        self._num_commands = 0
+        self._step = 0
+        """Of the message made last."""
+        self._acknowledged = 0
+        self._kept: deque[Response] = deque()
+        """Messages that were not acknowledged; the present stream has the first `_num_sent`."""
+        self._num_sent = 0
+        self._kept_bytes = 0
 
-    async def serve(self) -> None:
-        """Serve until the peer ends the stream.
+    def attach(self, context: Context, after_step: int) -> asyncio.Task[None]:
+        """Serve a stream from now on; the task that does. An older stream's is cancelled."""
+        is_resumed = self.stream is not None
+        if self.stream is not None:
+            self.stream.cancel()
+        if self.expiry is not None:
+            self.expiry.cancel()
+        opened = Response.Opened(
+            grace_period_ms=self.grace_ms, resumed=is_resumed, commands_received=self._num_commands
+        )
+        self.stream = asyncio.create_task(self._serve(context, Response(step=after_step, opened=opened)))
+        return self.stream
+
+    def close(self) -> None:
+        """Nobody will come back: cancel the requests."""
+        for request in list(self._requests.values()):
+            request.cancel()
+
+    def rewind(self, step: int) -> None:
+        """Begin a new stream behind a step, which is acknowledged with that.
+
+        Raises:
+            StatusError: the peer cannot have received the step, or has acknowledged a later one.
+        """
+        if not self._acknowledged <= step <= self._step:
+            problem = f"is {step}; steps {self._acknowledged} to {self._step} are held"
+            raise invalid_argument("open.resume_after_step", problem)
+        self._acknowledge(step)
+        self._num_sent = 0
+
+    async def _serve(self, context: Context, first: Response) -> None:
+        """Serve a stream until its peer has no more commands.
 
         Raises:
             StatusError: the peer does not follow the protocol, or reads too slowly.
+            _BrokenStreamError: the stream broke.
         """
-        await self._open()
-        tasks: list[asyncio.Task[Any]] = [
-            asyncio.create_task(self._read()),
-            asyncio.create_task(self._write()),
-            asyncio.create_task(self._outbox.overflowed.wait()),
+        tasks: list[asyncio.Task[None]] = [
+            asyncio.create_task(self._read(context)),
+            asyncio.create_task(self._write(context, first)),
+            asyncio.create_task(self._watch_backlog()),
         ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
-            if self._outbox.overflowed.is_set():
-                raise StatusError(
-                    grpc.StatusCode.RESOURCE_EXHAUSTED,
-                    f"more than {self._config.max_backlog_bytes} bytes of output wait; read faster",
-                )
         finally:
             for task in tasks:
                 task.cancel()
-            for request in list(self._requests.values()):
-                request.cancel()
 
-    async def _open(self) -> None:
-        message = await self._context.read()
-        if (
-            not isinstance(message, tokenizer_pb2.TokenizerSessionRequest)
-            or message.WhichOneof("command") != "open"
-        ):
-            raise invalid_argument("open", "missing; a session's first message must be open")
-        if message.open.HasField("resume_after_step"):
-            raise not_found(
-                "session",
-                message.open.session_id,
-                "the session is not held any more; open one without resuming",
-            )
-        opened = tokenizer_pb2.TokenizerSessionResponse.Opened(grace_period_ms=0, resumed=False)
-        await self._context.write(tokenizer_pb2.TokenizerSessionResponse(step=1, opened=opened))
-
-    async def _read(self) -> None:
+    async def _read(self, context: Context) -> None:
         """Obey the peer until it ends its side of the stream."""
-        while isinstance(message := await self._context.read(), tokenizer_pb2.TokenizerSessionRequest):
+        while isinstance(message := await context.read(), Request):
             match message.WhichOneof("command"):
                 case "submit":
+                    self._num_commands += 1
                     self._submit(message.submit.slot, message.submit.request)
                 case "cancel":
+                    self._num_commands += 1
                     self._cancel(message.cancel.slot)
                 case "ack":
-                    pass  # nothing is kept for a stream that broke
+                    self._acknowledge(message.ack.step)
                 case "open":
                     raise invalid_argument(
                         "open", "sent twice; a session is opened by its first message only"
@@ -125,28 +211,62 @@ class PeerSession:
             usage = generation_pb2.Usage()
             self._outbox.finish(slot, Finish(generation_pb2.FINISH_REASON_CANCELLED, usage))
 
-    async def _write(self) -> None:
-        """Send what the outbox holds, one message at a time."""
-        step = 1
+    def _acknowledge(self, step: int) -> None:
+        """Forget the messages up to a step."""
+        self._acknowledged = max(self._acknowledged, min(step, self._step))
+        while self._kept and self._kept[0].step <= step:
+            self._kept_bytes -= self._kept.popleft().ByteSize()
+            self._num_sent -= 1
+        # A step may be acknowledged that this stream has not been sent again yet.
+        self._num_sent = max(self._num_sent, 0)
+
+    async def _write(self, context: Context, message: Response) -> None:
+        """Send what is kept, and then what the outbox holds, one message at a time."""
         while True:
-            deltas = await self._outbox.take()
-            step += 1
-            for slot, finish in deltas.finished:
-                if finish.usage is not None:
-                    self._requests.pop(slot, None)  # before the peer can know that the slot is free
-            await self._context.write(session_response(step, deltas))
+            try:
+                await context.write(message)
+            except Exception as error:  # the library raises what it finds, its internal errors too
+                raise _BrokenStreamError from error
+            if self._num_sent < len(self._kept):
+                message = self._kept[self._num_sent]
+                self._num_sent += 1
+            else:
+                message = self._make(await self._outbox.take())
+
+    def _make(self, deltas: Deltas) -> Response:
+        """Deltas as the session's next message."""
+        self._step += 1
+        for slot, finish in deltas.finished:
+            if finish.usage is not None:
+                self._requests.pop(slot, None)  # before the peer can know that the slot is free
+        message = session_response(self._step, deltas)
+        message.commands_received = self._num_commands
+        if self.grace_ms:
+            self._kept.append(message)
+            self._num_sent += 1
+            self._kept_bytes += message.ByteSize()
+            if self._kept_bytes > self._config.max_backlog_bytes:
+                self._outbox.overflowed.set()
+        return message
+
+    async def _watch_backlog(self) -> None:
+        await self._outbox.overflowed.wait()
+        raise StatusError(
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            f"more than {self._config.max_backlog_bytes} bytes of output wait; read and acknowledge faster",
+        )
 
 
-def session_response(step: int, deltas: Deltas) -> tokenizer_pb2.TokenizerSessionResponse:
+def session_response(step: int, deltas: Deltas) -> Response:
     """Deltas as one message."""
-    response = tokenizer_pb2.TokenizerSessionResponse(
+    response = Response(
         step=step, slots=deltas.slots, text_deltas=deltas.texts, token_counts=deltas.token_counts
     )
     for slot, detail in deltas.details:
         response.details.add(slot=slot, response=detail)
     for slot, finish in deltas.finished:
         response.finished.append(
-            FinishEvent(
+            Response.FinishEvent(
                 slot=slot,
                 sample_index=finish.sample_index,
                 reason=finish.reason,
@@ -157,3 +277,13 @@ def session_response(step: int, deltas: Deltas) -> tokenizer_pb2.TokenizerSessio
             )
         )
     return response
+
+
+async def _read_open(context: Context) -> Request.Open:
+    """The stream's first message, which opens or resumes a session."""
+    message = await context.read()
+    if not isinstance(message, Request) or message.WhichOneof("command") != "open":
+        raise invalid_argument("open", "missing; a session's first message must be open")
+    if not message.open.session_id:
+        raise invalid_argument("open.session_id", "is empty; expected a random id such as a UUID")
+    return message.open
