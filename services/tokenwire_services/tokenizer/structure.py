@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from tokenwire.status import invalid_argument, unimplemented
@@ -43,8 +43,8 @@ class Structure:
     """Control tokens that the parser has to see."""
     constraint: generation_pb2.Constraint | None = None
     """What the engine keeps the output to."""
-    constraint_field: str = "constraint"
-    """What errors about it call it."""
+    fields: Mapping[str, str] = field(default_factory=dict)
+    """What fields of the constraint are called in the request, where it is not the one that was asked for."""
 
 
 def structure_of(
@@ -70,17 +70,32 @@ def structure_of(
         raise unimplemented("chat.tools", "this model's syntax of tool calls is not known; see --tool-parser")
     thinks = _ends_within_reasoning(prompt, chat) if reasoning == "think" else False
     writer = _GrammarWriter(model, syntax, reasoning, thinks, template)
-    constraint, field = writer.constraint(chat, asked)
-    make: Callable[[], OutputParser] | None = syntax.make_parser if syntax is not None else None
-    marks = syntax.marks if syntax is not None else ()
-    if reasoning == "think":
-        answer = make
-        marks += (think.OPEN, think.CLOSE)
-        make = lambda: ThinkParser(answer() if answer is not None else None, thinks)  # noqa: E731
-    elif reasoning == "harmony" and make is None:
-        make, marks = HarmonyParser, harmony.MARKS
-    call_id = syntax.make_call_id if syntax is not None else make_call_id
-    return Structure(make, call_id, marks, constraint, field)
+    constraint, source = writer.constraint(chat, asked)
+    make_parser, marks = _reading(syntax, reasoning, thinks)
+    return Structure(
+        make_parser,
+        syntax.make_call_id if syntax is not None else make_call_id,
+        marks,
+        constraint,
+        {"constraint.grammar": source} if source else {},
+    )
+
+
+def _reading(
+    syntax: ToolSyntax | None, reasoning: str, thinks: bool
+) -> tuple[Callable[[], OutputParser] | None, tuple[str, ...]]:
+    """What makes the output's parsers, and the control tokens that they have to see."""
+    make_answer: Callable[[], OutputParser] | None = None if syntax is None else syntax.make_parser
+    marks = () if syntax is None else syntax.marks
+    if reasoning == "harmony" and syntax is None:
+        return HarmonyParser, harmony.MARKS
+    if reasoning != "think":
+        return make_answer, marks
+
+    def make_parser() -> ThinkParser:
+        return ThinkParser(None if make_answer is None else make_answer(), thinks)
+
+    return make_parser, (*marks, think.OPEN, think.CLOSE)
 
 
 def _template(model: Model, chat: tokenizer_pb2.ChatPrompt) -> str:
@@ -111,17 +126,18 @@ class _GrammarWriter:
     def constraint(
         self, chat: tokenizer_pb2.ChatPrompt, asked: generation_pb2.Constraint | None
     ) -> tuple[generation_pb2.Constraint | None, str]:
-        """The engine's constraint, and what errors about it name."""
+        """The engine's constraint, and the field that it was written for, if it was written here."""
         is_forced = offers_tools(chat) and chat.tool_choice not in ("", "auto")
         answer, answer_rules = ("", []) if is_forced else self._answer(asked)
         calls, call_rules = self._calls(chat, is_forced, bool(answer))
         if asked is not None and not is_forced and not (answer and (calls or self._reasoning)):
-            return asked, "constraint"  # the engine's own reading of it is the better one
+            return asked, ""  # the engine's own reading of it is the better one
         if not calls and not answer:
             return None, ""
         main = " | ".join(filter(None, (calls, answer)))
         rules = [f"start: {self._before()} ({main})", *call_rules, *answer_rules]
-        return generation_pb2.Constraint(grammar="\n".join(rules)), "constraint" if answer else "chat.tools"
+        source = f"constraint.{asked.WhichOneof('kind')}" if asked is not None and answer else "chat.tools"
+        return generation_pb2.Constraint(grammar="\n".join(rules)), source
 
     def _calls(
         self, chat: tokenizer_pb2.ChatPrompt, is_forced: bool, has_answer: bool
