@@ -10,7 +10,10 @@ GOOGLE_APIS = $(shell $(BIN)/python -c "import google.rpc, pathlib; print(pathli
 
 install: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt protos/generate.py $(wildcard protos/tokenwire/v1/*.proto)
+KERNEL_SOURCES = $(wildcard kernels/tokenwire_kernels/cpu/src/*) kernels/tokenwire_kernels/cpu/build.py
+
+$(STAMP): pyproject.toml constraints.txt hatch_build.py protos/generate.py $(wildcard protos/tokenwire/v1/*.proto) \
+		$(KERNEL_SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,integrations]"
 	touch $@
@@ -61,4 +64,4 @@ bench-scheduler: install
 	$(BIN)/python -m benchmarks.scheduler $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist clients/python/tokenwire/v1
+	rm -rf $(VENV) build dist clients/python/tokenwire/v1 kernels/tokenwire_kernels/cpu/*.so

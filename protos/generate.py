@@ -1,6 +1,6 @@
 """Generates the Python stubs, `tokenwire.v1`, from the protos.
 
-Run by hatchling whenever the project is built or installed, and by `make protos` in place. The generated
+Run by every build (`hatch_build.py`), and by `make protos` in place. The generated
 code is never committed. It is made with the oldest generator that the supported runtimes accept, because
 generated code demands a runtime at least as new as its generator.
 """
@@ -9,26 +9,10 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
-
-try:
-    from hatchling.builders.hooks.plugin.interface import BuildHookInterface
-except ModuleNotFoundError:  # `make protos` needs no build backend
-    BuildHookInterface = object  # type: ignore[assignment, misc]
 
 ROOT = Path(__file__).resolve().parent.parent
 PROTOS = ROOT / "protos"
 OUTPUT = ROOT / "clients" / "python"
-
-
-class StubsBuildHook(BuildHookInterface):  # type: ignore[type-arg]
-    """Generates the stubs before hatchling collects files, and puts the demo model into the wheel."""
-
-    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Called by hatchling at the start of every build, editable ones included."""
-        generate()
-        if self.target_name == "wheel" and version == "standard":
-            build_data["force_include"][str(ROOT / "models/demo/checkpoint")] = "tokenwire_engine/demo"
 
 
 def generate() -> None:

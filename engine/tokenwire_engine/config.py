@@ -25,7 +25,11 @@ class EngineConfig:
     device: str = "auto"
     """`auto` (CUDA when there is one), `cpu`, `cuda` or `cuda:N`."""
     dtype: str = "auto"
-    """`auto` (the checkpoint's on CUDA, float32 on a CPU), `float32`, `bfloat16` or `float16`."""
+    """`auto` (the checkpoint's on CUDA, bfloat16 on a CPU), `float32`, `bfloat16` or `float16`."""
+    quantization: str | None = None
+    """`int8` or `int4`: weights are rounded to so many bits while they are read. None: they are not."""
+    cpu_instruction_set: str | None = None
+    """What the native CPU kernels use, such as `avx2`, or `torch`: none of them. None: the CPU's best."""
     max_model_len: int | None = None
     """Most tokens of prompt and output together. None: the model's own limit."""
     max_running: int = 256
@@ -64,6 +68,8 @@ class EngineConfig:
             raise ValueError(f"--device is {self.device!r}; expected auto, cpu, cuda or cuda:N")
         if self.dtype not in ("auto", "float32", "bfloat16", "float16"):
             raise ValueError(f"--dtype is {self.dtype!r}; expected auto, float32, bfloat16 or float16")
+        if self.quantization not in (None, "int8", "int4"):
+            raise ValueError(f"--quantization is {self.quantization!r}; expected int8 or int4")
         if self.policy not in ("fcfs", "priority", "fair"):
             raise ValueError(f"--policy is {self.policy!r}; expected fcfs, priority or fair")
         if self.metrics_port is not None and not 0 <= self.metrics_port < 65536:

@@ -33,6 +33,14 @@ def available_cpus() -> int:
     return allowed if quota is None else max(1, min(allowed, math.ceil(quota)))
 
 
+def shortage(num_threads: int) -> str | None:
+    """One line, where the machine has more CPUs than this process computes on; else None."""
+    present = os.cpu_count() or num_threads
+    if num_threads >= present:
+        return None
+    return f"computing on {num_threads} of this machine's {present} CPUs, which is what the process may use"
+
+
 def _cgroup_quota() -> float | None:
     """CPUs' worth of time that the control group (v2, then v1) grants; None where it sets no limit."""
     try:

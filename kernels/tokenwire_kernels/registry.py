@@ -6,16 +6,20 @@ afterwards: nothing dispatches per call.
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from importlib.util import find_spec
-from types import ModuleType
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from tokenwire_kernels.batch import AttentionBatch, SamplingBatch
+from tokenwire_kernels.cpu.library import Context, NativeError
+
+logger = logging.getLogger(__name__)
 
 
 class RotaryAndCache(Protocol):
@@ -58,12 +62,20 @@ class Kernels:
     greedy: Callable[[Tensor], Tensor]
     sample: Callable[[Tensor, SamplingBatch], Tensor]
     apply_token_bitmask: Callable[[Tensor, Tensor, Tensor], None]
+    native: Context | None = None
+    """What computes the native operators of a CPU, and products with packed weights; else None."""
 
 
-def select_kernels(device: torch.device) -> Kernels:
+def select_kernels(device: torch.device, instruction_set: str | None = None) -> Kernels:
     """The best implementation of every operator for `device`; the reference where there is no other.
 
     An implementation is imported only if it is selected: a host without a GPU never loads Triton.
+
+    Args:
+        instruction_set: of a CPU, such as "avx2"; None: its strongest; "torch": none, the reference.
+
+    Raises:
+        NativeError: an instruction set was asked for that is not there.
     """
     from tokenwire_kernels import reference
 
@@ -71,19 +83,43 @@ def select_kernels(device: torch.device) -> Kernels:
         from tokenwire_kernels import triton
 
         return _kernels_of(triton)
+    if device.type == "cpu" and instruction_set != "torch":
+        from tokenwire_kernels.cpu.operators import Operators
+
+        try:
+            context = open_context(instruction_set)
+        except NativeError as error:
+            if instruction_set is not None:
+                raise
+            logger.warning("%s: torch computes instead, which is slower", error)
+        else:
+            return _kernels_of(Operators(context), context)
     return _kernels_of(reference)
+
+
+def open_context(instruction_set: str | None = None) -> Context:
+    """Native threads: as many as torch has, each on a CPU of its own when that is all that are allowed.
+
+    Raises:
+        NativeError: the library or the instruction set is not there.
+    """
+    num_threads = torch.get_num_threads()
+    cpus = sorted(os.sched_getaffinity(0))
+    return Context(num_threads, cpus if len(cpus) == num_threads else None, instruction_set)
 
 
 def describe_kernels(kernels: Kernels) -> list[tuple[str, str]]:
     """(operator, implementation) for every operator, in declaration order."""
     return [
-        (operator.name, getattr(kernels, operator.name).__module__.removeprefix("tokenwire_kernels."))
-        for operator in fields(kernels)
+        (name, getattr(kernels, name).__module__.removeprefix("tokenwire_kernels.")) for name in _OPERATORS
     ]
 
 
-def _kernels_of(package: ModuleType) -> Kernels:
-    return Kernels(**{operator.name: getattr(package, operator.name) for operator in fields(Kernels)})
+_OPERATORS = [operator.name for operator in fields(Kernels) if operator.name != "native"]
+
+
+def _kernels_of(implementations: object, native: Context | None = None) -> Kernels:
+    return Kernels(**{name: getattr(implementations, name) for name in _OPERATORS}, native=native)
 
 
 def _runs_triton(device: torch.device) -> bool:

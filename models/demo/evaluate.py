@@ -31,10 +31,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokenizer", help="host:port of a running tokenizer service (else one is started)")
     parser.add_argument("--model", help="checkpoint to serve (else the bundled one)")
+    parser.add_argument("--dtype", default="auto", help="the engine's, where one is started")
+    parser.add_argument("--quantization", help="the engine's, where one is started")
     parser.add_argument("--limit", type=int, default=1000, help="most questions of each held-out set")
     arguments = parser.parse_args()
+    options = ["--dtype", arguments.dtype]
+    if arguments.quantization:
+        options += ["--quantization", arguments.quantization]
     services = (
-        contextlib.nullcontext(arguments.tokenizer) if arguments.tokenizer else _services(arguments.model)
+        contextlib.nullcontext(arguments.tokenizer)
+        if arguments.tokenizer
+        else _services(arguments.model, options)
     )
     with services as address:
         table = asyncio.run(_evaluate(address, arguments.limit))
@@ -90,12 +97,12 @@ async def _wait_until_served(client: AsyncClient) -> None:
 
 
 @contextlib.contextmanager
-def _services(model: str | None) -> Iterator[str]:
+def _services(model: str | None, options: list[str]) -> Iterator[str]:
     """An engine with `model`, or the bundled one, and a tokenizer service; the tokenizer's address."""
     engine, tokenizer = (f"{_free_port()}" for _ in range(2))
     command = [sys.executable, "-m", "tokenwire_services.launcher"]
     commands = (
-        [*command, "engine", *([model] if model else []), "--port", engine],
+        [*command, "engine", *([model] if model else []), "--port", engine, *options],
         [*command, "tokenizer", "--engine", f"127.0.0.1:{engine}", "--port", tokenizer],
     )
     processes = [subprocess.Popen(arguments, stdout=subprocess.DEVNULL) for arguments in commands]

@@ -1,4 +1,5 @@
-"""Every operator is tested in both implementations, natively on a GPU and else under Triton's interpreter."""
+"""Every operator is tested in every implementation: the reference, Triton (natively on a GPU, else under its
+interpreter), and the native CPU kernels with each instruction set that this machine has."""
 
 from __future__ import annotations
 
@@ -9,8 +10,10 @@ from types import ModuleType
 import pytest
 import torch
 
+from tests.kernels.native import native_instruction_sets, operators_of
 from tokenwire_kernels import reference
 from tokenwire_kernels import triton as triton_kernels
+from tokenwire_kernels.cpu import Operators
 
 
 @pytest.fixture
@@ -18,10 +21,15 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-@pytest.fixture(params=["reference", "triton"])
-def kernels(request: pytest.FixtureRequest) -> ModuleType:
+@pytest.fixture(params=["reference", "triton", *native_instruction_sets()])
+def kernels(request: pytest.FixtureRequest) -> ModuleType | Operators:
     """One implementation of all operators."""
-    return {"reference": reference, "triton": triton_kernels}[request.param]
+    modules = {"reference": reference, "triton": triton_kernels}
+    if request.param in modules:
+        return modules[request.param]
+    if torch.cuda.is_available():
+        pytest.skip("inputs are on the GPU")
+    return operators_of(request.param)
 
 
 @pytest.fixture(autouse=True)

@@ -35,3 +35,10 @@ def test_no_row_is_masked_where_none_is_named(kernels: ModuleType) -> None:
         logits, torch.zeros(0, 2, dtype=torch.int32), torch.zeros(0, dtype=torch.int64)
     )
     assert torch.equal(logits, before)
+
+
+def test_a_mask_may_be_longer_than_the_vocabulary(kernels: ModuleType) -> None:
+    logits = torch.zeros(2, 64)
+    bitmask = torch.tensor([[0, 1, -1, -1], [2, 0, -1, -1]], dtype=torch.int32)
+    kernels.apply_token_bitmask(logits, bitmask, torch.tensor([0, 1]))
+    assert logits.eq(0).nonzero().tolist() == [[0, 32], [1, 1]]

@@ -2,17 +2,58 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from tokenwire_kernels import describe_kernels, select_kernels
+from tests.kernels.native import native_instruction_sets
+from tokenwire_kernels import NativeError, describe_kernels, select_kernels
+from tokenwire_kernels.cpu import load_library
+
+CPU = torch.device("cpu")
+compiled = pytest.mark.skipif(not native_instruction_sets(), reason="the native kernels were not compiled")
 
 
-def test_a_cpu_is_served_by_the_reference() -> None:
-    table = dict(describe_kernels(select_kernels(torch.device("cpu"))))
+@compiled
+def test_a_cpu_is_served_by_native_kernels_with_the_best_that_it_has() -> None:
+    kernels = select_kernels(CPU)
+    assert {implementation for _, implementation in describe_kernels(kernels)} == {"cpu.operators"}
+    assert kernels.native is not None
+    assert kernels.native.instruction_set == native_instruction_sets()[-1]
+
+
+@compiled
+@pytest.mark.parametrize("instruction_set", native_instruction_sets())
+def test_an_instruction_set_can_be_asked_for(instruction_set: str) -> None:
+    kernels = select_kernels(CPU, instruction_set)
+    assert kernels.native is not None
+    assert kernels.native.instruction_set == instruction_set
+
+
+@compiled
+def test_an_instruction_set_that_is_not_there_is_refused() -> None:
+    with pytest.raises(NativeError, match="there are no kernels for altivec on this CPU; it has portable"):
+        select_kernels(CPU, "altivec")
+
+
+def test_a_cpu_can_be_served_by_torch_alone() -> None:
+    table = dict(describe_kernels(select_kernels(CPU, "torch")))
     assert table["paged_attention"] == "reference.attention"
     assert all(implementation.startswith("reference.") for implementation in table.values())
+
+
+def test_without_compiled_kernels_torch_computes_and_one_line_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    nowhere = tmp_path / "nowhere.so"
+    monkeypatch.setattr("tokenwire_kernels.cpu.library.load_library", lambda: load_library(nowhere))
+    kernels = select_kernels(CPU)
+    assert kernels.native is None
+    assert caplog.messages == [
+        "the native CPU kernels were not compiled when Tokenwire was installed: "
+        "torch computes instead, which is slower"
+    ]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -1,13 +1,15 @@
 """The decoder: every family's model, assembled from its `Architecture`.
 
-The residual stream is one buffer to which each block's output is added by the normalization that follows
-it.
+There are two forms: one of layers that are tensors and operators, which runs everywhere, and one for CPUs
+with native kernels, where a step is one call (`host_decoder.py`). In the first, the residual stream is one
+buffer to which each block's output is added by the normalization that follows it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor
 
@@ -20,6 +22,8 @@ from tokenwire_engine.layers.norm import RMSNorm, load_norm
 from tokenwire_engine.layers.rotary import RotaryTable, rotary_table
 from tokenwire_engine.models.architecture import Architecture
 from tokenwire_engine.models.batch import ForwardBatch, LayerCache
+from tokenwire_engine.models.errors import ModelError
+from tokenwire_engine.models.host_decoder import load_host_decoder
 from tokenwire_engine.weights.reader import WeightReader
 from tokenwire_kernels import Kernels
 
@@ -34,14 +38,33 @@ class DecoderLayer:
     mlp: MLP
 
 
-@dataclass(slots=True, frozen=True)
-class Decoder:
+class Decoder(Protocol):
     """A loaded model.
 
     Example:
         hidden = decoder.forward(batch, caches)           # [num_tokens, hidden_size]
         logits = decoder.logits(hidden[last_of_each])     # [num_rows, vocab_size]
     """
+
+    @property
+    def embedding(self) -> Embedding: ...
+
+    @property
+    def rotary(self) -> RotaryTable: ...
+
+    def forward(self, batch: ForwardBatch, caches: Sequence[LayerCache]) -> Tensor:
+        """The hidden states of the batch's tokens after the last layer, not yet normalized.
+
+        Writes the tokens' keys and values into `caches` (one per layer) on the way.
+        """
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Hidden states `[num_rows, hidden_size]` to float32 logits `[num_rows, vocab_size]`."""
+
+
+@dataclass(slots=True, frozen=True)
+class LayeredDecoder:
+    """A decoder of layers on whichever device the tensors lie. See `Decoder`."""
 
     embedding: Embedding
     layers: Sequence[DecoderLayer]
@@ -50,10 +73,7 @@ class Decoder:
     rotary: RotaryTable
 
     def forward(self, batch: ForwardBatch, caches: Sequence[LayerCache]) -> Tensor:
-        """The hidden states of the batch's tokens after the last layer, not yet normalized.
-
-        Writes the tokens' keys and values into `caches` (one per layer) on the way.
-        """
+        """See `Decoder.forward`."""
         residual = self.embedding(batch.token_ids)
         x = self.layers[0].attention_norm(residual)
         for index, (layer, cache) in enumerate(zip(self.layers, caches, strict=True)):
@@ -65,21 +85,41 @@ class Decoder:
         return residual.add_(x)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Hidden states `[num_rows, hidden_size]` to float32 logits `[num_rows, vocab_size]`."""
+        """See `Decoder.logits`."""
         return self.lm_head(self.final_norm(hidden)).float()
 
 
 def load_decoder(
-    reader: WeightReader, architecture: Architecture, num_positions: int, kernels: Kernels, shard: Shard
+    reader: WeightReader,
+    architecture: Architecture,
+    num_positions: int,
+    kernels: Kernels,
+    shard: Shard,
+    quantization: str | None = None,
 ) -> Decoder:
     """Read a model's parameters.
 
     Args:
         num_positions: the longest sequence that it will see.
+        quantization: a scheme that weights are rounded to while they are read.
 
     Raises:
-        ModelError: a tensor is missing or has the wrong shape or dtype.
+        ModelError: a tensor is missing or has the wrong shape or dtype; or nothing here computes with the
+            scheme.
     """
+    if kernels.native is not None and shard.size == 1:
+        return load_host_decoder(reader, architecture, num_positions, kernels.native, quantization)
+    if quantization is not None:
+        raise ModelError(
+            f"--quantization is {quantization}, for which there are kernels on a CPU only, where the native "
+            "ones were compiled; leave it out"
+        )
+    return _load_layered_decoder(reader, architecture, num_positions, kernels, shard)
+
+
+def _load_layered_decoder(
+    reader: WeightReader, architecture: Architecture, num_positions: int, kernels: Kernels, shard: Shard
+) -> LayeredDecoder:
     names = architecture.names
     hidden_size, eps = architecture.hidden_size, architecture.norm_eps
     embedding, lm_head = load_embeddings(reader, architecture)
@@ -97,7 +137,7 @@ def load_decoder(
     final_norm = load_norm(reader, names.final_norm, hidden_size, eps, kernels)
     # A tied checkpoint may hold the matrix twice, and old ones hold the rotary frequencies.
     reader.finish(ignored=(f"{names.lm_head}.weight", "rotary_emb.inv_freq"))
-    return Decoder(
+    return LayeredDecoder(
         embedding=embedding,
         layers=layers,
         final_norm=final_norm,

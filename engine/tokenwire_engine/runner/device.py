@@ -7,6 +7,8 @@ import torch
 from tokenwire_engine.config import EngineConfig
 from tokenwire_engine.models.config_file import ConfigFile
 from tokenwire_engine.models.errors import ModelError
+from tokenwire_kernels import Kernels, NativeError, describe_kernels, select_kernels
+from tokenwire_kernels.cpu import describe_products, instruction_sets
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -28,22 +30,65 @@ def choose_device(option: str) -> torch.device:
     return torch.device("cuda", index)
 
 
-def choose_dtype(config: EngineConfig, checkpoint: ConfigFile, device: torch.device) -> torch.dtype:
-    """The dtype that `--dtype` means: as given, or the checkpoint's on CUDA, or float32 on a CPU.
+def choose_kernels(config: EngineConfig, device: torch.device) -> Kernels:
+    """The operators for the device, with the instruction set that `--cpu-instruction-set` means.
 
     Raises:
-        ModelError: a 16-bit format on a CPU, or a checkpoint in a format of its own.
+        ModelError: the CPU, or the build, lacks it.
+    """
+    try:
+        return select_kernels(device, config.cpu_instruction_set)
+    except NativeError as error:
+        raise ModelError(f"--cpu-instruction-set is {config.cpu_instruction_set}, but {error}") from None
+
+
+def choose_dtype(
+    config: EngineConfig, checkpoint: ConfigFile, device: torch.device, kernels: Kernels
+) -> torch.dtype:
+    """The dtype that `--dtype` means: as given, or the checkpoint's on CUDA, or what a CPU reads fastest.
+
+    Raises:
+        ModelError: a 16-bit format on a CPU without native kernels, or a checkpoint in a format of its own.
     """
     if device.type == "cpu":
-        if config.dtype not in ("auto", "float32"):
-            raise ModelError(
-                f"--dtype is {config.dtype}, which is not supported on a CPU, where float32 is faster; "
-                "use --dtype float32 or auto (the checkpoint is converted)"
-            )
-        return torch.float32
+        return _host_dtype(config, kernels)
     if config.dtype != "auto":
         return DTYPES[config.dtype]
     name = checkpoint.fields.get("dtype") or checkpoint.fields.get("torch_dtype") or "float32"
     if name not in DTYPES:
         raise ModelError(f"config.json has dtype = {name!r}; give one with --dtype: {', '.join(DTYPES)}")
     return DTYPES[name]
+
+
+def _host_dtype(config: EngineConfig, kernels: Kernels) -> torch.dtype:
+    """bfloat16 where native kernels widen it as they read it: half the bytes of float32, which are what
+    decoding waits for."""
+    if kernels.native is None:
+        if config.dtype not in ("auto", "float32"):
+            raise ModelError(
+                f"--dtype is {config.dtype}, which needs the native CPU kernels; "
+                "use --dtype float32 or auto (the checkpoint is converted)"
+            )
+        return torch.float32
+    if config.dtype != "auto":
+        return DTYPES[config.dtype]
+    return torch.float32 if kernels.native.instruction_set == "portable" else torch.bfloat16
+
+
+def describe_kernels_for(config: EngineConfig) -> list[str]:
+    """What `--print-kernels` shows: the device, the threads, and each operator's implementation.
+
+    Raises:
+        ModelError: a device or an instruction set was asked for that is not there.
+    """
+    device = choose_device(config.device)
+    kernels = choose_kernels(config, device)
+    lines = [f"device            {device}"]
+    if (native := kernels.native) is not None:
+        there = ", ".join(instruction_sets(native.library))
+        lines.append(f"instruction set   {native.instruction_set} (this CPU and build have {there})")
+        lines.append(f"threads           {native.num_threads}")
+    lines += [f"{name:<17} {implementation}" for name, implementation in describe_kernels(kernels)]
+    if native is not None:
+        lines += [f"{'linear, ' + name:<17} {path}" for name, path in describe_products(native)]
+    return lines

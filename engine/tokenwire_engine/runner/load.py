@@ -10,16 +10,16 @@ from tokenwire_engine.models.architecture import Architecture
 from tokenwire_engine.models.decoder import load_decoder
 from tokenwire_engine.models.errors import ModelError
 from tokenwire_engine.models.families.registry import read_architecture
+from tokenwire_engine.models.host_decoder import packed_bytes, weight_format
 from tokenwire_engine.runner.base import ModelInfo, Progress
-from tokenwire_engine.runner.device import choose_device, choose_dtype
+from tokenwire_engine.runner.device import choose_device, choose_dtype, choose_kernels
 from tokenwire_engine.runner.local import LocalRunner
-from tokenwire_engine.runner.memory import cache_geometry, host_budget, num_cache_blocks
+from tokenwire_engine.runner.memory import cache_geometry, check_weights_fit, host_budget, num_cache_blocks
 from tokenwire_engine.runner.profile import device_budget
 from tokenwire_engine.sampling.defaults import default_sampling
 from tokenwire_engine.weights.checkpoint import open_checkpoint, stored_tensors
 from tokenwire_engine.weights.locate import locate
 from tokenwire_engine.weights.reader import WeightReader
-from tokenwire_kernels import select_kernels
 
 logger = logging.getLogger(__name__)
 
@@ -38,13 +38,15 @@ def load_runner(config: EngineConfig, progress: Progress) -> LocalRunner:
     located = locate(config.model)
     checkpoint = open_checkpoint(located.directory)
     name, architecture = read_architecture(checkpoint.config)
-    dtype = choose_dtype(config, checkpoint.config, device)
+    kernels = choose_kernels(config, device)
+    dtype = choose_dtype(config, checkpoint.config, device, kernels)
     max_model_len = _max_model_len(config, architecture)
     max_step_tokens = config.max_step_tokens or STEP_TOKENS[device.type]
-    kernels = select_kernels(device)
+    if kernels.native is not None:
+        check_weights_fit(packed_bytes(architecture, weight_format(dtype, config.quantization)))
 
     reader = WeightReader(stored_tensors(checkpoint.weight_files()), device, dtype, progress)
-    decoder = load_decoder(reader, architecture, max_model_len, kernels, Shard())
+    decoder = load_decoder(reader, architecture, max_model_len, kernels, Shard(), config.quantization)
 
     progress("allocating the KV cache")
     geometry = cache_geometry(architecture, config.block_size, dtype)

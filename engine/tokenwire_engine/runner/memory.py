@@ -92,6 +92,19 @@ def host_budget(geometry: CacheGeometry, max_model_len: int, mapped_weights: int
     return max(int(free * HOST_SHARE), min(one_context, int(free * HOST_LIMIT)))
 
 
+def check_weights_fit(needed: int) -> None:
+    """
+    Raises:
+        ModelError: this process can allocate less than `needed` bytes.
+    """
+    available = available_host_memory()
+    if needed > available:
+        raise ModelError(
+            f"the model's weights need {_mib(needed)} of memory, but this process can have {_mib(available)}"
+            ": give it more, or choose --quantization int8 or int4"
+        )
+
+
 def available_host_memory() -> int:
     """Bytes that this process can still allocate: the machine's, or what its control group leaves of them."""
     fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())

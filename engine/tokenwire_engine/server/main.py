@@ -35,6 +35,19 @@ def run(config: EngineConfig) -> int:
     return status
 
 
+def print_kernels(config: EngineConfig) -> int:
+    """Write what would compute a model here, one operator a line; the exit status."""
+    threads.configure()
+    from tokenwire_engine.runner.device import describe_kernels_for
+
+    try:
+        lines = describe_kernels_for(config)
+    except ValueError as error:
+        return _failure(error)
+    print("\n".join(lines))
+    return 0
+
+
 async def _serve(config: EngineConfig) -> tuple[int, bool]:
     """The exit status, and whether the core thread has ended."""
     stopped = asyncio.Event()
@@ -80,7 +93,9 @@ async def _announce(server: EngineServer, progress: StatusPipe) -> None:
 
 
 def _load_runner(config: EngineConfig, progress: Progress) -> Runner:
-    threads.configure()
+    num_threads = threads.configure()
+    if line := threads.shortage(num_threads):
+        logger.info(line)
     # Imports torch, which takes seconds: here, on the core thread, while the server listens already.
     from tokenwire_engine.runner.background import BackgroundRunner
     from tokenwire_engine.runner.load import load_runner

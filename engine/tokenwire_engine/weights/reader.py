@@ -63,8 +63,7 @@ class WeightReader:
         Raises:
             ModelError: a tensor is missing, has another shape than expected, or is not of a floating dtype.
         """
-        stored = [self._stored(piece) for piece in pieces]
-        self._report()
+        stored = self.views(*pieces)
         if len(stored) == 1 and stored[0].device == self.device and stored[0].dtype == self.dtype:
             return stored[0].contiguous()
         num_rows = sum(len(tensor) for tensor in stored)
@@ -74,6 +73,16 @@ class WeightReader:
             parameter[filled : filled + len(tensor)].copy_(tensor)
             filled += len(tensor)
         return parameter
+
+    def views(self, *pieces: Piece) -> list[Tensor]:
+        """The pieces as they are stored: views of the mapped files, each in its own dtype.
+
+        Raises:
+            ModelError: as `read`.
+        """
+        stored = [self._stored(piece) for piece in pieces]
+        self._report()
+        return stored
 
     def finish(self, ignored: Sequence[str] = ()) -> None:
         """Warn of tensors that nobody asked for, except those whose name ends with one of `ignored`."""

@@ -97,6 +97,8 @@ def serve(
     served_model_name: opt.ServedModelName = None,
     device: opt.Device = "auto",
     dtype: opt.Dtype = "auto",
+    quantization: opt.Quantization = None,
+    cpu_instruction_set: opt.CpuInstructionSet = None,
     max_model_len: opt.MaxModelLen = None,
     max_running: opt.MaxRunning = 256,
     max_waiting: opt.MaxWaiting = 4096,
@@ -136,6 +138,8 @@ def serve(
             port=engine_port,
             device=device,
             dtype=dtype,
+            quantization=quantization,
+            cpu_instruction_set=cpu_instruction_set,
             max_model_len=max_model_len,
             max_running=max_running,
             max_waiting=max_waiting,
@@ -187,6 +191,8 @@ def engine(
     served_model_name: opt.ServedModelName = None,
     device: opt.Device = "auto",
     dtype: opt.Dtype = "auto",
+    quantization: opt.Quantization = None,
+    cpu_instruction_set: opt.CpuInstructionSet = None,
     max_model_len: opt.MaxModelLen = None,
     max_running: opt.MaxRunning = 256,
     max_waiting: opt.MaxWaiting = 4096,
@@ -200,6 +206,7 @@ def engine(
     gpu_memory_utilization: opt.GpuMemoryUtilization = 0.9,
     session_grace_s: opt.SessionGraceS = 10.0,
     drain_timeout_s: opt.DrainTimeoutS = 5.0,
+    print_kernels: opt.PrintKernels = False,
     status_fd: opt.StatusFd = None,
     parent_pid: opt.ParentPid = None,
 ) -> int:
@@ -214,6 +221,8 @@ def engine(
             port=port,
             device=device,
             dtype=dtype,
+            quantization=quantization,
+            cpu_instruction_set=cpu_instruction_set,
             max_model_len=max_model_len,
             max_running=max_running,
             max_waiting=max_waiting,
@@ -232,9 +241,10 @@ def engine(
             status_fd=status_fd,
         )
     with _packages("engine", "engine", "torch", "safetensors"):
+        from tokenwire_engine.server.main import print_kernels as show
         from tokenwire_engine.server.main import run
 
-    return run(config)
+    return show(config) if print_kernels else run(config)
 
 
 @app.command()

@@ -48,7 +48,23 @@ ServedModelName = Annotated[
 Device = Annotated[str, typer.Option(help="auto (CUDA when there is one), cpu, cuda or cuda:N.")]
 Dtype = Annotated[
     str,
-    typer.Option(help="auto (the checkpoint's on CUDA, float32 on a CPU), float32, bfloat16 or float16."),
+    typer.Option(help="auto (the checkpoint's on CUDA, bfloat16 on a CPU), float32, bfloat16 or float16."),
+]
+Quantization = Annotated[
+    str | None,
+    typer.Option(
+        help="int8 or int4: round the weights to so many bits while they are read.", show_default=False
+    ),
+]
+CpuInstructionSet = Annotated[
+    str | None,
+    typer.Option(
+        help="What the native CPU kernels use, such as avx2; torch: none of them. Left out: the CPU's best.",
+        show_default=False,
+    ),
+]
+PrintKernels = Annotated[
+    bool, typer.Option("--print-kernels", help="Show what would compute the model here, and exit.")
 ]
 MaxModelLen = Annotated[
     int | None,

@@ -44,7 +44,7 @@ CHECKPOINTS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def load(directory: Path, **options: Any) -> LocalRunner:
-    config = EngineConfig(model=str(directory), device="cpu", max_running=8, **options)
+    config = EngineConfig(model=str(directory), device="cpu", dtype="float32", max_running=8, **options)
     return load_runner(config, ignore_progress)
 
 

@@ -13,6 +13,7 @@ from tests.checkpoints import write_checkpoint
 from tests.engine.driver import ignore_progress
 from tokenwire_engine.config import EngineConfig
 from tokenwire_engine.models.errors import ModelError
+from tokenwire_engine.runner import memory
 from tokenwire_engine.runner.load import load_runner
 from tokenwire_engine.runner.local import LocalRunner
 from tokenwire_engine.runner.memory import CacheGeometry, host_budget, num_cache_blocks
@@ -33,7 +34,7 @@ def load(directory: Path, **options: Any) -> LocalRunner:
 
 
 def test_the_runner_describes_its_model(directory: Path) -> None:
-    info = load(directory, max_running=3).info
+    info = load(directory, max_running=3, dtype="float32").info
     assert (info.name, info.checkpoint, info.architecture) == ("tiny", directory, "LlamaForCausalLM")
     assert (info.dtype, info.device) == ("float32", "cpu")
     assert (info.vocab_size, info.max_model_len, info.eos_token_ids) == (320, 256, (2,))
@@ -62,9 +63,35 @@ def test_the_whole_start_reports_its_phases(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_a_16_bit_format_is_refused_on_a_cpu(dtype: str, directory: Path) -> None:
-    with pytest.raises(ModelError, match=f"--dtype is {dtype}, which is not supported on a CPU"):
-        load(directory, dtype=dtype)
+def test_a_16_bit_format_needs_native_kernels_on_a_cpu(dtype: str, directory: Path) -> None:
+    assert load(directory, dtype=dtype).info.dtype == dtype
+    with pytest.raises(ModelError, match=f"--dtype is {dtype}, which needs the native CPU kernels"):
+        load(directory, dtype=dtype, cpu_instruction_set="torch")
+
+
+def test_auto_is_bfloat16_with_native_kernels_and_float32_without(directory: Path) -> None:
+    assert load(directory).info.dtype == "bfloat16"
+    assert load(directory, cpu_instruction_set="portable").info.dtype == "float32"
+    assert load(directory, cpu_instruction_set="torch").info.dtype == "float32"
+
+
+def test_an_instruction_set_that_is_not_there_is_refused(directory: Path) -> None:
+    with pytest.raises(ModelError, match="--cpu-instruction-set is mmx, but there are no kernels for mmx"):
+        load(directory, cpu_instruction_set="mmx")
+
+
+def test_quantization_needs_native_kernels(directory: Path) -> None:
+    with pytest.raises(ModelError, match="--quantization is int8, for which there are kernels on a CPU only"):
+        load(directory, quantization="int8", cpu_instruction_set="torch")
+
+
+def test_weights_that_do_not_fit_are_refused_with_both_numbers(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "available_host_memory", lambda: 100 << 10)
+    numbers = r"weights need 0\.4 MiB of memory, but this process can have 0\.1 MiB"
+    with pytest.raises(ModelError, match=numbers):
+        load(directory, dtype="float32")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
@@ -86,8 +113,8 @@ def test_a_cache_too_small_for_one_context_is_refused_with_both_sizes(directory:
         match=r"a context of 256 tokens needs a KV cache of 0.2 MiB, but there are 0.1 MiB for it: "
         r"lower --max-model-len to 80 or less, or raise --kv-cache-memory",
     ):
-        load(directory, kv_cache_memory=80 * 768)
-    assert load(directory, kv_cache_memory=256 * 768).info.num_blocks == 16
+        load(directory, dtype="float32", kv_cache_memory=80 * 768)
+    assert load(directory, dtype="float32", kv_cache_memory=256 * 768).info.num_blocks == 16
 
 
 def test_the_cache_is_no_larger_than_all_running_sequences_can_fill() -> None:

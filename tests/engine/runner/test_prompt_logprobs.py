@@ -29,6 +29,7 @@ def prompt_logprobs(
     config = EngineConfig(
         model=str(directory),
         device="cpu",
+        dtype="float32",
         max_running=8,
         max_step_tokens=step_tokens,
         kv_cache_memory=num_blocks * 16 * 768,

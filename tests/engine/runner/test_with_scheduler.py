@@ -76,6 +76,7 @@ def test_requests_that_preempt_each_other_get_the_tokens_that_they_get_alone(tmp
     config = EngineConfig(
         model=str(directory),
         device="cpu",
+        dtype="float32",
         max_running=8,
         max_step_tokens=24,
         kv_cache_memory=NUM_BLOCKS * 16 * 768,  # 768 bytes a token
@@ -119,6 +120,7 @@ def test_a_pool_too_small_for_the_load_gives_the_tokens_of_one_that_is_not(
     config = EngineConfig(
         model=str(write_checkpoint(tmp_path / "model", family, **window)),
         device="cpu",
+        dtype="float32",
         max_running=8,
         max_step_tokens=40,
         host_cache_memory=host_blocks * 16 * 768 or None,

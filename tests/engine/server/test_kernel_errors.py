@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from tokenwire.v1 import engine_pb2, engine_pb2_grpc
 from tokenwire.v1.engine_pb2 import GenerateRequest, GetLoadRequest
 from tokenwire.v1.generation_pb2 import SamplingParams, StopConditions
 from tokenwire_engine.config import EngineConfig
-from tokenwire_engine.models.decoder import Decoder
+from tokenwire_engine.models.decoder import LayeredDecoder
+from tokenwire_engine.models.host_decoder import HostDecoder
 from tokenwire_engine.runner.load import load_runner
 from tokenwire_engine.server.server import EngineServer
 
@@ -25,19 +26,22 @@ class Kernels:
 
     def __init__(self) -> None:
         self.fail_next = False
-        self._forward = Decoder.forward
 
-    def forward(self, decoder: Decoder, *arguments: Any) -> Any:
-        if self.fail_next:
-            self.fail_next = False
-            raise RuntimeError("CUDA out of memory, or whatever it was")
-        return self._forward(decoder, *arguments)
+    def breaking(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        def fail_or_forward(*arguments: Any) -> Any:
+            if self.fail_next:
+                self.fail_next = False
+                raise RuntimeError("CUDA out of memory, or whatever it was")
+            return forward(*arguments)
+
+        return fail_or_forward
 
 
 @pytest.fixture
 def kernels(monkeypatch: pytest.MonkeyPatch) -> Kernels:
     kernels = Kernels()
-    monkeypatch.setattr(Decoder, "forward", lambda *arguments: kernels.forward(*arguments))
+    for decoder in (LayeredDecoder, HostDecoder):
+        monkeypatch.setattr(decoder, "forward", kernels.breaking(decoder.forward))
     return kernels
 
 

@@ -25,7 +25,7 @@ PROMPT = [5 + index for index in range(60)]
 @pytest.fixture
 async def stub(tmp_path: Path) -> AsyncIterator[engine_pb2_grpc.EngineAsyncStub]:
     checkpoint = write_checkpoint(tmp_path / "model")
-    config = EngineConfig(model=str(checkpoint), port=0, device="cpu", max_step_tokens=32)
+    config = EngineConfig(model=str(checkpoint), port=0, device="cpu", dtype="float32", max_step_tokens=32)
     server = EngineServer(config, load_runner, lambda *_: None)
     await server.start()
     await server.ready()

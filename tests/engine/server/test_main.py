@@ -41,12 +41,16 @@ sys.exit(run(EngineConfig(**{options!r}, status_fd={status_fd})))
 
 LOSE_THE_DEVICE = """
 import os, torch
-from tokenwire_engine.models.decoder import Decoder
-def forward(self, batch, caches, forward=Decoder.forward):
-    if os.path.exists({path!r}):
-        raise torch.AcceleratorError("CUDA error: unspecified launch failure")
-    return forward(self, batch, caches)
-Decoder.forward = forward
+from tokenwire_engine.models.decoder import LayeredDecoder
+from tokenwire_engine.models.host_decoder import HostDecoder
+def failing(forward):
+    def fail_or_forward(self, batch, caches):
+        if os.path.exists({path!r}):
+            raise torch.AcceleratorError("CUDA error: unspecified launch failure")
+        return forward(self, batch, caches)
+    return fail_or_forward
+for decoder in (LayeredDecoder, HostDecoder):
+    decoder.forward = failing(decoder.forward)
 """
 """Computing fails, as it does on a card that is gone, from when a file exists."""
 

@@ -62,6 +62,7 @@ ENGINE_OPTIONS = [
     *["--served-model-name", "a", "--served-model-name", "b"],
     *["--device", "cpu", "--dtype", "float32", "--max-model-len", "100", "--max-running", "7"],
     *["--max-step-tokens", "64", "--block-size", "32", "--kv-cache-memory", "4MiB"],
+    *["--quantization", "int4", "--cpu-instruction-set", "avx2"],
     *["--gpu-memory-utilization", "0.5", "--max-waiting", "9", "--policy", "fair", "--no-prefix-cache"],
     *["--no-overlap", "--host-cache-memory", "2MiB"],
 ]
@@ -83,6 +84,8 @@ def test_serve_takes_the_options_of_the_single_commands(run):
         served_names=("a", "b"),
         device="cpu",
         dtype="float32",
+        quantization="int4",
+        cpu_instruction_set="avx2",
         max_model_len=100,
         max_running=7,
         max_step_tokens=64,

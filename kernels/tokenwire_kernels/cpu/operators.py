@@ -1,0 +1,198 @@
+"""The operators of `reference/`, computed by the native library."""
+
+from __future__ import annotations
+
+from ctypes import byref
+
+import torch
+from torch import Tensor
+
+from tokenwire_kernels.batch import AttentionBatch, SamplingBatch
+from tokenwire_kernels.cpu import library as native
+from tokenwire_kernels.cpu.library import Context
+from tokenwire_kernels.reference import sampling as reference_sampling
+from tokenwire_kernels.reference.random import uniform
+
+
+class Operators:
+    """See the function of the same name under `reference/` for each. Tensors are in host memory."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self._library, self._handle = context.library, context.handle
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """See `reference.norm.rms_norm`. Rows may be apart, as the heads in one part of a fused qkv are."""
+        out = torch.empty(x.shape, dtype=x.dtype)
+        rows = x if x.dim() == 3 and x.stride(-1) == 1 else x.reshape(-1, 1, x.shape[-1])
+        self._norm(rows, None, weight, out, eps)
+        return out
+
+    def add_rms_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """See `reference.norm.add_rms_norm`. Both inputs are contiguous."""
+        out = torch.empty_like(x)
+        self._norm(x.view(-1, 1, x.shape[-1]), residual, weight, out, eps)
+        return out
+
+    def _norm(self, rows: Tensor, residual: Tensor | None, weight: Tensor, out: Tensor, eps: float) -> None:
+        """rows [outer, inner, hidden]; residual and out contiguous, [outer * inner, hidden]."""
+        outer, inner, hidden = rows.shape
+        self._library.tw_rms_norm(
+            self._handle,
+            rows.data_ptr(),
+            None if residual is None else residual.data_ptr(),
+            weight.data_ptr(),
+            out.data_ptr(),
+            outer,
+            inner,
+            hidden,
+            rows.stride(0),
+            rows.stride(1),
+            eps,
+            native.DTYPES[rows.dtype],
+        )
+
+    def silu_and_mul(self, gate_up: Tensor) -> Tensor:
+        """See `reference.activation.silu_and_mul`."""
+        num_tokens, columns = gate_up.shape
+        out = gate_up.new_empty(num_tokens, columns // 2)
+        self._library.tw_silu_and_mul(
+            self._handle,
+            gate_up.data_ptr(),
+            out.data_ptr(),
+            num_tokens,
+            columns // 2,
+            gate_up.stride(0),
+            native.DTYPES[gate_up.dtype],
+        )
+        return out
+
+    def rotary_and_cache(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        positions: Tensor,
+        key_cache: Tensor,
+        value_cache: Tensor,
+        slots: Tensor,
+    ) -> None:
+        """See `reference.rotary.rotary_and_cache`. The caches may be of another dtype than q, k and v."""
+        num_tokens, num_heads, _ = q.shape
+        rotary = native.Rotary(
+            q.data_ptr(),
+            k.data_ptr(),
+            v.data_ptr(),
+            *(stride for part in (q, k, v) for stride in part.stride()[:2]),
+            num_tokens,
+            num_heads,
+            cos.shape[-1],
+            cos.data_ptr(),
+            sin.data_ptr(),
+            positions.data_ptr(),
+            slots.data_ptr(),
+            None,
+            None,
+            0.0,
+            native.DTYPES[q.dtype],
+            native.Cache(key_cache.data_ptr(), value_cache.data_ptr()),
+            cache_shape(key_cache),
+        )
+        self._library.tw_rotary_and_cache(self._handle, byref(rotary))
+
+    def paged_attention(
+        self,
+        q: Tensor,
+        key_cache: Tensor,
+        value_cache: Tensor,
+        batch: AttentionBatch,
+        scale: float,
+        window: int = 0,
+        soft_cap: float = 0.0,
+    ) -> Tensor:
+        """See `reference.attention.paged_attention`. The caches may be of another dtype than q."""
+        num_tokens, num_heads, head_dim = q.shape
+        out = q.new_empty(num_tokens, num_heads, head_dim)
+        attention = native.Attention(
+            q.data_ptr(),
+            *q.stride()[:2],
+            out.data_ptr(),
+            num_heads,
+            native.DTYPES[q.dtype],
+            scale,
+            soft_cap,
+            0,
+            window,
+            native.Cache(key_cache.data_ptr(), value_cache.data_ptr()),
+            cache_shape(key_cache),
+            sequences_of(batch, num_tokens),
+        )
+        self._library.tw_paged_attention(self._handle, byref(attention))
+        return out
+
+    def greedy(self, logits: Tensor) -> Tensor:
+        """See `reference.sampling.greedy`."""
+        logits = logits if logits.stride(-1) == 1 else logits.contiguous()
+        num_rows, vocab_size = logits.shape
+        tokens = torch.empty(num_rows, dtype=torch.int64)
+        self._library.tw_greedy(
+            self._handle,
+            logits.data_ptr(),
+            native.DTYPES[logits.dtype],
+            num_rows,
+            vocab_size,
+            logits.stride(0),
+            tokens.data_ptr(),
+        )
+        return tokens
+
+    def apply_token_bitmask(self, logits: Tensor, bitmask: Tensor, rows: Tensor) -> None:
+        """See `reference.bitmask.apply_token_bitmask`. Each row of logits is contiguous."""
+        bitmask, rows = bitmask.contiguous(), rows.contiguous()
+        self._library.tw_apply_bitmask(
+            self._handle,
+            logits.data_ptr(),
+            native.DTYPES[logits.dtype],
+            logits.shape[1],
+            logits.stride(0),
+            bitmask.data_ptr(),
+            bitmask.shape[1],
+            rows.data_ptr(),
+            len(rows),
+        )
+
+    def sample(self, logits: Tensor, batch: SamplingBatch) -> Tensor:
+        """See `reference.sampling.sample`. Typical-p, which few ask for, is left to the reference."""
+        if batch.all_greedy:
+            return self.greedy(logits)
+        if batch.typical_p is not None:
+            return reference_sampling.sample(logits, batch)
+        logits = logits.contiguous()
+        num_rows, vocab_size = logits.shape
+        numbers = uniform(batch.seeds, batch.sample_indices, batch.positions)
+        columns = [batch.temperatures, batch.top_k, batch.top_p, batch.min_p, numbers]
+        columns = [column.contiguous() for column in columns]
+        tokens = torch.empty(num_rows, dtype=torch.int64)
+        sampling = native.Sampling(*(column.data_ptr() for column in columns), num_rows, vocab_size)
+        self._library.tw_sample(self._handle, logits.data_ptr(), byref(sampling), tokens.data_ptr())
+        return tokens
+
+
+def cache_shape(cache: Tensor) -> native.CacheShape:
+    """Of a cache [num_blocks, num_kv_heads, block_size, head_dim]."""
+    _, num_kv_heads, block_size, head_dim = cache.shape
+    return native.CacheShape(num_kv_heads, block_size, head_dim, native.DTYPES[cache.dtype], 0)
+
+
+def sequences_of(batch: AttentionBatch, num_tokens: int) -> native.Sequences:
+    """The batch's tensors as the library takes them; they must outlive the call."""
+    return native.Sequences(
+        batch.block_tables.data_ptr(),
+        batch.block_tables.stride(0),
+        batch.query_starts.data_ptr(),
+        batch.context_lens.data_ptr(),
+        len(batch.context_lens),
+        num_tokens,
+    )

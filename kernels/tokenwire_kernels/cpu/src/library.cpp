@@ -1,0 +1,215 @@
+// The exported functions: which instruction set runs is decided here, once for each context.
+
+#include <sys/mman.h>
+
+#include <cstdlib>
+#include <mutex>
+
+#include "table.h"
+
+using tokenwire::Pool;
+using tokenwire::Table;
+
+#ifndef TW_HAS_AVX2
+#define TW_HAS_AVX2 0
+#endif
+#ifndef TW_HAS_AVX512
+#define TW_HAS_AVX512 0
+#endif
+#ifndef TW_HAS_AVX512_VNNI
+#define TW_HAS_AVX512_VNNI 0
+#endif
+#ifndef TW_HAS_AVX512_BF16
+#define TW_HAS_AVX512_BF16 0
+#endif
+
+namespace {
+
+#if TW_HAS_AVX2
+bool has_avx2() {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+}
+#endif
+#if TW_HAS_AVX512
+bool has_avx512() {
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+#endif
+#if TW_HAS_AVX512_VNNI
+bool has_avx512_vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
+#endif
+#if TW_HAS_AVX512_BF16
+bool has_avx512_bf16() { return has_avx512_vnni() && __builtin_cpu_supports("avx512bf16"); }
+#endif
+
+struct InstructionSet {
+    const char *name;
+    bool (*is_there)();
+    const Table *(*table)();
+};
+
+// Weakest first. `portable` is plain C++ for whatever the compiler's baseline is.
+const InstructionSet kInstructionSets[] = {
+    {"portable", [] { return true; }, tokenwire::portable_table},
+#if TW_HAS_AVX2
+    {"avx2", has_avx2, tokenwire::avx2_table},
+#endif
+#if TW_HAS_AVX512
+    {"avx512", has_avx512, tokenwire::avx512_table},
+#endif
+#if TW_HAS_AVX512_VNNI
+    {"avx512_vnni", has_avx512_vnni, tokenwire::avx512_vnni_table},
+#endif
+#if TW_HAS_AVX512_BF16
+    {"avx512_bf16", has_avx512_bf16, tokenwire::avx512_bf16_table},
+#endif
+};
+
+constexpr int32_t kCount = sizeof kInstructionSets / sizeof kInstructionSets[0];
+
+}  // namespace
+
+struct tw_context {
+    Pool pool;
+    const Table &table;
+
+    tw_context(int32_t num_threads, const int32_t *cpus, const Table &chosen) : pool(num_threads, cpus), table(chosen) {}
+};
+
+namespace {
+
+// One caller at a time: the pool has one run, and its shared memory one owner.
+class Turn {
+  public:
+    explicit Turn(tw_context *context) : pool_(context->pool) { pool_.lock(); }
+    ~Turn() { pool_.unlock(); }
+    Turn(const Turn &) = delete;
+    Turn &operator=(const Turn &) = delete;
+
+  private:
+    Pool &pool_;
+};
+
+}  // namespace
+
+const char *tw_instruction_set(int32_t index) {
+    return index >= 0 && index < kCount ? kInstructionSets[index].name : nullptr;
+}
+
+int32_t tw_runs(int32_t index) { return index >= 0 && index < kCount && kInstructionSets[index].is_there() ? 1 : 0; }
+
+tw_context *tw_open(int32_t instruction_set, int32_t num_threads, const int32_t *cpus) {
+    if (!tw_runs(instruction_set) || num_threads < 1) return nullptr;
+    return new tw_context(num_threads, cpus, *kInstructionSets[instruction_set].table());
+}
+
+void tw_close(tw_context *context) { delete context; }
+
+#ifdef __SANITIZE_ADDRESS__
+
+// Where the sanitizer watches.
+void *tw_allocate(int64_t num_bytes) { return std::calloc(1, static_cast<size_t>(num_bytes)); }
+
+void tw_free(void *memory, int64_t) { std::free(memory); }
+
+#else
+
+void *tw_allocate(int64_t num_bytes) {
+    void *memory = mmap(nullptr, static_cast<size_t>(num_bytes), PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) return nullptr;
+#ifdef MADV_HUGEPAGE
+    madvise(memory, static_cast<size_t>(num_bytes), MADV_HUGEPAGE);
+#endif
+    return memory;
+}
+
+void tw_free(void *memory, int64_t num_bytes) { munmap(memory, static_cast<size_t>(num_bytes)); }
+
+#endif
+
+int64_t tw_panel_bytes(tw_context *context, const tw_matrix *matrix) { return context->table.panel_bytes(matrix); }
+
+int64_t tw_scale_bytes(tw_context *context, const tw_matrix *matrix) { return context->table.scale_bytes(matrix); }
+
+void tw_pack(tw_context *context, const tw_matrix *matrix, int64_t first_row, int64_t num_rows, const void *weights,
+             int32_t dtype, int64_t stride) {
+    Turn turn(context);
+    context->table.pack(context->pool, matrix, first_row, num_rows, weights, dtype, stride, nullptr, nullptr);
+}
+
+void tw_pack_codes(tw_context *context, const tw_matrix *matrix, int64_t first_row, int64_t num_rows,
+                   const int8_t *codes, const float *scales) {
+    Turn turn(context);
+    context->table.pack(context->pool, matrix, first_row, num_rows, nullptr, 0, 0, codes, scales);
+}
+
+void tw_quantize(tw_context *context, const void *weights, int32_t dtype, int64_t stride, int64_t num_rows, int64_t k,
+                 int32_t bits, int64_t group, const float *shrinkages, int64_t num_shrinkages, int8_t *codes,
+                 float *scales) {
+    Turn turn(context);
+    context->table.quantize(context->pool, weights, dtype, stride, num_rows, k, bits, group, shrinkages,
+                            num_shrinkages, codes, scales);
+}
+
+void tw_linear(tw_context *context, const tw_matrix *matrix, const tw_input *input, int64_t num_rows,
+               const float *bias, int32_t mode, float *out, int64_t out_stride) {
+    Turn turn(context);
+    context->table.linear(context->pool, matrix, input, num_rows, bias, mode, out, out_stride);
+}
+
+void tw_rms_norm(tw_context *context, const void *x, void *residual, const void *weight, void *out, int64_t outer,
+                 int64_t inner, int64_t hidden, int64_t outer_stride, int64_t inner_stride, float eps,
+                 int32_t dtype) {
+    Turn turn(context);
+    context->table.rms_norm(context->pool, x, residual, weight, out, outer, inner, hidden, outer_stride, inner_stride,
+                            eps, dtype);
+}
+
+void tw_silu_and_mul(tw_context *context, const void *gate_up, void *out, int64_t num_tokens, int64_t intermediate,
+                     int64_t stride, int32_t dtype) {
+    Turn turn(context);
+    context->table.silu_and_mul(context->pool, gate_up, out, num_tokens, intermediate, stride, dtype);
+}
+
+void tw_rotary_and_cache(tw_context *context, const tw_rotary *rotary) {
+    Turn turn(context);
+    context->table.rotary_and_cache(context->pool, rotary);
+}
+
+void tw_paged_attention(tw_context *context, const tw_attention *attention) {
+    Turn turn(context);
+    context->table.paged_attention(context->pool, attention);
+}
+
+void tw_greedy(tw_context *context, const void *logits, int32_t dtype, int64_t num_rows, int64_t vocab_size,
+               int64_t stride, int64_t *tokens) {
+    Turn turn(context);
+    context->table.greedy(context->pool, logits, dtype, num_rows, vocab_size, stride, tokens);
+}
+
+void tw_apply_bitmask(tw_context *context, void *logits, int32_t dtype, int64_t vocab_size, int64_t stride,
+                      const uint32_t *bitmask, int64_t words, const int64_t *rows, int64_t num_masked) {
+    Turn turn(context);
+    context->table.apply_bitmask(context->pool, logits, dtype, vocab_size, stride, bitmask, words, rows, num_masked);
+}
+
+void tw_sample(tw_context *context, const float *logits, const tw_sampling *sampling, int64_t *tokens) {
+    Turn turn(context);
+    context->table.sample(context->pool, logits, sampling, tokens);
+}
+
+int64_t tw_forward(tw_context *context, const tw_model *model, const tw_step *step) {
+    for (int64_t token = 0; token < step->sequences.num_tokens; ++token)
+        if (step->token_ids[token] < 0 || step->token_ids[token] >= model->vocab_size) return 1 + token;
+    Turn turn(context);
+    context->table.forward(context->pool, model, step);
+    return 0;
+}
+
+void tw_logits(tw_context *context, const tw_model *model, const float *hidden, int64_t stride, int64_t num_rows,
+               float *logits) {
+    Turn turn(context);
+    context->table.logits(context->pool, model, hidden, stride, num_rows, logits);
+}

@@ -1,0 +1,172 @@
+// From logits to tokens, a row at a time, as `reference/sampling.py` defines it: filters are thresholds, and the
+// draw inverts the cumulative distribution in token order. Nothing sorts the vocabulary: a threshold is found
+// by looking at the few largest logits, and at more only where those do not suffice.
+
+#pragma once
+
+#include "decoder.h"
+#include "select.h"
+
+namespace {
+
+struct GreedyArguments {
+    const void *logits;
+    int32_t dtype;
+    int64_t num_rows, vocab_size, stride;
+    int64_t *tokens;
+};
+
+// The first index of the largest value; NaN counts as minus infinity.
+template <class T>
+TW_INLINE int64_t index_of_largest(const T *row, int64_t count) {
+    vf most = splat(-INFINITY);
+    int64_t i = 0;
+    // The maximum takes its second operand where the first is NaN.
+    for (; i + W <= count; i += W) most = vmax(load(row + i), most);
+    float largest = largest_of(most);
+    for (; i < count; ++i) {
+        const float value = to_float(row[i]);
+        if (value > largest) largest = value;
+    }
+    if (largest == -INFINITY) return 0;
+    for (i = 0; i < count; ++i)
+        if (to_float(row[i]) == largest) return i;
+    return 0;
+}
+
+void greedy_body(Worker &worker, const void *argument) {
+    const GreedyArguments &a = *static_cast<const GreedyArguments *>(argument);
+    for (int64_t begin, end; worker.claim(a.num_rows, begin, end);)
+        for (int64_t row = begin; row < end; ++row) {
+#define TW_CALL(T) a.tokens[row] = index_of_largest(static_cast<const T *>(a.logits) + row * a.stride, a.vocab_size)
+            TW_FOR_DTYPE(a.dtype, TW_CALL)
+#undef TW_CALL
+        }
+    worker.sync();
+}
+
+struct BitmaskArguments {
+    void *logits;
+    int32_t dtype;
+    int64_t vocab_size, stride;
+    const uint32_t *bitmask;
+    int64_t words;
+    const int64_t *rows;
+    int64_t num_masked;
+};
+
+template <class T>
+TW_INLINE void mask_row(T *row, const uint32_t *bits, int64_t count) {
+    for (int64_t word = 0; word < ceil_div(count, 32); ++word) {
+        if (bits[word] == 0xffffffffu) continue;
+        const int64_t stop = min_of(count, (word + 1) * 32);
+        for (int64_t i = word * 32; i < stop; ++i)
+            if ((bits[word] >> (i % 32) & 1u) == 0) from_float(-INFINITY, row + i);
+    }
+}
+
+void bitmask_body(Worker &worker, const void *argument) {
+    const BitmaskArguments &a = *static_cast<const BitmaskArguments *>(argument);
+    for (int64_t begin, end; worker.claim(a.num_masked, begin, end);)
+        for (int64_t i = begin; i < end; ++i) {
+#define TW_CALL(T) mask_row(static_cast<T *>(a.logits) + a.rows[i] * a.stride, a.bitmask + i * a.words, a.vocab_size)
+            TW_FOR_DTYPE(a.dtype, TW_CALL)
+#undef TW_CALL
+        }
+    worker.sync();
+}
+
+struct SampleArguments {
+    const float *logits;
+    const tw_sampling *sampling;
+    int64_t *tokens;
+};
+
+// Tokens whose weights are added up together before the cumulative sum: faster, and rounds less.
+constexpr int64_t kBlock = 256;
+
+// The least scaled logit that the filters keep.
+TW_INLINE float threshold_of(const float *scaled, const float *weights, float *copy, int64_t count, int32_t top_k,
+                             float top_p, float min_p) {
+    float threshold = logf(min_p);
+    if (top_k <= 0 && top_p >= 1.0f) return threshold;
+    const int64_t kept = top_k > 0 ? min_of(top_k, count) : count;
+    memcpy(copy, scaled, static_cast<size_t>(count) * 4);
+    float kth = -INFINITY;
+    if (top_k > 0 && kept < count) {
+        tokenwire::largest_first(copy, count, kept, false);
+        kth = copy[kept - 1];
+    }
+    if (kth > threshold) threshold = kth;
+    if (top_p >= 1.0f) return threshold;
+    double mass = 0.0;
+    for (int64_t i = 0; i < count; ++i)
+        if (scaled[i] >= kth) mass += static_cast<double>(weights[i]);
+    mass *= static_cast<double>(top_p);
+    for (int64_t head = min_of(256, count);; head = min_of(8 * head, count)) {
+        tokenwire::largest_first(copy, count, head, true);
+        double sum = 0.0;
+        for (int64_t i = 0; i < head && copy[i] >= kth; ++i) {
+            sum += static_cast<double>(expf(copy[i]));
+            if (sum >= mass || i + 1 == count) return copy[i] > threshold ? copy[i] : threshold;
+            if (i + 1 < head && copy[i + 1] < kth) return copy[i] > threshold ? copy[i] : threshold;
+        }
+        if (head == count) return threshold;
+    }
+}
+
+TW_INLINE int64_t draw(const float *weights, int64_t count, float uniform) {
+    double total = 0.0;
+    int64_t last = 0;
+    const int64_t blocks = ceil_div(count, kBlock);
+    for (int64_t block = 0; block < blocks; ++block) {
+        double sum = 0.0;
+        const int64_t stop = min_of(count, (block + 1) * kBlock);
+        for (int64_t i = block * kBlock; i < stop; ++i) sum += static_cast<double>(weights[i]);
+        total += sum;
+    }
+    const double target = static_cast<double>(uniform) * total;
+    double sum = 0.0;
+    for (int64_t i = 0; i < count; ++i) {
+        if (weights[i] <= 0.0f) continue;
+        sum += static_cast<double>(weights[i]);
+        last = i;
+        if (sum > target) return i;
+    }
+    return last;  // Rounding lifted the target to the total itself.
+}
+
+int64_t sample_row(Worker &worker, const SampleArguments &a, int64_t row) {
+    const tw_sampling &s = *a.sampling;
+    const int64_t count = s.vocab_size;
+    const float *logits = a.logits + row * count;
+    const int64_t most_likely = index_of_largest(logits, count);
+    const float temperature = s.temperatures[row];
+    if (temperature == 0.0f) return most_likely;
+    constexpr float kMost = 3.40282347e38f;
+    float largest = logits[most_likely];
+    if (!(largest > -kMost)) largest = -kMost;
+    if (largest > kMost) largest = kMost;
+    float *scaled = static_cast<float *>(worker.scratch(kScratchActivations, static_cast<size_t>(count) * 12));
+    float *weights = scaled + count, *copy = weights + count;
+    for (int64_t i = 0; i < count; ++i) {
+        float x = logits[i];
+        if (!(x >= -kMost)) x = -INFINITY;  // NaN, and minus infinity itself.
+        if (x > kMost) x = kMost;
+        scaled[i] = (x - largest) / temperature;
+    }
+    for (int64_t i = 0; i < count; i += W) store_some(weights + i, exp_of(load_some(scaled + i, count - i)), count - i);
+    const float threshold = threshold_of(scaled, weights, copy, count, s.top_k[row], s.top_p[row], s.min_p[row]);
+    for (int64_t i = 0; i < count; ++i)
+        if (scaled[i] < threshold) weights[i] = 0.0f;
+    return draw(weights, count, s.uniforms[row]);
+}
+
+void sample_body(Worker &worker, const void *argument) {
+    const SampleArguments &a = *static_cast<const SampleArguments *>(argument);
+    for (int64_t begin, end; worker.claim(a.sampling->num_rows, begin, end);)
+        for (int64_t row = begin; row < end; ++row) a.tokens[row] = sample_row(worker, a, row);
+    worker.sync();
+}
+
+}  // namespace

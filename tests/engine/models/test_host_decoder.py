@@ -1,0 +1,137 @@
+"""The decoder of native kernels computes what the layers do, whatever format its weights are in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.checkpoints import FAMILIES, write_checkpoint
+from tests.engine.driver import ignore_progress
+from tests.kernels.native import native_instruction_sets
+from tokenwire_engine.distributed.shard import Shard
+from tokenwire_engine.models.batch import ForwardBatch
+from tokenwire_engine.models.decoder import Decoder, load_decoder
+from tokenwire_engine.models.families.registry import read_architecture
+from tokenwire_engine.models.host_decoder import HostDecoder
+from tokenwire_engine.runner.memory import CacheGeometry, cache_geometry
+from tokenwire_engine.weights.checkpoint import open_checkpoint, stored_tensors
+from tokenwire_engine.weights.reader import WeightReader
+from tokenwire_kernels import AttentionBatch, select_kernels
+
+CPU = torch.device("cpu")
+NUM_POSITIONS = 600
+
+pytestmark = pytest.mark.skipif(not native_instruction_sets(), reason="the native kernels were not compiled")
+
+
+def load(
+    directory: Path,
+    instruction_set: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    quantization: str | None = None,
+) -> tuple[Decoder, CacheGeometry]:
+    checkpoint = open_checkpoint(directory)
+    _, architecture = read_architecture(checkpoint.config)
+    reader = WeightReader(stored_tensors(checkpoint.weight_files()), CPU, dtype, ignore_progress)
+    kernels = select_kernels(CPU, instruction_set)
+    decoder = load_decoder(reader, architecture, NUM_POSITIONS, kernels, Shard(), quantization)
+    return decoder, cache_geometry(architecture, 16, dtype)
+
+
+def logits_of(loaded: tuple[Decoder, CacheGeometry], steps: list[list[int]]) -> Tensor:
+    """Logits `[tokens, vocab_size]` of one sequence, computed a step at a time."""
+    decoder, geometry = loaded
+    num_tokens = sum(map(len, steps))
+    caches = geometry.allocate(geometry.blocks_for(num_tokens), CPU)
+    start, logits = 0, []
+    for step in steps:
+        end = start + len(step)
+        batch = ForwardBatch(
+            token_ids=torch.tensor(step),
+            positions=torch.arange(start, end),
+            cache_slots=torch.arange(start, end),
+            attention=AttentionBatch(
+                block_tables=torch.arange(geometry.blocks_for(num_tokens), dtype=torch.int32)[None],
+                query_starts=torch.tensor([0, len(step)], dtype=torch.int32),
+                context_lens=torch.tensor([end], dtype=torch.int32),
+                max_query_len=len(step),
+                max_context_len=end,
+                num_decodes=int(len(step) == 1),
+            ),
+        )
+        logits.append(decoder.logits(decoder.forward(batch, caches)))
+        start = end
+    return torch.cat(logits)
+
+
+def token_ids(count: int) -> list[int]:
+    return torch.randint(3, 320, (count,), generator=torch.Generator().manual_seed(0)).tolist()
+
+
+@pytest.mark.parametrize("instruction_set", native_instruction_sets())
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_instruction_set_computes_what_the_layers_do(
+    family: str, instruction_set: str, tmp_path: Path
+) -> None:
+    changes: dict[str, Any] = {"sliding_window": 20} if family == "mistral" else {}
+    if family == "llama":
+        changes = {"attention_bias": True, "mlp_bias": True, "intermediate_size": 90}
+    directory = write_checkpoint(tmp_path, family, **changes)
+    steps = [token_ids(45), [7], [8]]
+    expected = logits_of(load(directory, "torch"), steps)
+    actual = logits_of(load(directory, instruction_set), steps)
+    torch.testing.assert_close(actual, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "quantization", "limit"),
+    [
+        (torch.bfloat16, None, 0.02),
+        (torch.float16, None, 0.004),
+        (torch.bfloat16, "int8", 0.1),
+        (torch.float32, "int4", 0.5),
+    ],
+)
+def test_a_smaller_format_costs_no_more_than_its_error(
+    dtype: torch.dtype, quantization: str | None, limit: float, tmp_path: Path
+) -> None:
+    directory = write_checkpoint(tmp_path, "qwen3")
+    steps = [token_ids(60)]
+    expected = logits_of(load(directory, "torch"), steps)
+    error = logits_of(load(directory, None, dtype, quantization), steps) - expected
+    assert error.norm() / expected.norm() < limit
+
+
+@pytest.mark.parametrize("quantization", [None, "int8", "int4"])
+def test_a_token_computed_alone_is_what_it_is_within_a_prompt(
+    quantization: str | None, tmp_path: Path
+) -> None:
+    loaded = load(write_checkpoint(tmp_path), None, torch.bfloat16, quantization)
+    tokens = token_ids(50)
+    whole = logits_of(loaded, [tokens])
+    assert torch.equal(
+        logits_of(loaded, [tokens[:20], tokens[20:43], *([token] for token in tokens[43:])]), whole
+    )
+
+
+def test_a_long_context_is_attended_in_parts(tmp_path: Path) -> None:
+    directory = write_checkpoint(tmp_path, max_position_embeddings=NUM_POSITIONS)
+    steps = [token_ids(570), [5]]
+    expected = logits_of(load(directory, "torch"), steps)
+    torch.testing.assert_close(logits_of(load(directory), steps), expected, atol=1e-4, rtol=0)
+
+
+def test_the_checkpoint_stays_mapped_beside_the_packed_weights(tmp_path: Path) -> None:
+    decoder, _ = load(write_checkpoint(tmp_path, dtype="bfloat16"))
+    assert isinstance(decoder, HostDecoder)
+    assert decoder.embedding.weight.dtype == torch.bfloat16
+
+
+def test_a_token_outside_the_vocabulary_is_refused(tmp_path: Path) -> None:
+    loaded = load(write_checkpoint(tmp_path))
+    with pytest.raises(IndexError, match="token id 320 is outside the vocabulary of 320"):
+        logits_of(loaded, [[5, 320]])
