@@ -1,7 +1,7 @@
 """Random numbers that depend on nothing but a key and a counter: Philox4x32-10 (Salmon et al., 2011).
 
-A row's number is a pure function of (seed, sample index, position): neither the batch around it, nor a
-preemption, nor another machine changes it.
+A row's numbers are a pure function of (seed, sample index, position), and of the token that each is for:
+neither the batch around it, nor a preemption, nor another machine changes them.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ _WEYL_0, _WEYL_1 = 0x9E3779B9, 0xBB67AE85
 _ROUNDS = 10
 
 
-def uniform(seeds: Tensor, sample_indices: Tensor, positions: Tensor) -> Tensor:
-    """One number per row in [0, 1), a multiple of 2**-24.
+def row_keys(seeds: Tensor, sample_indices: Tensor, positions: Tensor) -> Tensor:
+    """Two random 32-bit words per row, which its tokens' numbers are made from.
 
-    The key is the seed; the counter is (position low, position high, sample index, 0); the number is the
-    upper 24 bits of the first output word.
+    The key is the seed, the counter is (position low, position high, sample index, 0), and the words are the
+    first two of the output.
 
     Args:
         seeds: int64 [num_rows].
@@ -27,7 +27,7 @@ def uniform(seeds: Tensor, sample_indices: Tensor, positions: Tensor) -> Tensor:
         positions: int64 [num_rows].
 
     Returns:
-        float32 [num_rows].
+        int64 [num_rows, 2], values below 2**32.
     """
     counter = (
         positions & _MASK,
@@ -35,8 +35,28 @@ def uniform(seeds: Tensor, sample_indices: Tensor, positions: Tensor) -> Tensor:
         sample_indices.long() & _MASK,
         torch.zeros_like(seeds),
     )
-    word = philox(seeds & _MASK, seeds >> 32 & _MASK, counter)[0]
-    return (word >> 8).float() * 2.0**-24
+    first, second, *_ = philox(seeds & _MASK, seeds >> 32 & _MASK, counter)
+    return torch.stack([first, second], dim=-1)
+
+
+def exponentials(keys: Tensor, vocab_size: int) -> Tensor:
+    """A number for each token, exponentially distributed with mean 1.
+
+    -log(1 - u), where u is a hash of the token and the row's keys, spread over (0, 1]. The hash's constants
+    are those of Wellons' search for 32-bit integer hashes of low bias (hash-prospector).
+
+    Args:
+        keys: int64 [num_rows, 2], of `row_keys`.
+
+    Returns:
+        float32 [num_rows, vocab_size].
+    """
+    word = torch.arange(vocab_size, device=keys.device) * _WEYL_0 + keys[:, :1] & _MASK
+    word = (word ^ word >> 16) * 0x21F0AAAD & _MASK
+    word = word + keys[:, 1:] & _MASK
+    word = (word ^ word >> 15) * 0x735A2D97 & _MASK
+    word ^= word >> 15
+    return torch.log1p(-(word.float() * 2.0**-32 + 2.0**-33)).neg_()
 
 
 def philox(key_0: Tensor, key_1: Tensor, counter: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -2,23 +2,22 @@
 
 Every filter is a threshold: top-k, top-p and min-p each keep the tokens whose logit is at or above some
 value, typical-p those within some distance of the expected logit, so tokens of equal logit are kept or
-dropped together and no order among them matters. The draw inverts the cumulative distribution, in token id
-order, at one random number per row. NaN counts as minus infinity; several plus infinities share the row; a
-row with nothing to choose from gives token 0.
+dropped together and no order among them matters. The draw is a race (the Gumbel-max trick, in other words):
+each token has a random number of its own, so that a rounding error in the logits, such as another batch size
+makes, changes the token only where two all but tie. Inverting the cumulative distribution at a single number
+would add up the errors of all tokens before. NaN counts as minus infinity; several plus infinities share the
+row; a row with nothing to choose from gives token 0.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from tokenwire_kernels.batch import SamplingBatch
-from tokenwire_kernels.reference.random import uniform
+from tokenwire_kernels.reference.random import exponentials, row_keys
 
 _INF = float("inf")
-_BLOCK = 256
-"""Tokens whose weights are added up together before the cumulative sum: faster, and rounds less."""
 _HEAD = 256
 """Filters usually keep fewer tokens than this, and finding the largest few is far cheaper than sorting."""
 
@@ -52,8 +51,7 @@ def sample(logits: Tensor, batch: SamplingBatch) -> Tensor:
     if batch.all_greedy:
         return greedy(logits)
     limits = torch.finfo(logits.dtype)
-    scaled = functional.pad(logits, (0, -logits.shape[1] % _BLOCK), value=-_INF)
-    scaled.nan_to_num_(nan=-_INF, posinf=limits.max, neginf=-_INF)
+    scaled = logits.nan_to_num(nan=-_INF, posinf=limits.max, neginf=-_INF)
     largest, most_likely = scaled.max(dim=-1, keepdim=True)
     is_greedy = batch.temperatures == 0
     # With the largest logit at 0 no temperature is too small to divide by.
@@ -65,7 +63,7 @@ def sample(logits: Tensor, batch: SamplingBatch) -> Tensor:
         (rows,) = torch.where(batch.typical_p < 1.0)
         typical_p = batch.typical_p[rows].to(scaled.dtype)[:, None]
         weights[rows] = _typical_weights(scaled[rows], weights[rows], typical_p)
-    drawn = _invert(weights, uniform(batch.seeds, batch.sample_indices, batch.positions))
+    drawn = _race(weights, row_keys(batch.seeds, batch.sample_indices, batch.positions))
     return torch.where(is_greedy, most_likely[:, 0], drawn)
 
 
@@ -107,24 +105,8 @@ def _typical_weights(scaled: Tensor, weights: Tensor, typical_p: Tensor) -> Tens
     return weights.masked_fill(distance > nearest.gather(1, last), 0.0)
 
 
-def _invert(weights: Tensor, uniforms: Tensor) -> Tensor:
-    """The first token [num_rows] at which the cumulative weight exceeds uniform * total.
-
-    First the block of tokens is found, then the token in it.
-    """
-    blocks = weights.view(weights.shape[0], -1, _BLOCK)
-    cumulative = blocks.sum(dim=-1).cumsum(dim=-1)
-    target = uniforms.to(weights.dtype)[:, None] * cumulative[:, -1:]
-    block = _first_above(cumulative, target)
-    before = cumulative.gather(1, (block - 1).clamp(min=0)).where(block > 0, 0.0)
-    within = blocks.gather(1, block[..., None].expand(-1, -1, _BLOCK))[:, 0].cumsum(dim=-1)
-    return (block * _BLOCK + _first_above(within, target - before))[:, 0]
-
-
-def _first_above(cumulative: Tensor, target: Tensor) -> Tensor:
-    """The first index [num_rows, 1] whose cumulative weight exceeds the target.
-
-    Rounding can lift a target to the total itself; then it is the last index that has any weight.
-    """
-    last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous())
-    return torch.searchsorted(cumulative, target, right=True).minimum(last)
+def _race(weights: Tensor, keys: Tensor) -> Tensor:
+    """The token [num_rows] that comes first when each takes an exponential time at the rate of its weight:
+    the lowest of those with the largest weight / exponential."""
+    ratios = weights / exponentials(keys, weights.shape[1])
+    return ratios.masked_fill_(weights == 0, -1.0).argmax(dim=-1)

@@ -9,10 +9,24 @@ import triton.language as tl
 
 
 @triton.jit
-def uniform(seed, sample_index, position):
-    """A number in [0, 1), a multiple of 2**-24; see `reference.random.uniform`."""
+def row_keys(seed, sample_index, position):
+    """Two random words for a row; see `reference.random.row_keys`."""
     low = (position & 0xFFFFFFFF).to(tl.uint32)
     high = ((position >> 32) & 0xFFFFFFFF).to(tl.uint32)
     index = sample_index.to(tl.uint32, bitcast=True)
-    word, _, _, _ = tl.philox(seed, low, high, index, low * 0)
-    return (word >> 8).to(tl.float32) * (2.0**-24)
+    first, second, _, _ = tl.philox(seed, low, high, index, low * 0)
+    return first, second
+
+
+@triton.jit
+def exponential(token, first_key, second_key):
+    """A number for each token, exponentially distributed; see `reference.random.exponentials`."""
+    word = token.to(tl.uint32) * 0x9E3779B9 + first_key
+    word = (word ^ (word >> 16)) * 0x21F0AAAD
+    word = word + second_key
+    word = (word ^ (word >> 15)) * 0x735A2D97
+    word = word ^ (word >> 15)
+    number = word.to(tl.float32) * (2.0**-32) + (2.0**-33)
+    # 1 - number would lose the digits of a small one.
+    series = number * (1.0 + number * (0.5 + number * (1.0 / 3.0 + number * (0.25 + number * 0.2))))
+    return tl.where(number < 0.03125, series, -tl.log(tl.maximum(1.0 - number, 1e-37)))

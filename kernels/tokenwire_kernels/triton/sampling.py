@@ -1,10 +1,9 @@
-"""Sampling without a sort: thresholds are searched for digit by digit, then one draw walks the row.
+"""Sampling without a sort: thresholds are searched for digit by digit, then the kept tokens race.
 
 A row's logits, scaled so that the largest is 0, order like the integers of their bits. The filters'
 thresholds are found in that order, four bits per pass over the row: the largest value that still has k
-tokens, or the wanted mass, at or above it. Distances from the expected logit are searched alike. The draw
-inverts the cumulative distribution in token id order. One program owns a row, so its result depends on
-nothing around it.
+tokens, or the wanted mass, at or above it. Distances from the expected logit are searched alike. One program
+owns a row, so its result depends on nothing around it.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
@@ -17,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from tokenwire_kernels.batch import SamplingBatch
-from tokenwire_kernels.triton.random import uniform
+from tokenwire_kernels.triton.random import exponential, row_keys
 
 _GREEDY_COLUMNS = 4096
 SAMPLE_COLUMNS = 1024
@@ -211,40 +210,20 @@ def _sample_kernel(
                 total_mass * typical_p, True, True, COLUMNS,
             )  # fmt: skip
 
-    total = 0.0
-    for start in range(0, vocab_size, COLUMNS):
-        weights = _kept_weights(
-            row_ptr, start + column, vocab_size, largest, temperature, least_rank, least_scaled,
-            expected, least_typical, TYPICAL,
-        )  # fmt: skip
-        total += tl.sum(weights, axis=0)
-    number = uniform(
+    first_key, second_key = row_keys(
         tl.load(seeds_ptr + row), tl.load(sample_indices_ptr + row), tl.load(positions_ptr + row)
     )
-    target = number * total
-
-    # The same sums in the same order: the part in which the cumulative weight passes the target, or the last
-    # part with any weight, should rounding have lifted the target to the total itself.
-    before, chosen, chosen_before = 0.0, 0, 0.0
-    searching = True
+    best = tl.full([COLUMNS], -1.0, tl.float32)
+    best_at = column
     for start in range(0, vocab_size, COLUMNS):
+        token = start + column
         weights = _kept_weights(
-            row_ptr, start + column, vocab_size, largest, temperature, least_rank, least_scaled,
+            row_ptr, token, vocab_size, largest, temperature, least_rank, least_scaled,
             expected, least_typical, TYPICAL,
         )  # fmt: skip
-        weight = tl.sum(weights, axis=0)
-        take = searching & (weight > 0.0)
-        chosen = tl.where(take, start, chosen)
-        chosen_before = tl.where(take, before, chosen_before)
-        before += weight
-        searching = searching & (before <= target)
-
-    token = chosen + column
-    weights = _kept_weights(
-        row_ptr, token, vocab_size, largest, temperature, least_rank, least_scaled,
-        expected, least_typical, TYPICAL,
-    )  # fmt: skip
-    cumulative = chosen_before + tl.cumsum(weights, axis=0)
-    last = tl.max(tl.where(weights > 0.0, token, 0), axis=0)
-    drawn = tl.min(tl.where((weights > 0.0) & (cumulative > target), token, last), axis=0)
+        ratio = tl.where(weights > 0.0, weights / exponential(token, first_key, second_key), -1.0)
+        best_at = tl.where(ratio > best, token, best_at)
+        best = tl.maximum(best, ratio)
+    first = tl.max(best, axis=0)
+    drawn = tl.min(tl.where(best == first, best_at, vocab_size), axis=0)
     tl.store(tokens_ptr + row, drawn.to(tl.int64))

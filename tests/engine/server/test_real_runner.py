@@ -88,8 +88,8 @@ async def test_a_request_gives_the_same_tokens_alone_batched_preempted_and_resum
 
 
 def assert_same(results: list[list[int]], expected: list[list[int]], temperature: float) -> None:
-    """Equal, but for rounding: a matrix product of another batch size differs in its last bits, and once in
-    a while a draw falls between the two results. Random numbers that depended on the batch would change
-    nearly every request."""
+    """Equal, but for rounding: a matrix product of another batch size differs in its last bits, and once in a
+    great while two tokens all but tie. Random numbers that depended on the batch would change nearly every
+    request."""
     differing = sum(result != wanted for result, wanted in zip(results, expected, strict=True))
-    assert differing <= (2 if temperature else 0)
+    assert differing <= (1 if temperature else 0)
