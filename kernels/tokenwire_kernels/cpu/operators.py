@@ -11,7 +11,7 @@ from tokenwire_kernels.batch import AttentionBatch, SamplingBatch
 from tokenwire_kernels.cpu import library as native
 from tokenwire_kernels.cpu.library import Context
 from tokenwire_kernels.reference import sampling as reference_sampling
-from tokenwire_kernels.reference.random import uniform
+from tokenwire_kernels.reference.random import row_keys
 
 
 class Operators:
@@ -171,8 +171,8 @@ class Operators:
             return reference_sampling.sample(logits, batch)
         logits = logits.contiguous()
         num_rows, vocab_size = logits.shape
-        numbers = uniform(batch.seeds, batch.sample_indices, batch.positions)
-        columns = [batch.temperatures, batch.top_k, batch.top_p, batch.min_p, numbers]
+        keys = row_keys(batch.seeds, batch.sample_indices, batch.positions)
+        columns = [batch.temperatures, batch.top_k, batch.top_p, batch.min_p, keys]
         columns = [column.contiguous() for column in columns]
         tokens = torch.empty(num_rows, dtype=torch.int64)
         sampling = native.Sampling(*(column.data_ptr() for column in columns), num_rows, vocab_size)

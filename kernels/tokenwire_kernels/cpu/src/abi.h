@@ -153,7 +153,7 @@ struct tw_sampling {
     const int32_t *top_k;
     const float *top_p;
     const float *min_p;
-    const float *uniforms;         // In [0, 1).
+    const int64_t *keys;           // [num_rows, 2], each below 2**32.
     int64_t num_rows;
     int64_t vocab_size;
 };

@@ -1,6 +1,6 @@
 // From logits to tokens, a row at a time, as `reference/sampling.py` defines it: filters are thresholds, and the
-// draw inverts the cumulative distribution in token order. Nothing sorts the vocabulary: a threshold is found
-// by looking at the few largest logits, and at more only where those do not suffice.
+// tokens that they keep race. Nothing sorts the vocabulary: a threshold is found by looking at the few largest
+// logits, and at more only where those do not suffice.
 
 #pragma once
 
@@ -82,9 +82,6 @@ struct SampleArguments {
     int64_t *tokens;
 };
 
-// Tokens whose weights are added up together before the cumulative sum: faster, and rounds less.
-constexpr int64_t kBlock = 256;
-
 // The least scaled logit that the filters keep.
 TW_INLINE float threshold_of(const float *scaled, const float *weights, float *copy, int64_t count, int32_t top_k,
                              float top_p, float min_p) {
@@ -115,25 +112,27 @@ TW_INLINE float threshold_of(const float *scaled, const float *weights, float *c
     }
 }
 
-TW_INLINE int64_t draw(const float *weights, int64_t count, float uniform) {
-    double total = 0.0;
-    int64_t last = 0;
-    const int64_t blocks = ceil_div(count, kBlock);
-    for (int64_t block = 0; block < blocks; ++block) {
-        double sum = 0.0;
-        const int64_t stop = min_of(count, (block + 1) * kBlock);
-        for (int64_t i = block * kBlock; i < stop; ++i) sum += static_cast<double>(weights[i]);
-        total += sum;
-    }
-    const double target = static_cast<double>(uniform) * total;
-    double sum = 0.0;
+// The token with the largest weight / exponential, the lowest of several (`reference/random.py` defines the
+// numbers). An exponential -log(1 - u) is at least u, so that few tokens come to the logarithm.
+TW_INLINE int64_t race(const float *weights, float *numbers, int64_t count, uint32_t first_key, uint32_t second_key) {
     for (int64_t i = 0; i < count; ++i) {
-        if (weights[i] <= 0.0f) continue;
-        sum += static_cast<double>(weights[i]);
-        last = i;
-        if (sum > target) return i;
+        uint32_t word = static_cast<uint32_t>(i) * 0x9E3779B9u + first_key;
+        word = (word ^ (word >> 16)) * 0x21F0AAADu + second_key;
+        word = (word ^ (word >> 15)) * 0x735A2D97u;
+        word ^= word >> 15;
+        numbers[i] = static_cast<float>(word) * 0x1p-32f + 0x1p-33f;
     }
-    return last;  // Rounding lifted the target to the total itself.
+    float most = -1.0f;
+    int64_t winner = 0;
+    for (int64_t i = 0; i < count; ++i) {
+        if (weights[i] <= 0.0f || weights[i] <= most * numbers[i]) continue;
+        const float ratio = weights[i] / -log1pf(-numbers[i]);
+        if (ratio > most) {
+            most = ratio;
+            winner = i;
+        }
+    }
+    return winner;
 }
 
 int64_t sample_row(Worker &worker, const SampleArguments &a, int64_t row) {
@@ -159,7 +158,7 @@ int64_t sample_row(Worker &worker, const SampleArguments &a, int64_t row) {
     const float threshold = threshold_of(scaled, weights, copy, count, s.top_k[row], s.top_p[row], s.min_p[row]);
     for (int64_t i = 0; i < count; ++i)
         if (scaled[i] < threshold) weights[i] = 0.0f;
-    return draw(weights, count, s.uniforms[row]);
+    return race(weights, copy, count, static_cast<uint32_t>(s.keys[2 * row]), static_cast<uint32_t>(s.keys[2 * row + 1]));
 }
 
 void sample_body(Worker &worker, const void *argument) {
