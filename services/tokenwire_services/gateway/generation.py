@@ -7,6 +7,7 @@ waits for the other. A reader that is slow finds more text when it comes back, n
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tokenwire.status import StatusError
@@ -14,16 +15,23 @@ from tokenwire.v1 import generation_pb2, tokenizer_pb2
 
 
 class Wakeup:
-    """One sleeper that may be woken from many places; waking it before it sleeps is not lost."""
+    """One sleeper that may be woken from many places; waking it before it sleeps is not lost.
 
-    __slots__ = ("_future", "_is_set")
+    Attributes:
+        deputy: does, while the sleeper sleeps, what it would do if woken; False: it cannot, wake the sleeper.
+    """
+
+    __slots__ = ("_future", "_is_set", "deputy")
 
     def __init__(self) -> None:
         self._is_set = False
         self._future: asyncio.Future[None] | None = None
+        self.deputy: Callable[[], bool] | None = None
 
     def set(self) -> None:
         """Wake the sleeper, or spare it its next sleep."""
+        if self.deputy is not None and self._future is not None and self.deputy():
+            return
         self._is_set = True
         future = self._future
         if future is not None:

@@ -30,7 +30,15 @@ _BRIEF_S = 1.0
 _RESUME_PAUSE_S = 0.02
 _MOST_MISSES = 32
 """Processes that may say that they do not have the session before it counts as lost."""
-_CANCELLED = grpc.StatusCode.CANCELLED
+_FATAL = frozenset(
+    {
+        grpc.StatusCode.ALREADY_EXISTS,
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.UNIMPLEMENTED,
+    }
+)
+"""What the service ends a session for. Whatever else a stream ends with is taken for a broken connection."""
 _SHORTEST_BACK_OFF_S = 0.1
 _LONGEST_BACK_OFF_S = 2.0
 _CHANNEL_OPTIONS = (
@@ -191,7 +199,7 @@ class TokenizerLink:
                 reason = f"{error.code().name}: {error.details()}"
                 if error.code() is grpc.StatusCode.NOT_FOUND:  # maybe another process of the service has it
                     misses += 1
-                elif error.code() is not grpc.StatusCode.UNAVAILABLE and error.code() is not _CANCELLED:
+                elif error.code() in _FATAL:
                     return reason
             except TimeoutError:
                 return "it cannot be reached"
