@@ -15,7 +15,8 @@ import asyncio
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -25,11 +26,16 @@ import uvloop
 from benchmarks import load
 from benchmarks.peers import vllm_server
 from benchmarks.ports import free_port
+from benchmarks.quiet import quietly
 from benchmarks.report import RESULTS, percentile, table, write_report
 
 CHECKPOINT = Path(__file__).parent.parent / "models" / "demo" / "checkpoint"
 SERVICES = ("gateway", "tokenizer")
 VLLM = "vLLM's API server"
+
+
+Cpu = Callable[[], dict[str, float]]
+"""CPU seconds that processes have used so far, by name."""
 
 
 @dataclass(slots=True)
@@ -45,6 +51,10 @@ class Point:
     """Median time from sending a request to its first text."""
     gap_ms: list[float]
     """Median and 99th percentile of the time between two pieces of a stream."""
+    step_ms: float
+    """Of the engine, where it is the replaying one; of vLLM's, none is set."""
+    disturbance: float = 0.0
+    """Share of the CPUs that processes took which are no part of this."""
 
     @property
     def total(self) -> float:
@@ -79,8 +89,8 @@ class Stack:
             process.wait(timeout=30)
 
     def cpu_seconds(self) -> dict[str, float]:
-        """CPU time that each service has used so far."""
-        return {name: _cpu_seconds(psutil.Process(self.processes[name].pid)) for name in SERVICES}
+        """CPU time that each process has used so far."""
+        return {name: _cpu_seconds(psutil.Process(each.pid)) for name, each in self.processes.items()}
 
 
 def _cpu_seconds(process: psutil.Process) -> float:
@@ -109,55 +119,72 @@ async def measure(
     port: int,
     model: str,
     streams: int,
-    options: argparse.Namespace,
-    cpu_seconds: Callable[[], dict[str, float]],
+    tokens: int,
+    step_ms: float,
+    cpu: Cpu,
+    names: Sequence[str],
 ) -> Point:
-    """`streams` at a time, twice, of `options.tokens` tokens each."""
+    """`streams` at a time, twice, of `tokens` tokens each; what the processes of these names used."""
     await load.run(port, model, streams, 1, 8, 0.1)  # connections, caches
-    spread_s = options.tokens * options.step_ms / 1000
-    before = cpu_seconds()
-    seen = await load.run(port, model, streams, 2, options.tokens, spread_s)
-    after = cpu_seconds()
+    before = cpu()
+    seen = await load.run(port, model, streams, 2, tokens, tokens * step_ms / 1000)
+    after = cpu()
     return Point(
         server,
         streams,
         seen.tokens / seen.seconds,
-        {name: (after[name] - before[name]) / seen.tokens * 1e6 for name in after},
+        {name: (after[name] - before[name]) / seen.tokens * 1e6 for name in names},
         statistics.median(seen.first_text_s) * 1000,
         [statistics.median(seen.gaps_s) * 1000, percentile(seen.gaps_s, 99) * 1000],
+        step_ms,
     )
 
 
-def measure_services(options: argparse.Namespace) -> list[Point]:
-    """Gateway and tokenizer, at each number of streams."""
+def _when_quiet(sample: Callable[[], Point], cpu: Cpu, patience_s: float) -> Point:
+    """A sample that others disturbed little, if one can be had in time."""
 
-    async def run(stack: Stack) -> list[Point]:
-        await wait_until_served(stack.port)
-        return [
-            await measure("tokenwire", stack.port, "replay", streams, options, stack.cpu_seconds)
-            for streams in options.streams
-        ]
+    def cpu_seconds() -> float:
+        return sum(cpu().values()) + time.process_time()
 
-    with Stack(options.step_ms) as stack:
-        return uvloop.run(run(stack))
+    point, disturbance = quietly(sample, cpu_seconds, patience_s)
+    point.disturbance = disturbance
+    return point
+
+
+def measure_services(streams: int, options: argparse.Namespace) -> Point:
+    """Gateway and tokenizer, beside an engine of their own."""
+    step_ms = max(options.step_ms, 1000 * streams / options.tokens_per_s)
+    with Stack(step_ms) as stack:
+        uvloop.run(wait_until_served(stack.port))
+
+        def sample() -> Point:
+            cpu, tokens = stack.cpu_seconds, options.tokens
+            return uvloop.run(
+                measure("tokenwire", stack.port, "replay", streams, tokens, step_ms, cpu, SERVICES)
+            )
+
+        return _when_quiet(sample, stack.cpu_seconds, options.patience_s)
 
 
 def measure_vllm(options: argparse.Namespace) -> list[Point]:
     """vLLM's API server, at each number of streams that it is asked for."""
     if not options.vllm:
         return []
+    points = []
     with vllm_server.start() as server:
 
-        def cpu_seconds() -> dict[str, float]:
-            return {VLLM: _cpu_seconds(server.api_server)}
+        def cpu() -> dict[str, float]:
+            engine = sum(map(_cpu_seconds, server.engine_core))
+            return {VLLM: _cpu_seconds(server.api_server), "engine": engine}
 
-        async def run() -> list[Point]:
-            return [
-                await measure("vllm", server.port, "peer", streams, options, cpu_seconds)
-                for streams in options.vllm
-            ]
+        for streams in options.vllm:
 
-        return uvloop.run(run())
+            def sample(streams: int = streams) -> Point:
+                tokens, step_ms = options.tokens, options.step_ms
+                return uvloop.run(measure("vllm", server.port, "peer", streams, tokens, step_ms, cpu, [VLLM]))
+
+            points.append(_when_quiet(sample, cpu, options.patience_s))
+    return points
 
 
 def report(points: list[Point]) -> str:
@@ -178,10 +205,11 @@ def report(points: list[Point]) -> str:
                 f"{point.first_token_ms:.1f}",
                 f"{point.gap_ms[0]:.1f}",
                 f"{point.gap_ms[1]:.1f}",
+                f"{100 * point.disturbance:.0f} %",
             ]
         )
     header = ["server", "streams", "tokens/s", "gateway, CPU µs/token", "tokenizer, CPU µs/token", "all"]
-    header += ["of vLLM's", "first token, ms", "gap, ms", "gap p99, ms"]
+    header += ["of vLLM's", "first token, ms", "gap, ms", "gap p99, ms", "disturbed by"]
     return table(header, rows)
 
 
@@ -190,20 +218,22 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.stream", description=__doc__)
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 64, 256, 1024])
     parser.add_argument("--vllm", type=int, nargs="*", default=[], help="streams to measure vLLM's server at")
-    parser.add_argument("--tokens", type=int, default=128, help="tokens per stream")
-    parser.add_argument("--step-ms", type=float, default=50.0, help="pause between two engine steps")
+    parser.add_argument("--tokens", type=int, default=256, help="tokens per stream")
+    parser.add_argument("--step-ms", type=float, default=20.0, help="shortest pause between two engine steps")
+    parser.add_argument("--tokens-per-s", type=float, default=12_800, help="most that the engine replays")
+    parser.add_argument("--patience-s", type=float, default=60.0, help="to wait for a quiet machine")
     parser.add_argument("--output", type=Path, default=RESULTS / "stream")
     options = parser.parse_args(arguments)
 
-    points = measure_services(options) + measure_vllm(options)
+    points = [measure_services(streams, options) for streams in options.streams] + measure_vllm(options)
     vllm = f" --vllm {' '.join(map(str, options.vllm))}" if options.vllm else ""
     command = (
         f"python -m benchmarks.stream --streams {' '.join(map(str, options.streams))}{vllm}"
-        f" --tokens {options.tokens} --step-ms {options.step_ms:g}"
+        f" --tokens {options.tokens} --step-ms {options.step_ms:g} --tokens-per-s {options.tokens_per_s:g}"
     )
     text = (
-        f"The engine replays a token of each stream every {options.step_ms:g} ms, the first one at once.\n\n"
-        + report(points)
+        f"The engine replays a request's first token at once, then one every {options.step_ms:g} ms, or every"
+        f" {1000 / options.tokens_per_s:.2g} ms for each stream where that is longer.\n\n" + report(points)
     )
     write_report(options.output, "Streaming", command, text, {"points": [asdict(point) for point in points]})
 

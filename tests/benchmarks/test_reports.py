@@ -50,7 +50,8 @@ def test_the_readme_quotes_tables_as_the_reports_have_them() -> None:
 @pytest.mark.slow
 def test_the_cost_of_a_streamed_token_is_taken_from_the_processes(tmp_path: Path) -> None:
     report = tmp_path / "stream"
-    stream.main(["--streams", "1", "8", "--tokens", "32", "--step-ms", "5", "--output", str(report)])
+    sizes = ["--streams", "1", "8", "--tokens", "32", "--step-ms", "5", "--patience-s", "0"]
+    stream.main([*sizes, "--output", str(report)])
     assert "| tokenwire | 8 |" in report.with_suffix(".md").read_text()
     points = json.loads(report.with_suffix(".json").read_text())["points"]
     assert [point["streams"] for point in points] == [1, 8]
