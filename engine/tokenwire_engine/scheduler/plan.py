@@ -10,6 +10,7 @@ are then `PENDING` in it: the device has them when it comes to them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tokenwire_engine.kv_cache.host_tier import HostMoves
@@ -55,9 +56,9 @@ class ScheduledTokens:
     slot: int
     start: int
     """Position of the first token; everything before it is in the KV cache."""
-    token_ids: list[int]
+    token_ids: Sequence[int]
     """At least one; of `PENDING` ones at most the last."""
-    new_blocks: list[int]
+    new_blocks: Sequence[int]
     """Physical block ids to append to the slot's block table before this step."""
     samples: bool
     """Whether the last of these tokens is the last one known, so that the step yields the next token."""

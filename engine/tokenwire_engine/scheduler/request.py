@@ -172,8 +172,11 @@ class Request:
 
     def finish_reason(self) -> FinishReason | None:
         """Whether its latest token ends it, and why."""
-        if self.stop_token_id is not None or (self.grammar is not None and self.grammar.is_finished):
+        output = self.output_token_ids
+        if output and output[-1] in self.stop_token_ids:
             return FinishReason.STOP
-        if self.num_tokens >= self.length_limit:
+        if self.grammar is not None and self.grammar.is_finished:
+            return FinishReason.STOP
+        if len(self.prompt_token_ids) + len(output) >= self.length_limit:
             return FinishReason.LENGTH
         return None

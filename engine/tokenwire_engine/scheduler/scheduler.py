@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from tokenwire_engine.kv_cache.block_pool import BlockPool
@@ -35,6 +35,8 @@ from tokenwire_engine.scheduler.policy import Policy
 from tokenwire_engine.scheduler.request import NO_SLOT, FinishReason, Request
 from tokenwire_engine.scheduler.samples import Samples, make_samples
 from tokenwire_engine.scheduler.step_budget import StepBudget
+
+_PENDING = (PENDING,)
 
 
 @dataclass(slots=True, frozen=True)
@@ -268,6 +270,7 @@ class Scheduler:
         generated = [request for request in step.sampling if not request.has_ended]
         if self._observer is not None:
             self._observer.generated(generated, self._clock())
+        all_logprobs = result.logprobs
         for index, (request, token_id) in enumerate(zip(step.sampling, result.token_ids, strict=True)):
             if request.has_ended:
                 continue
@@ -280,10 +283,10 @@ class Scheduler:
             if channel is None:
                 channel = outputs[request.channel] = ChannelOutput()
             channel.add_token(request.label, token_id, request.sampling.sample_index)
-            if index in result.logprobs:
-                channel.logprobs[request.label, request.sampling.sample_index] = result.logprobs[index]
+            if all_logprobs and (scored := all_logprobs.get(index)) is not None:
+                channel.logprobs[request.label, request.sampling.sample_index] = scored
             reason = request.finish_reason()
-            if reason is None and request.takes_forced_tokens:
+            if reason is None and request.grammar is not None and request.takes_forced_tokens:
                 reason = self._fast_forward(request, channel)
             if reason is not None:
                 self._finish(request, reason)
@@ -383,9 +386,7 @@ class Scheduler:
             if len(growing) <= self.pool.num_free:
                 return
 
-    def _schedule(
-        self, request: Request, budget: int, step: _Step, new_blocks: list[int] | None = None
-    ) -> int:
+    def _schedule(self, request: Request, budget: int, step: _Step, new_blocks: Sequence[int] = ()) -> int:
         """Compute a request's next tokens in this step, at most `budget`; how many they are. `new_blocks`:
         blocks in its table that the runner does not know of."""
         size = self.pool.block_size
@@ -399,22 +400,21 @@ class Scheduler:
         end = num_tokens if samples else start + budget
         # All tokens so far get their blocks with the first chunk, so that a prefill, once begun, never waits
         # for another; after that, a decode takes one block at a time.
-        new_blocks = new_blocks or []
         if num_tokens > len(table.blocks) * size:
             allocated = self.pool.allocate(table.blocks_needed(num_tokens))
             table.blocks += allocated
-            new_blocks += allocated
+            new_blocks = [*new_blocks, *allocated]
         if end // size > start // size:
             step.filled.append((request, table, end))
-        scored = request.scored_prompt(start, end)
+        scored = None
+        if request.num_prompt_logprobs is not None and (scored := request.scored_prompt(start, end)):
+            step.scored.append(request)
         # Whoever has a pending token has nothing else to compute.
-        token_ids = [PENDING] if request.num_pending else request.tokens(start, end)
+        token_ids = _PENDING if request.num_pending else request.tokens(start, end)
         step.plan.scheduled.append(
             ScheduledTokens(request.slot, start, token_ids, new_blocks, samples, scored)
         )
         step.requests.append(request)
-        if scored:
-            step.scored.append(request)
         if samples:
             step.sampling.append(request)
             request.num_pending += 1

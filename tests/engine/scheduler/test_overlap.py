@@ -19,7 +19,7 @@ def test_a_token_that_is_not_known_yet_is_computed_all_the_same() -> None:
     simulation.submit([1, 2], max_tokens=3)
     assert planned(simulation).scheduled[0].token_ids == [1, 2]
     row = planned(simulation).scheduled[0]
-    assert (row.start, row.token_ids, row.samples) == (2, [PENDING], True)
+    assert (row.start, row.token_ids, row.samples) == (2, (PENDING,), True)
     simulation.run()
     assert simulation.delivered[0] == continuation([1, 2], 3)
 
@@ -79,7 +79,7 @@ def test_whose_grammar_needs_the_token_first_waits_for_it_and_holds_nobody_up() 
         for row in plan.scheduled if plan else ():
             is_patient = row.slot == simulation.requests[0].slot
             rows[0 if is_patient else 1] += 1
-            assert not (is_patient and row.token_ids == [PENDING])
+            assert not (is_patient and row.token_ids == (PENDING,))
         if plan and simulation.scheduler.num_running == 2:
             assert len(plan.scheduled) == 2 - plan.step % 2
     assert rows == [4, 9]
