@@ -37,3 +37,10 @@ def test_what_the_environment_says_is_left_alone(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")
     assert threads.configure() == 7
     assert "GOMP_SPINCOUNT" not in os.environ
+
+
+def test_fewer_cpus_than_the_machine_has_are_said_with_both_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    said = "computing on 2 of this machine's 64 CPUs, which is what the process may use"
+    assert threads.shortage(2) == said
+    assert threads.shortage(64) is None

@@ -30,6 +30,7 @@ import pytest
 from tokenwire_kernels.cpu import library
 
 library.LIBRARY = Path(sys.argv[1])
+library.CHUNK_BYTES = 0  # every matrix by itself, so that its ends are watched
 sys.exit(pytest.main(["-q", "-x", "-s", "-p", "no:cacheprovider", "-k", sys.argv[2], *sys.argv[3:]]))
 """
 

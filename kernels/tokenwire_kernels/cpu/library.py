@@ -25,6 +25,12 @@ STORE, ADD, SILU_AND_MUL = range(3)
 """`tw_output`."""
 
 
+CHUNK_BYTES = 32 << 20
+"""Memory is taken from the system in such pieces, and used from its beginning: the rest is never touched."""
+ALIGNMENT = 64
+"""Bytes; a cache line."""
+
+
 class NativeError(RuntimeError):
     """The native kernels cannot be had; one line that says why."""
 
@@ -238,6 +244,23 @@ def instruction_sets(library: ctypes.CDLL) -> list[str]:
     return [name for index, name in enumerate(_compiled(library)) if library.tw_runs(index)]
 
 
+class Chunk:
+    """Memory for packed weights, given back when nobody refers to it."""
+
+    __slots__ = ("_library", "address", "size", "used")
+
+    def __init__(self, library: ctypes.CDLL, size: int) -> None:
+        self._library = library
+        self.size, self.used = size, 0
+        self.address = library.tw_allocate(size)
+        if not self.address:
+            raise MemoryError(f"there are no {size / 2**20:.1f} MiB left for weights")
+
+    def __del__(self) -> None:
+        if self.address:
+            self._library.tw_free(self.address, self.size)
+
+
 class Context:
     """Threads that compute with one instruction set; they sleep while nobody calls."""
 
@@ -264,9 +287,24 @@ class Context:
                 f"there are no kernels for {self.instruction_set} on this CPU; it has {', '.join(there)}"
             )
         self.num_threads = num_threads
+        self._chunk: Chunk | None = None
         index = _compiled(self.library).index(self.instruction_set)
         pinned = (c_int32 * num_threads)(*cpus) if cpus is not None else None
         self.handle = self.library.tw_open(index, num_threads, pinned)
+
+    def allocate(self, num_bytes: int) -> tuple[Chunk, int]:
+        """Zeroed memory at an address; it is valid while the chunk that it is part of is referred to.
+
+        Matrices lie side by side, so that they share large pages: reading them needs fewer translations.
+
+        Raises:
+            MemoryError: there is not so much.
+        """
+        if self._chunk is None or self._chunk.used + num_bytes > self._chunk.size:
+            self._chunk = Chunk(self.library, max(CHUNK_BYTES, num_bytes))
+        address: int = self._chunk.address + self._chunk.used
+        self._chunk.used += -(-num_bytes // ALIGNMENT) * ALIGNMENT
+        return self._chunk, address
 
     def __del__(self) -> None:
         if handle := getattr(self, "handle", None):

@@ -50,14 +50,8 @@ class PackedMatrix:
         library, handle = context.library, context.handle
         panels = library.tw_panel_bytes(handle, byref(self.native))
         self.nbytes = panels + library.tw_scale_bytes(handle, byref(self.native))
-        self._memory = library.tw_allocate(max(1, self.nbytes))
-        if not self._memory:
-            raise MemoryError(f"a matrix of {self.nbytes / 2**20:.1f} MiB does not fit into memory")
-        self.native.panels, self.native.scales = self._memory, self._memory + panels
-
-    def __del__(self) -> None:
-        if memory := getattr(self, "_memory", None):
-            self.context.library.tw_free(memory, max(1, self.nbytes))
+        self._chunk, address = context.allocate(self.nbytes)
+        self.native.panels, self.native.scales = address, address + panels
 
     def pack(self, first_row: int, weight: Tensor) -> None:
         """Write rows from `first_row` on. `weight` is `[rows, k]` in a float format, its rows contiguous."""

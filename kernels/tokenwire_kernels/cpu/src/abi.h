@@ -167,7 +167,7 @@ TW_EXPORT int32_t tw_runs(int32_t index);
 TW_EXPORT tw_context *tw_open(int32_t instruction_set, int32_t num_threads, const int32_t *cpus);
 TW_EXPORT void tw_close(tw_context *context);
 
-// Anonymous memory in large pages, zeroed. Null: there is not so much.
+// Anonymous memory in large pages where the system has them, zeroed. Null: there is not so much.
 TW_EXPORT void *tw_allocate(int64_t num_bytes);
 TW_EXPORT void tw_free(void *memory, int64_t num_bytes);
 

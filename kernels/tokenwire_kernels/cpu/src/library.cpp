@@ -116,13 +116,20 @@ void tw_free(void *memory, int64_t) { std::free(memory); }
 #else
 
 void *tw_allocate(int64_t num_bytes) {
-    void *memory = mmap(nullptr, static_cast<size_t>(num_bytes), PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (memory == MAP_FAILED) return nullptr;
+    // A large page lies where its size says; what is mapped around such a place is given back.
+    constexpr size_t kLargePage = size_t{2} << 20;
+    const size_t size = static_cast<size_t>(num_bytes);
+    void *mapped = mmap(nullptr, size + kLargePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (mapped == MAP_FAILED) return nullptr;
+    const size_t begin = reinterpret_cast<size_t>(mapped), end = begin + size + kLargePage;
+    const size_t aligned = (begin + kLargePage - 1) / kLargePage * kLargePage, page = 4096;
+    const size_t used = aligned + (size + page - 1) / page * page;
+    if (aligned > begin) munmap(mapped, aligned - begin);
+    if (end > used) munmap(reinterpret_cast<void *>(used), end - used);
 #ifdef MADV_HUGEPAGE
-    madvise(memory, static_cast<size_t>(num_bytes), MADV_HUGEPAGE);
+    madvise(reinterpret_cast<void *>(aligned), size, MADV_HUGEPAGE);
 #endif
-    return memory;
+    return reinterpret_cast<void *>(aligned);
 }
 
 void tw_free(void *memory, int64_t num_bytes) { munmap(memory, static_cast<size_t>(num_bytes)); }
