@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from tokenwire_engine.scheduler.scheduler import Counters
+from tokenwire_engine.scheduler.counters import Counters
 
 WINDOW_S = 10.0
 

@@ -8,8 +8,8 @@ every step brings somebody forward. Requests whose channel is on hold stand outs
 
 Plans may run ahead of results: a request whose latest token is not known yet can be planned to compute it all
 the same. One that turns out to have ended with that token has then computed one token too many, which is
-discarded. Steps run in the order of their plans, so blocks and slots can be given to others while a launched
-step still uses them. A request that gave way comes back only when no launched step has it any more.
+discarded. Steps run in the order of their plans, so slots can be given to others while a launched step still
+uses them. A request that gave way comes back only when no launched step has it any more.
 
 A full block can be found by other requests once the step that computed its last token has completed, so that
 a step that failed has left nothing to be found.
@@ -20,14 +20,17 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from tokenwire_engine.kv_cache.block_pool import BlockPool
-from tokenwire_engine.kv_cache.block_table import BlockTable, ceil_div, num_out_of_sight
+from tokenwire_engine.kv_cache.block_table import BlockTable
 from tokenwire_engine.kv_cache.changes import Change
 from tokenwire_engine.kv_cache.prefix_cache import PrefixCache
+from tokenwire_engine.scheduler.block_manager import BlockManager
+from tokenwire_engine.scheduler.counters import Counters
 from tokenwire_engine.scheduler.deadlines import Deadlines
 from tokenwire_engine.scheduler.fcfs import FirstComeFirstServed
+from tokenwire_engine.scheduler.in_flight import StepInFlight
 from tokenwire_engine.scheduler.observer import Observer
 from tokenwire_engine.scheduler.outputs import ChannelOutput, Finished, Outputs
 from tokenwire_engine.scheduler.plan import PENDING, Admission, ScheduledTokens, StepPlan, StepResult
@@ -53,25 +56,6 @@ class SchedulerLimits:
     """Whether a step gets fewer tokens than it may have, so that prompts do not hold up those who decode."""
     window: int = 0
     """Tokens that a token sees at most, itself included, in whatever layer; 0: all before it."""
-
-
-@dataclass(slots=True)
-class Counters:
-    """Since the start."""
-
-    steps: int = 0
-    prompt_tokens: int = 0
-    """Prompt tokens computed; those computed again after a preemption count again."""
-    generated_tokens: int = 0
-    preemptions: int = 0
-    finished_requests: int = 0
-    prefix_query_tokens: int = 0
-    """Known tokens of admitted requests, which were looked for in the prefix cache; those of a request that
-    comes back after a preemption count again."""
-    prefix_hit_tokens: int = 0
-    """Those that were found there."""
-    host_hit_blocks: int = 0
-    """Blocks of them that came back from host memory."""
 
 
 class Scheduler:
@@ -102,7 +86,8 @@ class Scheduler:
         self.counters = Counters()
         self.context_limit = min(limits.max_model_len, pool.num_tokens)
         self._budget = StepBudget(limits.max_step_tokens, limits.adapts_step)
-        self._window = limits.window
+        self._has_window = limits.window > 0
+        self._blocks = BlockManager(pool, limits.window, prefix_cache, self.counters)
         self._free_slots = list(range(limits.max_running - 1, -1, -1))
         self._policy = policy or FirstComeFirstServed()
         self._prefix_cache = prefix_cache
@@ -118,7 +103,7 @@ class Scheduler:
         self._held: dict[int, dict[int, Request]] = {}
         """Requests set aside, in order of arrival, by the channel that is on hold."""
         self._released: list[int] = []
-        self._in_flight: deque[_Step] = deque()
+        self._in_flight: deque[StepInFlight] = deque()
         self._latest_result = -1
         """The last step that has completed or failed."""
         self._outputs: Outputs = {}
@@ -205,7 +190,7 @@ class Scheduler:
         self._make_room()
         if self._policy.is_preemptive:
             self._make_way()
-        step = _Step(StepPlan(self.counters.steps))
+        step = StepInFlight(StepPlan(self.counters.steps))
         budget = self._budget.most
 
         # Decodes first, so that no prompt, however long, holds up the others' next tokens.
@@ -257,7 +242,7 @@ class Scheduler:
         self._latest_result = result.step
         if seconds is not None:
             self._budget.observe(seconds, step.num_decodes, step.num_prompt_tokens)
-        self._cache_filled(step)
+        self._blocks.keep_filled(step.filled)
         outputs = self._outputs
         for request, logprobs in zip(step.scored, result.prompt_logprobs, strict=True):
             if request.has_ended:
@@ -386,14 +371,16 @@ class Scheduler:
             if len(growing) <= self.pool.num_free:
                 return
 
-    def _schedule(self, request: Request, budget: int, step: _Step, new_blocks: Sequence[int] = ()) -> int:
+    def _schedule(
+        self, request: Request, budget: int, step: StepInFlight, new_blocks: Sequence[int] = ()
+    ) -> int:
         """Compute a request's next tokens in this step, at most `budget`; how many they are. `new_blocks`:
         blocks in its table that the runner does not know of."""
         size = self.pool.block_size
         table = request.table
         start = request.num_computed
-        if self._window:
-            self._release_out_of_sight(table, start)
+        if self._has_window:
+            self._blocks.slide(table, start)
         num_prompt = len(request.prompt_token_ids)
         num_tokens = num_prompt + len(request.output_token_ids) + request.num_pending
         samples = num_tokens - start <= budget
@@ -401,9 +388,7 @@ class Scheduler:
         # All tokens so far get their blocks with the first chunk, so that a prefill, once begun, never waits
         # for another; after that, a decode takes one block at a time.
         if num_tokens > len(table.blocks) * size:
-            allocated = self.pool.allocate(table.blocks_needed(num_tokens))
-            table.blocks += allocated
-            new_blocks = [*new_blocks, *allocated]
+            new_blocks = [*new_blocks, *self._blocks.grow(table, num_tokens)]
         if end // size > start // size:
             step.filled.append((request, table, end))
         scored = None
@@ -431,7 +416,7 @@ class Scheduler:
         request = self._policy.first()
         if request is None or request.latest_step > self._latest_result:
             return
-        needed = self._blocks_to_admit(request)
+        needed = self._num_needed(request)
         if self._free_slots and needed <= self.pool.num_free:
             return
         outranked = [running for running in self._running.values() if self._policy.outranks(request, running)]
@@ -439,27 +424,13 @@ class Scheduler:
             return
         for running in sorted(outranked, key=self._policy.rank, reverse=True):
             self._preempt(running)
-            if self._blocks_to_admit(request) <= self.pool.num_free:
+            if self._num_needed(request) <= self.pool.num_free:
                 return
 
-    def _blocks_to_admit(self, request: Request) -> int:
-        """Free blocks that it takes to admit a waiting request: for all of its known tokens but those that
-        are found computed, with a block to spare for each running one, since a request that would soon give
-        way had better wait."""
-        needed = ceil_div(request.num_tokens, self.pool.block_size) + len(self._running)
-        origin = request.origin
-        if origin is not None and origin.num_released > self._num_out_of_sight(request.num_tokens - 1):
-            origin = request.origin = None  # whoever had it has left, or gone on too far
-        if origin is not None:
-            return needed - (request.num_tokens - 1) // self.pool.block_size
-        cache = self._prefix_cache
-        if cache is None:
-            return needed
-        # At least the last known token is computed, for the token after it, and every prompt token whose
-        # log-probabilities are still due.
-        most = request.num_prompt_scored if request.needs_all_prompt_logits else request.num_tokens - 1
-        cache.follow(request.cache, request.tokens, most // self.pool.block_size)
-        return needed - cache.num_spared(request.cache)
+    def _num_needed(self, request: Request) -> int:
+        """Free blocks that it takes to admit a request, with one to spare for each running one: who would
+        soon give way had better wait."""
+        return self._blocks.num_needed(request) + len(self._running)
 
     def _admit(self, plan: StepPlan) -> Request | None:
         """Let the first in line run, if there is a slot and room for it."""
@@ -467,20 +438,13 @@ class Scheduler:
             return None
         if request.latest_step > self._latest_result:  # it has just given way
             return None
-        if self._blocks_to_admit(request) > self.pool.num_free:
+        if self._num_needed(request) > self.pool.num_free:
             return None
-        origin, cache = request.origin, self._prefix_cache
         self._policy.remove(request)
         del self._waiting[request.arrival]
         self._running[request.arrival] = request
         request.slot = self._free_slots.pop()
-        if origin is not None:
-            self._fork(request, origin, plan)
-        elif cache is not None:
-            self.counters.host_hit_blocks += cache.take(request.cache, request.table)
-            request.num_computed = request.table.capacity
-            self.counters.prefix_query_tokens += request.num_tokens
-            self.counters.prefix_hit_tokens += request.num_computed
+        plan.copies += self._blocks.begin(request)
         if not request.was_admitted:
             request.was_admitted = True
             request.cached_prompt_tokens = min(request.num_computed, len(request.prompt_token_ids))
@@ -488,46 +452,6 @@ class Scheduler:
             if self._observer is not None:
                 self._observer.admitted(request, self._clock())
         return request
-
-    def _fork(self, request: Request, origin: BlockTable, plan: StepPlan) -> None:
-        """Give a sample the prompt that its sibling has computed, all but the last token."""
-        request.origin = None
-        request.num_computed = request.num_tokens - 1
-        num_full, rest = divmod(request.num_computed, self.pool.block_size)
-        table = request.table
-        table.blocks = origin.blocks[:num_full]
-        table.num_released = self._num_out_of_sight(request.num_computed)
-        self.pool.share(table.held)
-        if rest:
-            copy = self.pool.allocate(1)
-            plan.copies.append((origin.blocks[num_full], copy[0]))
-            table.blocks += copy
-
-    def _cache_filled(self, step: _Step) -> None:
-        """Let the blocks be found whose last token a step has computed."""
-        if self._prefix_cache is None:
-            return
-        size = self.pool.block_size
-        for request, table, end in step.filled:
-            if request.table is not table:  # it has left, and its blocks may be somebody else's
-                continue
-            for index in range(len(request.cache.nodes), end // size):
-                if index < table.num_released:
-                    break
-                tokens = tuple(request.tokens(index * size, (index + 1) * size))
-                if not self._prefix_cache.append(request.cache, tokens, table.blocks[index]):
-                    break
-
-    def _num_out_of_sight(self, position: int) -> int:
-        return num_out_of_sight(position, self._window, self.pool.block_size)
-
-    def _release_out_of_sight(self, table: BlockTable, position: int) -> None:
-        """Give back the blocks that a request does not see any more from a position on. A launched step may
-        still read them: whatever they are used for next runs after it."""
-        num_hidden = self._num_out_of_sight(position)
-        if num_hidden > table.num_released:
-            self.pool.release(table.blocks[table.num_released : num_hidden])
-            table.num_released = num_hidden
 
     def _wait(self, request: Request, ahead: bool = False) -> None:
         self._waiting[request.arrival] = request
@@ -542,14 +466,10 @@ class Scheduler:
     def _leave(self, request: Request) -> None:
         """Give back a running request's slot and blocks."""
         del self._running[request.arrival]
-        table = request.table
-        self.pool.release(reversed(table.held))  # the deepest first, as the prefix cache wants it
-        table.num_released = len(table.blocks)
-        request.table = BlockTable(self.pool.block_size)
+        self._blocks.end(request)
         self._free_slots.append(request.slot)
         self._released.append(request.slot)
         request.slot = NO_SLOT
-        request.num_computed = 0
 
     def _finish(self, request: Request, reason: FinishReason, error: str = "") -> None:
         """End a request, whatever its state, and say so to its channel. Samples that wait for it to compute
@@ -595,27 +515,6 @@ class Scheduler:
         )
         if is_last:
             samples.members.clear()
-
-
-@dataclass(slots=True)
-class _Step:
-    """A plan whose result is not in yet."""
-
-    plan: StepPlan
-    num_decodes: int = 0
-    num_prompt_tokens: int = 0
-    """All other tokens."""
-    requests: list[Request] = field(default_factory=list)
-    """Of each row."""
-    sampling: list[Request] = field(default_factory=list)
-    """The requests of the rows that sample, in the plan's order."""
-    scored: list[Request] = field(default_factory=list)
-    """The requests of the rows that yield log-probabilities of the prompt, in the plan's order."""
-    prompts_done: list[Request] = field(default_factory=list)
-    """Requests whose prompt it computes the last token of, and whose other samples wait for that."""
-    filled: list[tuple[Request, BlockTable, int]] = field(default_factory=list)
-    """Requests with a block that this step computes the last token of, their table when it was planned (a
-    request that leaves gets a new one), and how many tokens are computed then."""
 
 
 def _admission(request: Request) -> Admission:
