@@ -304,7 +304,8 @@ async def test_a_peer_that_does_not_acknowledge_is_paused_and_delays_nobody(
     await other.submit(1, [5], max_tokens=1000)
     await other.read_until_finished(1)
     assert other.tokens[1] == continuation([5], 1000)
-    assert (await engine.load()).generated_tokens == generated + 1000
+    # Besides, at most the tokens of a step that was on its way when the peer's requests were set aside.
+    assert 0 <= (await engine.load()).generated_tokens - generated - 1000 <= 8
 
     slow._ack = True
     await slow.read_until_finished(*range(8))
