@@ -76,9 +76,10 @@ def explain(errors: Sequence[Detail], body: Any) -> ApiError:
         return _invalid(message, param or None, "invalid_type")
     if kind in _BOUNDS:
         sign, bound, problem, code = _BOUNDS[kind]
-        number = "integer" if isinstance(value, int) else "decimal"
+        limit = context[bound]
+        number = "decimal" if isinstance(limit, float) or isinstance(value, float) else "integer"
         message = f"Invalid '{param}': {number} {problem}. "
-        message += f"Expected a value {sign} {context[bound]}, but got {_quote(value)} instead."
+        message += f"Expected a value {sign} {limit:.10g}, but got {_quote(value)} instead."
         return _invalid(message, param, f"{number}_{code}")
     if kind in _LENGTHS:
         thing, relation, bound, code = _LENGTHS[kind]
