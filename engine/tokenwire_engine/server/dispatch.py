@@ -92,8 +92,8 @@ class Dispatcher:
         if live:
             self._send(Cancel(tuple(live)))
 
-    def submit(self, request: Request) -> None:
-        """Give a request to the core.
+    def submit(self, request: Request, continued_request_id: str = "") -> None:
+        """Give a request to the core, in the place of the one that it continues if that is live.
 
         Raises:
             StatusError: ALREADY_EXISTS when its id is in use, RESOURCE_EXHAUSTED when too many are live,
@@ -107,7 +107,9 @@ class Dispatcher:
                 grpc.StatusCode.ALREADY_EXISTS,
                 f"request_id: {request.request_id!r} is in use by a live request; choose another",
             )
-        if self._num_live + request.num_samples > self._max_live:
+        if continued_request_id in self._live:
+            self.cancel(continued_request_id)
+        elif self._num_live + request.num_samples > self._max_live:
             raise self._full()
         self._num_live += request.num_samples
         self._live.add(request.request_id)

@@ -36,7 +36,7 @@ async def generate(
         submitted = read_request(request, model, channel)
         if request.HasField("constraint"):
             await add_grammar(submitted, request, model)
-        dispatcher.submit(submitted)
+        dispatcher.submit(submitted, request.continued_request_id)
         while not stream.is_done:
             await context.write(await stream.next_response())
     finally:

@@ -252,7 +252,7 @@ class _Session:
             if submit.request.HasField("constraint"):
                 self._compiling[slot] = asyncio.create_task(self._compile(request, submit.request))
             else:
-                self._dispatcher.submit(request)
+                self._dispatcher.submit(request, submit.request.continued_request_id)
         except StatusError as error:
             self._refuse(FinishEvent(slot=slot, error=error.to_proto(), usage=generation_pb2.Usage()))
         else:
@@ -264,7 +264,7 @@ class _Session:
         try:
             await add_grammar(request, proto, self._model)
             del self._compiling[slot]
-            self._dispatcher.submit(request)
+            self._dispatcher.submit(request, proto.continued_request_id)
         except StatusError as error:
             self._compiling.pop(slot, None)
             del self._live[slot]

@@ -17,6 +17,7 @@ import asyncio
 import logging
 import uuid
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import grpc
@@ -74,13 +75,20 @@ class EngineSession:
         for slot, request in self._live.items():
             self._send(Command(submit=Command.Submit(slot=slot, request=request.resumed())))
 
-    def submit(self, request: engine_pb2.GenerateRequest, samples: Samples) -> int:
-        """Start a request whose output goes to `samples`; returns the slot to cancel it by."""
+    def submit(
+        self, request: engine_pb2.GenerateRequest, samples: Samples, output: Sequence[int] = ()
+    ) -> int:
+        """Start a request whose output goes to `samples`; returns the slot to cancel it by.
+
+        The samples may have begun elsewhere: `output` is what a single one has.
+        """
         slot = self._free_slots.pop() if self._free_slots else len(self._live) + len(self._ending)
-        self._live[slot] = _Request(request, samples)
+        started = self._live[slot] = _Request(request, samples, list(output))
         self.counts.num_live = len(self._live)
         self.counts.num_requests += 1
         self.counts.num_prompt_tokens += len(request.prompt_token_ids)
+        if any(generation.num_tokens for generation in samples.generations):
+            request = started.resumed()
         self._send(Command(submit=Command.Submit(slot=slot, request=request)))
         return slot
 

@@ -85,6 +85,19 @@ class Generation:
         if text:
             self._write(text)
 
+    def replay(self, token_ids: Sequence[int]) -> None:
+        """Take tokens whose output the peer has, before anything else.
+
+        What they become goes out as ever: that it is not heard is the caller's to see to.
+        """
+        logprobs, self.logprobs = self.logprobs, None  # they do not come again
+        for token_id in token_ids:
+            if not self.finished:
+                self.push(token_id)
+        self.logprobs = logprobs
+        self._token_ids.clear()
+        self._uncounted = 0
+
     def end(self, event: engine_pb2.SessionResponse.FinishEvent) -> None:
         """The engine ended the sample, or all of the request's; nothing happens when it has ended."""
         if self.finished:
@@ -131,17 +144,21 @@ class Generation:
             self._send(text, [])
 
     def _write_pieces(self, pieces: Sequence[Piece]) -> None:
+        """Send the pieces that a token completed: in one message, so that a peer has all of them or none."""
+        text, reasoning, calls = "", "", []
         for piece in pieces:
             match piece:
                 case str():
-                    self._send(piece, [])
-                case Reasoning(text):
-                    self._send("", [], text)
+                    text += piece
+                case Reasoning(thought):
+                    reasoning += thought
                 case CallBegin(name):
                     self._num_calls += 1
-                    self._send("", [self._call_delta(id=self.make_call_id(), name=name)])
-                case CallArguments(text):
-                    self._send("", [self._call_delta(arguments_delta=text)])
+                    calls.append(self._call_delta(id=self.make_call_id(), name=name))
+                case CallArguments(arguments):
+                    calls.append(self._call_delta(arguments_delta=arguments))
+        if text or reasoning or calls:
+            self._send(text, calls, reasoning)
 
     def _call_delta(self, id: str = "", name: str = "", arguments_delta: str = "") -> _ToolCallDelta:  # noqa: A002
         return _ToolCallDelta(index=self._num_calls - 1, id=id, name=name, arguments_delta=arguments_delta)

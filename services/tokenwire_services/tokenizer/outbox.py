@@ -78,6 +78,11 @@ class Outbox:
         self._deltas.finished.append((slot, finish))
         self._wake.set()
 
+    @property
+    def finished(self) -> list[tuple[int, Finish]]:
+        """The ends that wait."""
+        return self._deltas.finished
+
     async def take(self) -> Deltas:
         """Wait until there is something, and take all of it."""
         await self._wake.wait()

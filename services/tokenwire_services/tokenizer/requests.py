@@ -8,6 +8,7 @@ take the values that the model's authors recommend.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tokenwire.status import CONTEXT_LENGTH_EXCEEDED, invalid_argument, not_found, unavailable
@@ -33,6 +34,7 @@ MAX_STOP_STRINGS = 16
 MAX_STOP_STRING_BYTES = 1024
 MAX_REQUEST_ID_BYTES = 256
 
+_NO_SLOT = -1
 _MOST_BYTES_PER_TOKEN = 64
 """No text averages more, so that longer ones are refused without the time that encoding them takes."""
 
@@ -78,12 +80,15 @@ async def start(
         )
     structure = structure_of(model, config, request, prompt.given or "")
     samples = _samples(model, request, prompt, structure, slot, outbox)
+    output = _output_so_far(model, request, len(samples.generations))
+    samples.resume(output)
     if link.model.fingerprint != model.fingerprint:
         raise unavailable("the engine was replaced by another while the prompt was encoded; try again", 0.0)
     session = link.session
-    engine_slot = session.submit(
-        engine_request(model, request, prompt.token_ids, structure.constraint), samples
-    )
+    if samples.finished:  # nothing is left to continue
+        return Running(session, _NO_SLOT, samples)
+    submitted = engine_request(model, request, prompt.token_ids, structure.constraint)
+    engine_slot = session.submit(submitted, samples, output[0] if len(output) == 1 else ())
     return Running(session, engine_slot, samples)
 
 
@@ -135,6 +140,19 @@ def _samples(
     return samples
 
 
+def _output_so_far(
+    model: Model, request: tokenizer_pb2.TokenizerGenerateRequest, num_samples: int
+) -> list[Sequence[int]]:
+    """Of each sample, the tokens whose output the peer has."""
+    given = request.resumption.samples
+    if len(given) > num_samples:
+        problem = f"{len(given)} of them, for a request of {num_samples}"
+        raise invalid_argument("resumption.samples", problem)
+    for index, tokens in enumerate(given):
+        check_token_ids(model, tokens.ids, f"resumption.samples[{index}]")
+    return [tokens.ids for tokens in given]
+
+
 def resolve_model(link: EngineLink, name: str) -> Model:
     """The model of that name, or the only one for "".
 
@@ -164,6 +182,7 @@ def engine_request(
         model=request.model,
         prompt_token_ids=prompt_token_ids,
         sampling=model.info.default_sampling,
+        continued_request_id=request.resumption.request_id,
     )
     result.sampling.MergeFrom(request.sampling)
     if not result.sampling.HasField("seed"):

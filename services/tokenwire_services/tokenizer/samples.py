@@ -6,7 +6,7 @@ one is the request's, and carries its usage. An error, or the peer, ends all of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -40,6 +40,20 @@ class Samples:
     def finished(self) -> bool:
         """Whether every sample has ended."""
         return all(generation.finished for generation in self.generations)
+
+    def resume(self, token_ids: Sequence[Sequence[int]]) -> None:
+        """Go on behind tokens of each sample whose output the peer has.
+
+        Nothing of them goes out again but the end of a sample that they complete.
+        """
+        outbox, self.outbox = self.outbox, Outbox(max_bytes=0)
+        for generation, tokens in zip(self.generations, token_ids, strict=False):
+            generation.replay(tokens)
+        for slot, finish in self.outbox.finished:
+            outbox.finish(slot, finish)
+        self.outbox = outbox
+        if any(token_ids):
+            self.prompt_report = None
 
     def receive_prompt(self, columns: generation_pb2.LogprobColumns) -> None:
         """Log-probabilities of the prompt's next tokens."""

@@ -153,9 +153,11 @@ class _Session:
             StatusError: the peer does not follow the protocol, or reads too slowly.
             _BrokenStreamError: the stream broke.
         """
+        # Before anything can go wrong: a call cannot be aborted while its first message is being written.
+        await _send(context, first)
         tasks: list[asyncio.Task[None]] = [
             asyncio.create_task(self._read(context)),
-            asyncio.create_task(self._write(context, first)),
+            asyncio.create_task(self._write(context)),
             asyncio.create_task(self._watch_backlog()),
         ]
         try:
@@ -220,18 +222,15 @@ class _Session:
         # A step may be acknowledged that this stream has not been sent again yet.
         self._num_sent = max(self._num_sent, 0)
 
-    async def _write(self, context: Context, message: Response) -> None:
+    async def _write(self, context: Context) -> None:
         """Send what is kept, and then what the outbox holds, one message at a time."""
         while True:
-            try:
-                await context.write(message)
-            except Exception as error:  # the library raises what it finds, its internal errors too
-                raise _BrokenStreamError from error
             if self._num_sent < len(self._kept):
                 message = self._kept[self._num_sent]
                 self._num_sent += 1
             else:
                 message = self._make(await self._outbox.take())
+            await _send(context, message)
 
     def _make(self, deltas: Deltas) -> Response:
         """Deltas as the session's next message."""
@@ -255,6 +254,13 @@ class _Session:
             grpc.StatusCode.RESOURCE_EXHAUSTED,
             f"more than {self._config.max_backlog_bytes} bytes of output wait; read and acknowledge faster",
         )
+
+
+async def _send(context: Context, message: Response) -> None:
+    try:
+        await context.write(message)
+    except Exception as error:  # the library raises what it finds, its internal errors too
+        raise _BrokenStreamError from error
 
 
 def session_response(step: int, deltas: Deltas) -> Response:

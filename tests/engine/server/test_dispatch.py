@@ -100,3 +100,12 @@ def test_after_the_end_every_receiver_and_every_newcomer_hears_the_error(dispatc
     with pytest.raises(StatusError) as caught:
         dispatcher.open(Recorder())
     assert caught.value is error
+
+
+def test_a_request_takes_the_place_of_the_one_that_it_continues(commands: list[Command]) -> None:
+    dispatcher = Dispatcher(commands.append, max_live=1, estimate_wait_s=lambda: None)
+    lost, found = dispatcher.open(Recorder()), dispatcher.open(Recorder())
+    first, second = request("first", lost), request("second", found)
+    dispatcher.submit(first)
+    dispatcher.submit(second, continued_request_id="first")
+    assert commands == [Submit(first), Cancel(("first",)), Submit(second)]
