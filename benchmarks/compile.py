@@ -28,7 +28,7 @@ from triton.compiler import ASTSource
 from triton.compiler import compile as compile_kernel
 from triton.runtime.jit import JITFunction
 
-from tokenwire_kernels import AttentionBatch, SamplingBatch
+from tokenwire_kernels import AttentionBatch, LayerCache, SamplingBatch
 from tokenwire_kernels.triton import activation, attention, bitmask, norm, rotary, sampling
 
 SHARED_MEMORY_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
@@ -220,7 +220,7 @@ def _rotary(dtype: torch.dtype, heads: int, kv_heads: int, head_dim: int) -> Non
     angles = _empty(8192, head_dim // 2, dtype=torch.float32)
     cache = _empty(1024, kv_heads, 16, head_dim, dtype=dtype)
     places = _empty(32, dtype=torch.int64)
-    rotary.rotary_and_cache(q, k, v, angles, angles, places, cache, cache, places)
+    rotary.rotary_and_cache(q, k, v, angles, angles, places, LayerCache(cache, cache), places)
 
 
 def _attention(
@@ -237,7 +237,7 @@ def _attention(
         num_decodes=2,
     )
     attention.paged_attention(
-        _empty(514, heads, head_dim, dtype=dtype), cache, cache, batch, 0.1, window, soft_cap
+        _empty(514, heads, head_dim, dtype=dtype), LayerCache(cache, cache), batch, 0.1, window, soft_cap
     )
 
 

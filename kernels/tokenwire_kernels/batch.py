@@ -1,8 +1,8 @@
-"""What a step's operators know of its sequences, as plain data.
+"""What a step's operators know of its sequences and of a layer's cache, as plain data.
 
-One of each exists per step and is shared by all layers. The tensors are the truth; the host values are
-bounds that let an implementation choose shapes without asking the device. `memo` belongs to the
-implementation: what it derives from the fields (gather indices, masks) is derived once per step.
+One batch of each kind exists per step and is shared by all layers. The tensors are the truth; the host
+values are bounds that let an implementation choose shapes without asking the device. `memo` belongs to the
+implementation: what it derives from the fields (gather indices, masks, a schedule) is derived once per step.
 """
 
 from __future__ import annotations
@@ -12,6 +12,29 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
+
+
+@dataclass(slots=True, frozen=True)
+class LayerCache:
+    """One layer's paged keys and values: each [num_blocks, num_kv_heads, block_size, head_dim]."""
+
+    keys: Tensor
+    values: Tensor
+    key_scales: Tensor | None = None
+    """float32 [num_kv_heads]: a key is what is stored times its head's scale. None: 1. A cache of fp8
+    (float8_e4m3fn, at most 448) has them so that its heads fill the format's range."""
+    value_scales: Tensor | None = None
+    """The same for values."""
+
+
+@dataclass(slots=True, frozen=True)
+class HeadNorms:
+    """RMS normalization of each head's query and key before they are rotated (QK-norm)."""
+
+    q_weight: Tensor
+    """[head_dim], the dtype of q, as is `k_weight`."""
+    k_weight: Tensor
+    eps: float
 
 
 @dataclass(slots=True)

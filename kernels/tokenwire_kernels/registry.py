@@ -1,7 +1,8 @@
 """Which implementation serves which operator on which device.
 
 Callers name operators only. The choice is made once, at start-up, and is a plain table of functions
-afterwards: nothing dispatches per call.
+afterwards. It is revised in one case: a Triton kernel, which is compiled when it is first called, does not
+compile on this GPU (`fallback.py`).
 """
 
 from __future__ import annotations
@@ -9,15 +10,16 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from importlib.util import find_spec
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from tokenwire_kernels.batch import AttentionBatch, SamplingBatch
+from tokenwire_kernels.batch import AttentionBatch, HeadNorms, LayerCache, SamplingBatch
 from tokenwire_kernels.cpu.library import Context, NativeError
+from tokenwire_kernels.fallback import Fallback, implementation_of
 
 logger = logging.getLogger(__name__)
 
@@ -31,9 +33,9 @@ class RotaryAndCache(Protocol):
         cos: Tensor,
         sin: Tensor,
         positions: Tensor,
-        key_cache: Tensor,
-        value_cache: Tensor,
+        cache: LayerCache,
         slots: Tensor,
+        norms: HeadNorms | None = None,
     ) -> None: ...
 
 
@@ -41,12 +43,12 @@ class PagedAttention(Protocol):
     def __call__(
         self,
         q: Tensor,
-        key_cache: Tensor,
-        value_cache: Tensor,
+        cache: LayerCache,
         batch: AttentionBatch,
         scale: float,
         window: int = 0,
         soft_cap: float = 0.0,
+        sinks: Tensor | None = None,
     ) -> Tensor: ...
 
 
@@ -65,6 +67,12 @@ class Kernels:
     native: Context | None = None
     """What computes the native operators of a CPU, and products with packed weights; else None."""
 
+    @property
+    def fallen_back(self) -> list[str]:
+        """Operators whose kernel did not compile; what serves them may wait for the device."""
+        operators = ((name, getattr(self, name)) for name in _OPERATORS)
+        return [name for name, operator in operators if isinstance(operator, Fallback) and operator.fell_back]
+
 
 def select_kernels(device: torch.device, instruction_set: str | None = None) -> Kernels:
     """The best implementation of every operator for `device`; the reference where there is no other.
@@ -82,7 +90,7 @@ def select_kernels(device: torch.device, instruction_set: str | None = None) -> 
     if _runs_triton(device):
         from tokenwire_kernels import triton
 
-        return _kernels_of(triton)
+        return _guarded(_kernels_of(triton))
     if device.type == "cpu" and instruction_set != "torch":
         from tokenwire_kernels.cpu.operators import Operators
 
@@ -110,9 +118,7 @@ def open_context(instruction_set: str | None = None) -> Context:
 
 def describe_kernels(kernels: Kernels) -> list[tuple[str, str]]:
     """(operator, implementation) for every operator, in declaration order."""
-    return [
-        (name, getattr(kernels, name).__module__.removeprefix("tokenwire_kernels.")) for name in _OPERATORS
-    ]
+    return [(name, implementation_of(getattr(kernels, name))) for name in _OPERATORS]
 
 
 _OPERATORS = [operator.name for operator in fields(Kernels) if operator.name != "native"]
@@ -120,6 +126,13 @@ _OPERATORS = [operator.name for operator in fields(Kernels) if operator.name != 
 
 def _kernels_of(implementations: object, native: Context | None = None) -> Kernels:
     return Kernels(**{name: getattr(implementations, name) for name in _OPERATORS}, native=native)
+
+
+def _guarded(kernels: Kernels) -> Kernels:
+    from tokenwire_kernels import reference
+
+    guards = {name: Fallback(name, getattr(kernels, name), getattr(reference, name)) for name in _OPERATORS}
+    return replace(kernels, **guards)  # type: ignore[arg-type]
 
 
 def _runs_triton(device: torch.device) -> bool:

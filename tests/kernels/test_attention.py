@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests.kernels.oracles import attend_one
 from tests.kernels.tables import DTYPES, HEADS, SEQUENCES, Heads, assert_close
-from tokenwire_kernels import AttentionBatch, reference, triton
+from tokenwire_kernels import AttentionBatch, LayerCache, reference, triton
 
 MIXED = [(1, 31), (1, 64), (7, 7), (1, 20), (35, 90)]
 SMALL = Heads(6, 2, 64, 16)
@@ -22,8 +22,7 @@ class Case:
     """A step's inputs. Everything in the caches that no query may see is NaN."""
 
     q: Tensor
-    key_cache: Tensor
-    value_cache: Tensor
+    cache: LayerCache
     batch: AttentionBatch
     keys: list[Tensor]
     values: list[Tensor]
@@ -63,8 +62,7 @@ def make_case(heads: Heads, sequences: list[tuple[int, int]], dtype: torch.dtype
     lengths = torch.tensor([queries for queries, _ in sequences])
     return Case(
         q=torch.randn(int(lengths.sum()), heads.num_heads, heads.head_dim).to(dtype),
-        key_cache=caches[0],
-        value_cache=caches[1],
+        cache=LayerCache(caches[0], caches[1]),
         batch=AttentionBatch(
             block_tables=tables,
             query_starts=torch.tensor([0, *lengths.cumsum(0).tolist()], dtype=torch.int32),
@@ -84,9 +82,7 @@ def test_attention_is_what_a_loop_over_tokens_and_heads_gives(
     kernels: ModuleType, sequences: list[tuple[int, int]], window: int, soft_cap: float
 ) -> None:
     case = make_case(SMALL, sequences, torch.float32, window)
-    attended = kernels.paged_attention(
-        case.q, case.key_cache, case.value_cache, case.batch, 0.2, window=window, soft_cap=soft_cap
-    )
+    attended = kernels.paged_attention(case.q, case.cache, case.batch, 0.2, window=window, soft_cap=soft_cap)
     assert attended.is_contiguous()
     assert_close(attended, case.expected(0.2, window, soft_cap))
 
@@ -100,13 +96,13 @@ def test_every_head_shape_and_dtype_agrees_with_float64(
         pytest.skip("Triton's interpreter multiplies the bits of bfloat16 matrices as integers")
     case = make_case(heads, [(1, 40), (9, 9), (5, 30)], dtype)
     scale = heads.head_dim**-0.5
-    attended = kernels.paged_attention(case.q, case.key_cache, case.value_cache, case.batch, scale)
+    attended = kernels.paged_attention(case.q, case.cache, case.batch, scale)
     assert_close(attended, case.expected(scale))
 
 
 def test_the_reference_in_float64_is_exact() -> None:
     case = make_case(SMALL, MIXED, torch.float64)
-    attended = reference.paged_attention(case.q, case.key_cache, case.value_cache, case.batch, 0.125)
+    attended = reference.paged_attention(case.q, case.cache, case.batch, 0.125)
     torch.testing.assert_close(attended, case.expected(0.125), rtol=1e-12, atol=1e-12)
 
 
@@ -114,7 +110,7 @@ def test_queries_may_be_a_view_of_a_fused_projection(kernels: ModuleType) -> Non
     case = make_case(SMALL, MIXED, torch.float32)
     fused = torch.full((case.q.shape[0], 10, 64), float("nan"))
     fused[:, :6] = case.q
-    attended = kernels.paged_attention(fused[:, :6], case.key_cache, case.value_cache, case.batch, 0.125)
+    attended = kernels.paged_attention(fused[:, :6], case.cache, case.batch, 0.125)
     assert attended.is_contiguous()
     assert_close(attended, case.expected(0.125))
 
@@ -122,18 +118,14 @@ def test_queries_may_be_a_view_of_a_fused_projection(kernels: ModuleType) -> Non
 @pytest.mark.parametrize("window", [0, 300])
 def test_a_long_decode_is_split_along_its_past(kernels: ModuleType, window: int) -> None:
     case = make_case(Heads(4, 2, 64, 64), [(1, 1100), (1, 3)], torch.float32, window)
-    attended = kernels.paged_attention(
-        case.q, case.key_cache, case.value_cache, case.batch, 0.125, window=window
-    )
+    attended = kernels.paged_attention(case.q, case.cache, case.batch, 0.125, window=window)
     assert_close(attended, case.expected(0.125, window))
 
 
 def test_the_last_layers_plan_does_not_leak_into_another_window(kernels: ModuleType) -> None:
     case = make_case(SMALL, MIXED, torch.float32)
     for window in (0, 5, 0, 50):
-        attended = kernels.paged_attention(
-            case.q, case.key_cache, case.value_cache, case.batch, 0.125, window=window
-        )
+        attended = kernels.paged_attention(case.q, case.cache, case.batch, 0.125, window=window)
         assert_close(attended, case.expected(0.125, window))
 
 
@@ -149,7 +141,5 @@ def test_attention_over_any_batch_is_what_a_loop_gives(data: st.DataObject) -> N
     sequences = decodes + chunks or [(1, 1)]
     window = data.draw(st.integers(0, 80))
     case = make_case(Heads(2, 1, 8, 4), sequences, torch.float32, window)
-    attended = reference.paged_attention(
-        case.q, case.key_cache, case.value_cache, case.batch, 0.3, window=window
-    )
+    attended = reference.paged_attention(case.q, case.cache, case.batch, 0.3, window=window)
     assert_close(attended, case.expected(0.3, window))

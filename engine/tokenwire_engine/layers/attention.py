@@ -1,7 +1,7 @@
 """Self-attention over the paged KV cache, with grouped queries.
 
-The rotation of queries and keys and the write of keys and values into the cache are one kernel, so that
-attention itself reads nothing but the cache.
+The normalization and rotation of queries and keys and the write of keys and values into the cache are one
+kernel, so that attention itself reads nothing but the cache.
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ from torch import Tensor
 from tokenwire_engine.distributed.shard import Shard
 from tokenwire_engine.layers.linear import RowParallelLinear, load_column_parallel, load_row_parallel
 from tokenwire_engine.layers.matmul import Linear
-from tokenwire_engine.layers.norm import RMSNorm, load_norm
 from tokenwire_engine.layers.rotary import RotaryTable
 from tokenwire_engine.models.architecture import Architecture
-from tokenwire_engine.models.batch import ForwardBatch, LayerCache
-from tokenwire_engine.weights.reader import WeightReader
-from tokenwire_kernels import Kernels
+from tokenwire_engine.models.batch import ForwardBatch
+from tokenwire_engine.weights.reader import Piece, WeightReader
+from tokenwire_kernels import HeadNorms, Kernels, LayerCache
 
 
 @dataclass(slots=True, frozen=True)
@@ -27,8 +26,7 @@ class Attention:
 
     qkv: Linear
     o: RowParallelLinear
-    q_norm: RMSNorm | None
-    k_norm: RMSNorm | None
+    norms: HeadNorms | None
     num_heads: int
     """Of this rank, as is `num_kv_heads`."""
     num_kv_heads: int
@@ -45,13 +43,11 @@ class Attention:
         q = heads[:, : self.num_heads]
         k = heads[:, self.num_heads : self.num_heads + self.num_kv_heads]
         v = heads[:, self.num_heads + self.num_kv_heads :]
-        if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
         self.kernels.rotary_and_cache(
-            q, k, v, rotary.cos, rotary.sin, batch.positions, cache.keys, cache.values, batch.cache_slots
+            q, k, v, rotary.cos, rotary.sin, batch.positions, cache, batch.cache_slots, self.norms
         )
         attended = self.kernels.paged_attention(
-            q, cache.keys, cache.values, batch.attention, self.scale, self.window, self.soft_cap
+            q, cache, batch.attention, self.scale, self.window, self.soft_cap
         )
         return self.o(attended.reshape(num_tokens, -1))
 
@@ -61,8 +57,6 @@ def load_attention(
 ) -> Attention:
     names = architecture.names
     prefix = names.layer.format(layer)
-    head_dim, eps = architecture.head_dim, architecture.norm_eps
-    qk_norm = architecture.qk_norm
     return Attention(
         qkv=load_column_parallel(
             reader,
@@ -80,13 +74,21 @@ def load_attention(
             architecture.q_size,
             bias=architecture.o_bias,
         ),
-        q_norm=load_norm(reader, prefix + names.q_norm, head_dim, eps, kernels) if qk_norm else None,
-        k_norm=load_norm(reader, prefix + names.k_norm, head_dim, eps, kernels) if qk_norm else None,
+        norms=_load_head_norms(reader, prefix, architecture) if architecture.qk_norm else None,
         num_heads=shard.count(architecture.num_heads, "attention heads"),
         num_kv_heads=shard.count(architecture.num_kv_heads, "KV heads"),
-        head_dim=head_dim,
+        head_dim=architecture.head_dim,
         scale=architecture.attention_scale,
         window=architecture.windows[layer],
         soft_cap=architecture.attention_soft_cap,
         kernels=kernels,
+    )
+
+
+def _load_head_norms(reader: WeightReader, prefix: str, architecture: Architecture) -> HeadNorms:
+    names, shape = architecture.names, (architecture.head_dim,)
+    return HeadNorms(
+        q_weight=reader.read(Piece(f"{prefix}{names.q_norm}.weight", shape)),
+        k_weight=reader.read(Piece(f"{prefix}{names.k_norm}.weight", shape)),
+        eps=architecture.norm_eps,
     )

@@ -24,11 +24,3 @@ class ForwardBatch:
     cache_slots: Tensor
     """int64 `[num_tokens]`: block * block_size + offset where its key and value are written; -1: nowhere."""
     attention: AttentionBatch
-
-
-@dataclass(slots=True, frozen=True)
-class LayerCache:
-    """One layer's keys and values: each `[num_blocks, num_kv_heads, block_size, head_dim]`."""
-
-    keys: Tensor
-    values: Tensor

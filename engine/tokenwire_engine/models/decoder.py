@@ -21,11 +21,11 @@ from tokenwire_engine.layers.mlp import MLP, load_mlp
 from tokenwire_engine.layers.norm import RMSNorm, load_norm
 from tokenwire_engine.layers.rotary import RotaryTable, rotary_table
 from tokenwire_engine.models.architecture import Architecture
-from tokenwire_engine.models.batch import ForwardBatch, LayerCache
+from tokenwire_engine.models.batch import ForwardBatch
 from tokenwire_engine.models.errors import ModelError
 from tokenwire_engine.models.host_decoder import load_host_decoder
 from tokenwire_engine.weights.reader import WeightReader
-from tokenwire_kernels import Kernels
+from tokenwire_kernels import Kernels, LayerCache
 
 
 @dataclass(slots=True, frozen=True)

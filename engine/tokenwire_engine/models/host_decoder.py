@@ -16,10 +16,11 @@ from torch import Tensor
 from tokenwire_engine.layers.embedding import Embedding
 from tokenwire_engine.layers.rotary import RotaryTable, rotary_table
 from tokenwire_engine.models.architecture import Architecture
-from tokenwire_engine.models.batch import ForwardBatch, LayerCache
+from tokenwire_engine.models.batch import ForwardBatch
 from tokenwire_engine.quantization.rounding import quantize_natively
 from tokenwire_engine.quantization.schemes import SCHEMES
 from tokenwire_engine.weights.reader import Piece, WeightReader
+from tokenwire_kernels import LayerCache
 from tokenwire_kernels.cpu import Context, DecoderWeights, Format, FusedDecoder, LayerWeights, PackedMatrix
 
 ROWS_AT_ONCE = 8192

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tokenwire_engine.kv_cache.host_tier import HostMoves
-from tokenwire_engine.models.batch import LayerCache
+from tokenwire_kernels import LayerCache
 
 
 class BlockMover:

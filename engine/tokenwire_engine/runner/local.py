@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tokenwire_engine.models.batch import LayerCache
 from tokenwire_engine.models.decoder import Decoder
 from tokenwire_engine.runner.base import DeviceLostError, ModelInfo
 from tokenwire_engine.runner.batch import StepBatch, assemble
@@ -25,7 +24,7 @@ from tokenwire_engine.runner.warm_up import warm_up_plans
 from tokenwire_engine.sampling.sampler import Sampled, Sampler
 from tokenwire_engine.sampling.scores import Scores, joined, score
 from tokenwire_engine.scheduler.plan import ScoredPrompt, StepPlan, StepResult
-from tokenwire_kernels import Kernels
+from tokenwire_kernels import Kernels, LayerCache
 
 
 @dataclass(slots=True)

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 from tokenwire_engine.models.architecture import Architecture
-from tokenwire_engine.models.batch import LayerCache
 from tokenwire_engine.models.errors import ModelError
+from tokenwire_kernels import LayerCache
 
 HOST_SHARE = 0.25
 """Of the free host memory, what the cache may take without being told to."""

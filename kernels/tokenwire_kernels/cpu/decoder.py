@@ -5,26 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from ctypes import byref, pointer
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from tokenwire_kernels.batch import AttentionBatch
+from tokenwire_kernels.batch import AttentionBatch, LayerCache
 from tokenwire_kernels.cpu import library as native
 from tokenwire_kernels.cpu.library import Context
 from tokenwire_kernels.cpu.matrix import PackedMatrix
 from tokenwire_kernels.cpu.operators import cache_shape, sequences_of
-
-
-class LayerCache(Protocol):
-    """Keys and values of one layer, each `[num_blocks, num_kv_heads, block_size, head_dim]`."""
-
-    @property
-    def keys(self) -> Tensor: ...
-
-    @property
-    def values(self) -> Tensor: ...
 
 
 @dataclass(slots=True, frozen=True)

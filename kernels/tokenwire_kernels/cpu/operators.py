@@ -7,9 +7,10 @@ from ctypes import byref
 import torch
 from torch import Tensor
 
-from tokenwire_kernels.batch import AttentionBatch, SamplingBatch
+from tokenwire_kernels.batch import AttentionBatch, HeadNorms, LayerCache, SamplingBatch
 from tokenwire_kernels.cpu import library as native
 from tokenwire_kernels.cpu.library import Context
+from tokenwire_kernels.reference import attention as reference_attention
 from tokenwire_kernels.reference import sampling as reference_sampling
 from tokenwire_kernels.reference.random import row_keys
 
@@ -75,11 +76,14 @@ class Operators:
         cos: Tensor,
         sin: Tensor,
         positions: Tensor,
-        key_cache: Tensor,
-        value_cache: Tensor,
+        cache: LayerCache,
         slots: Tensor,
+        norms: HeadNorms | None = None,
     ) -> None:
-        """See `reference.rotary.rotary_and_cache`. The caches may be of another dtype than q, k and v."""
+        """See `reference.rotary.rotary_and_cache`. The cache may be of any dtype but fp8."""
+        if norms is not None:
+            q.copy_(self.rms_norm(q, norms.q_weight, norms.eps))
+            k = self.rms_norm(k, norms.k_weight, norms.eps)
         num_tokens, num_heads, _ = q.shape
         rotary = native.Rotary(
             q.data_ptr(),
@@ -97,22 +101,25 @@ class Operators:
             None,
             0.0,
             native.DTYPES[q.dtype],
-            native.Cache(key_cache.data_ptr(), value_cache.data_ptr()),
-            cache_shape(key_cache),
+            native.Cache(cache.keys.data_ptr(), cache.values.data_ptr()),
+            cache_shape(cache.keys),
         )
         self._library.tw_rotary_and_cache(self._handle, byref(rotary))
 
     def paged_attention(
         self,
         q: Tensor,
-        key_cache: Tensor,
-        value_cache: Tensor,
+        cache: LayerCache,
         batch: AttentionBatch,
         scale: float,
         window: int = 0,
         soft_cap: float = 0.0,
+        sinks: Tensor | None = None,
     ) -> Tensor:
-        """See `reference.attention.paged_attention`. The caches may be of another dtype than q."""
+        """See `reference.attention.paged_attention`. The cache may be of any dtype but fp8. Sinks, which no
+        architecture that runs on a CPU has, are left to the reference."""
+        if sinks is not None:
+            return reference_attention.paged_attention(q, cache, batch, scale, window, soft_cap, sinks)
         num_tokens, num_heads, head_dim = q.shape
         out = q.new_empty(num_tokens, num_heads, head_dim)
         attention = native.Attention(
@@ -125,8 +132,8 @@ class Operators:
             soft_cap,
             0,
             window,
-            native.Cache(key_cache.data_ptr(), value_cache.data_ptr()),
-            cache_shape(key_cache),
+            native.Cache(cache.keys.data_ptr(), cache.values.data_ptr()),
+            cache_shape(cache.keys),
             sequences_of(batch, num_tokens),
         )
         self._library.tw_paged_attention(self._handle, byref(attention))

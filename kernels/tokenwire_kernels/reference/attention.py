@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tokenwire_kernels.batch import AttentionBatch
+from tokenwire_kernels.batch import AttentionBatch, LayerCache
 from tokenwire_kernels.reference.precision import compute_dtype
 
 _INF = float("inf")
@@ -21,12 +21,12 @@ _INF = float("inf")
 
 def paged_attention(
     q: Tensor,
-    key_cache: Tensor,
-    value_cache: Tensor,
+    cache: LayerCache,
     batch: AttentionBatch,
     scale: float,
     window: int = 0,
     soft_cap: float = 0.0,
+    sinks: Tensor | None = None,
 ) -> Tensor:
     """softmax(cap(q kᵀ * scale)) v over each token's visible past, itself included.
 
@@ -35,34 +35,40 @@ def paged_attention(
 
     Args:
         q: [num_tokens, num_heads, head_dim], rotated.
-        key_cache: [num_blocks, num_kv_heads, block_size, head_dim]; num_heads is a multiple of num_kv_heads.
-        value_cache: the same.
+        cache: of num_kv_heads heads, of which num_heads is a multiple.
         batch: which blocks and queries belong to which sequence.
         scale: multiplies the scores, usually head_dim ** -0.5.
         window: 0 sees the whole past.
         soft_cap: s > 0 replaces scores x by s * tanh(x / s).
+        sinks: float32 [num_heads]: exp(sink) joins the head's softmax denominator and attends to nothing
+            (attention sinks, Xiao et al., 2024); None: there are none.
 
     Returns:
         [num_tokens, num_heads, head_dim], contiguous, the dtype of `q`.
     """
     num_tokens, num_heads, head_dim = q.shape
-    num_kv_heads = key_cache.shape[1]
+    num_kv_heads = cache.keys.shape[1]
     dtype = compute_dtype(q.dtype)
-    key = (window, soft_cap > 0.0, key_cache.shape[1:], key_cache.dtype, dtype)
+    needs_bias = soft_cap > 0.0 or sinks is not None
+    key = (window, needs_bias, cache.keys.shape[1:], cache.keys.dtype, dtype)
     plan = batch.memo.get(key)
     if plan is None:
-        plan = batch.memo[key] = _make_plan(batch, key_cache, window, soft_cap > 0.0, dtype)
+        plan = batch.memo[key] = _make_plan(batch, cache.keys, window, needs_bias, dtype)
+    if sinks is not None:
+        sinks = sinks.to(dtype).view(num_kv_heads, -1)
 
-    key_rows, value_rows = key_cache.view(-1, head_dim), value_cache.view(-1, head_dim)
+    key_rows, value_rows = _rows(cache.keys), _rows(cache.values)
     out = q.new_empty(num_tokens, num_kv_heads, num_heads // num_kv_heads, head_dim)
     grouped = q.view(num_tokens, num_kv_heads, -1, head_dim)
     for part in plan:
-        torch.index_select(key_rows, 0, part.rows, out=part.keys)
-        torch.index_select(value_rows, 0, part.rows, out=part.values)
-        keys = part.keys.view(part.num_seqs * num_kv_heads, -1, head_dim).to(dtype)
-        values = part.values.view(part.num_seqs * num_kv_heads, -1, head_dim).to(dtype)
+        torch.index_select(key_rows, 0, part.rows, out=_rows(part.keys))
+        torch.index_select(value_rows, 0, part.rows, out=_rows(part.values))
+        keys = _widened(part, part.keys, cache.key_scales, dtype)
+        values = _widened(part, part.values, cache.value_scales, dtype)
         attend = _attend_decodes if part.is_decode else _attend_chunk
-        out[part.tokens] = attend(grouped[part.tokens].to(dtype), keys, values, part.bias, scale, soft_cap)
+        out[part.tokens] = attend(
+            grouped[part.tokens].to(dtype), keys, values, part.bias, scale, soft_cap, sinks
+        )
     return out.view(num_tokens, num_heads, head_dim)
 
 
@@ -70,7 +76,8 @@ def paged_attention(
 class _Part:
     """Sequences that are computed together: decodes of similar context, or one prefill chunk."""
 
-    num_seqs: int
+    num_heads: int
+    """Sequences times their kv heads."""
     is_decode: bool
     tokens: slice | Tensor
     """Which of the flat batch's tokens."""
@@ -85,8 +92,28 @@ class _Part:
     [num_queries, span], or None for a chunk that is a whole, plainly causal context."""
 
 
+def _rows(cache: Tensor) -> Tensor:
+    """[..., head_dim] as [rows, head_dim]; fp8 as bytes, which can be gathered."""
+    cache = cache.view(torch.uint8) if cache.dtype.itemsize == 1 else cache
+    return cache.view(-1, cache.shape[-1])
+
+
+def _widened(part: _Part, rows: Tensor, scales: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Rows that were gathered for a part as what they stand for: [num_seqs * kv_heads, span, head_dim]."""
+    heads = rows.view(part.num_heads, -1, rows.shape[-1]).to(dtype)
+    if scales is None:
+        return heads
+    return heads * scales.to(dtype).repeat(part.num_heads // len(scales))[:, None, None]
+
+
 def _attend_decodes(
-    q: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, scale: float, soft_cap: float
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    bias: Tensor | None,
+    scale: float,
+    soft_cap: float,
+    sinks: Tensor | None,
 ) -> Tensor:
     """q [num_seqs, kv_heads, group, head_dim], keys and values [num_seqs * kv_heads, span, head_dim].
 
@@ -98,11 +125,19 @@ def _attend_decodes(
         scores = torch.bmm(rows, keys.mT).mul_(scale / soft_cap).tanh_().mul_(soft_cap).add_(bias)
     else:
         scores = torch.baddbmm(bias, rows, keys.mT, alpha=scale)
-    return torch.bmm(scores.softmax(dim=-1), values).view_as(q)
+    if sinks is not None:
+        sinks = sinks.repeat(q.shape[0], 1)
+    return torch.bmm(_softmax(scores, sinks), values).view_as(q)
 
 
 def _attend_chunk(
-    q: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, scale: float, soft_cap: float
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    bias: Tensor | None,
+    scale: float,
+    soft_cap: float,
+    sinks: Tensor | None,
 ) -> Tensor:
     """q [num_queries, kv_heads, group, head_dim], keys and values [kv_heads, span, head_dim]."""
     q = q.permute(1, 2, 0, 3)
@@ -110,10 +145,14 @@ def _attend_chunk(
         keys[:, None].expand(-1, q.shape[1], -1, -1),
         values[:, None].expand(-1, q.shape[1], -1, -1),
     )
-    if soft_cap > 0.0:
+    if soft_cap > 0.0 or sinks is not None:
         assert bias is not None
-        scores = (q @ keys.mT).mul_(scale / soft_cap).tanh_().mul_(soft_cap).add_(bias)
-        attended = scores.softmax(dim=-1) @ values
+        scores = q @ keys.mT
+        if soft_cap > 0.0:
+            scores = scores.mul_(scale / soft_cap).tanh_().mul_(soft_cap).add_(bias)
+        else:
+            scores = scores.mul_(scale).add_(bias)
+        attended = _softmax(scores, None if sinks is None else sinks[:, :, None]) @ values
     else:
         attended = functional.scaled_dot_product_attention(
             q, keys, values, attn_mask=bias, is_causal=bias is None, scale=scale
@@ -121,8 +160,16 @@ def _attend_chunk(
     return attended.permute(2, 0, 1, 3)
 
 
+def _softmax(scores: Tensor, sinks: Tensor | None) -> Tensor:
+    """Over the last dimension; exp(sink), one for each row, joins the denominator."""
+    if sinks is None:
+        return scores.softmax(dim=-1)
+    with_sink = torch.cat([scores, sinks[..., None].expand(*scores.shape[:-1], 1)], dim=-1)
+    return with_sink.softmax(dim=-1)[..., :-1]
+
+
 def _make_plan(
-    batch: AttentionBatch, key_cache: Tensor, window: int, capped: bool, dtype: torch.dtype
+    batch: AttentionBatch, key_cache: Tensor, window: int, needs_bias: bool, dtype: torch.dtype
 ) -> list[_Part]:
     """What to compute together, and for each part which cache rows to gather and which scores to hide."""
     device = batch.block_tables.device
@@ -146,7 +193,7 @@ def _make_plan(
         positions = torch.where(seen, ends - spans + steps, ends - 1)
         rows = cache_rows(members, positions)
         return _Part(
-            num_seqs=len(seqs),
+            num_heads=len(seqs) * num_kv_heads,
             is_decode=True,
             tokens=slice(len(seqs)) if len(seqs) == batch.num_decodes else members,
             rows=rows,
@@ -160,7 +207,7 @@ def _make_plan(
         first = max(0, context - num_queries + 1 - window) if window else 0
         keys_at = torch.arange(first, context, device=device)
         bias: Tensor | None = None
-        if capped or num_queries < context or 0 < window < context:
+        if needs_bias or num_queries < context or 0 < window < context:
             queries_at = torch.arange(context - num_queries, context, device=device)[:, None]
             hidden = keys_at > queries_at
             if window:
@@ -168,7 +215,7 @@ def _make_plan(
             bias = _hide(hidden, dtype)
         rows = cache_rows(torch.tensor([seq], device=device), keys_at[None])
         return _Part(
-            num_seqs=1,
+            num_heads=num_kv_heads,
             is_decode=False,
             tokens=slice(starts[seq], starts[seq + 1]),
             rows=rows,

@@ -1,4 +1,5 @@
-"""Rotary position embedding (Su et al., 2021), fused with the write into the paged KV cache.
+"""Rotary position embedding (Su et al., 2021), fused with the normalization of queries and keys before it
+and the write into the paged KV cache after it.
 
 A token's key and value are stored once, rotated, at the slot that the block table gave it; nothing that
 was stored is touched again.
@@ -6,8 +7,11 @@ was stored is touched again.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
+from tokenwire_kernels.batch import HeadNorms, LayerCache
+from tokenwire_kernels.reference.norm import rms_norm
 from tokenwire_kernels.reference.precision import compute_dtype
 
 
@@ -18,11 +22,11 @@ def rotary_and_cache(
     cos: Tensor,
     sin: Tensor,
     positions: Tensor,
-    key_cache: Tensor,
-    value_cache: Tensor,
+    cache: LayerCache,
     slots: Tensor,
+    norms: HeadNorms | None = None,
 ) -> None:
-    """Rotate q in place, and write the rotated k, and v, into the cache.
+    """Normalize and rotate q in place, and write k, treated alike, and v into the cache.
 
     The first r = 2 * cos.shape[-1] dimensions of each head rotate, halves paired (dimension i with
     i + r / 2); the others pass through.
@@ -34,10 +38,13 @@ def rotary_and_cache(
         cos: float32 [max_positions, r / 2].
         sin: float32 [max_positions, r / 2].
         positions: int64 [num_tokens], each token's position in its sequence.
-        key_cache: [num_blocks, num_kv_heads, block_size, head_dim]; written.
-        value_cache: the same; written.
+        cache: written: k and v, rounded to their own dtype, over the head's scale; fp8 saturates.
         slots: int64 [num_tokens], block * block_size + offset; -1: the token is not stored.
+        norms: applied to each head of q and k first; None: neither is normalized.
     """
+    if norms is not None:
+        q.copy_(rms_norm(q, norms.q_weight, norms.eps))
+        k = rms_norm(k, norms.k_weight, norms.eps)
     dtype = compute_dtype(q.dtype)
     cos = cos[positions].unsqueeze(1).to(dtype)
     sin = sin[positions].unsqueeze(1).to(dtype)
@@ -47,10 +54,20 @@ def rotary_and_cache(
     if int(slots.min()) < 0:
         stored = slots >= 0
         k, v, slots = k[stored], v[stored], slots[stored]
-    block_size = key_cache.shape[2]
-    blocks, offsets = slots // block_size, slots % block_size
-    key_cache.transpose(1, 2)[blocks, offsets] = k
-    value_cache.transpose(1, 2)[blocks, offsets] = v
+    block_size = cache.keys.shape[2]
+    places = (slots // block_size, slots % block_size)
+    _store(cache.keys, cache.key_scales, places, k)
+    _store(cache.values, cache.value_scales, places, v)
+
+
+def _store(cache: Tensor, scales: Tensor | None, places: tuple[Tensor, Tensor], x: Tensor) -> None:
+    """Write x [num_tokens, num_kv_heads, head_dim] at (block, offset) of each token."""
+    if scales is not None:
+        x = x.to(compute_dtype(x.dtype)) / scales[:, None]
+    if cache.dtype == torch.float8_e4m3fn:
+        most = torch.finfo(cache.dtype).max
+        x, cache = x.clamp(-most, most).to(cache.dtype).view(torch.uint8), cache.view(torch.uint8)
+    cache.transpose(1, 2)[places] = x.to(cache.dtype)
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> None:

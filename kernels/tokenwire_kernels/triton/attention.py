@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tokenwire_kernels.batch import AttentionBatch
+from tokenwire_kernels.batch import AttentionBatch, LayerCache
 
 _MAX_SPLITS = 64
 _SPLIT_AT_LEAST = 256
@@ -28,17 +28,17 @@ _SPLIT_AT_LEAST = 256
 
 def paged_attention(
     q: Tensor,
-    key_cache: Tensor,
-    value_cache: Tensor,
+    cache: LayerCache,
     batch: AttentionBatch,
     scale: float,
     window: int = 0,
     soft_cap: float = 0.0,
+    sinks: Tensor | None = None,
 ) -> Tensor:
     """See `reference.attention.paged_attention`. The caches are contiguous; each head of `q` is."""
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     num_tokens, num_heads, head_dim = q.shape
-    num_kv_heads, block_size = key_cache.shape[1:3]
+    num_kv_heads, block_size = cache.keys.shape[1:3]
     group = num_heads // num_kv_heads
     num_decodes = batch.num_decodes
     num_chunks = batch.context_lens.shape[0] - num_decodes
@@ -47,7 +47,7 @@ def paged_attention(
         "WINDOW": window, "CAPPED": soft_cap > 0.0, "GROUP": group, "NUM_KV_HEADS": num_kv_heads,
         "HEAD_DIM": head_dim, "COLUMNS": columns, "BLOCK_SIZE": block_size,
     }  # fmt: skip
-    inputs = (q, key_cache, value_cache, batch.block_tables, batch.query_starts, batch.context_lens)
+    inputs = (q, cache.keys, cache.values, batch.block_tables, batch.query_starts, batch.context_lens)
     scalars = (scale, soft_cap, q.stride(0), batch.block_tables.stride(0))
 
     if num_decodes:
