@@ -28,8 +28,8 @@ from triton.compiler import ASTSource
 from triton.compiler import compile as compile_kernel
 from triton.runtime.jit import JITFunction
 
-from tokenwire_kernels import AttentionBatch, LayerCache, SamplingBatch
-from tokenwire_kernels.triton import activation, attention, bitmask, norm, rotary, sampling
+from tokenwire_kernels import AttentionBatch, DecodeRows, LayerCache, SamplingBatch
+from tokenwire_kernels.triton import activation, attention, bitmask, decode, norm, rotary, sampling
 
 SHARED_MEMORY_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 """Bytes that one program may use, by compute capability (CUDA C++ Programming Guide, appendix K)."""
@@ -97,6 +97,7 @@ def launches(quick: bool = False) -> list[Launch]:
             found += _record(case, attention, partial(_attention, dtype, *heads, 0, 0.0))
             case += ", window, soft cap"
             found += _record(case, attention, partial(_attention, dtype, *heads, 4096, 50.0))
+    found += _record("tables of 8192 blocks", decode, _decode_step)
     logits = _empty(32, 128256, dtype=torch.float32)
     case = "vocabulary 128256"
     found += _record(case, sampling, partial(sampling.greedy, logits))
@@ -239,6 +240,17 @@ def _attention(
     attention.paged_attention(
         _empty(514, heads, head_dim, dtype=dtype), LayerCache(cache, cache), batch, 0.1, window, soft_cap
     )
+
+
+def _decode_step() -> None:
+    """What comes before and after the forward pass of 32 decodes."""
+    places = _empty(32, dtype=torch.int64)
+    tables = _empty(32, 8192, dtype=torch.int32)
+    context_lens, step = _empty(32, dtype=torch.int32), _empty(1, dtype=torch.int64)
+    rows = DecodeRows(places, places, places, context_lens, places, step)
+    decode.advance_decodes(rows, places)
+    decode.gather_block_tables(rows, tables, tables, places, 16)
+    decode.record_tokens(places, rows, places, _empty(2, 32, dtype=torch.int64))
 
 
 def _sampling_batch(unfiltered: bool) -> SamplingBatch:

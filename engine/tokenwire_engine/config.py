@@ -47,6 +47,8 @@ class EngineConfig:
     """Whether requests share the blocks of a common beginning."""
     overlap: bool = True
     """Whether the next step is planned and launched while the device computes the one before it."""
+    cuda_graphs: bool = True
+    """Whether steps of decodes are captured once and replayed. On a CPU nothing is captured."""
     kv_cache_memory: int | None = None
     """Bytes for the KV cache. None: chosen from the memory that is free."""
     host_cache_memory: int | None = None

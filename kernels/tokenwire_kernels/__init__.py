@@ -4,12 +4,13 @@
 particular hardware; `select_kernels` picks, once, what serves a device.
 """
 
-from tokenwire_kernels.batch import AttentionBatch, HeadNorms, LayerCache, SamplingBatch
+from tokenwire_kernels.batch import AttentionBatch, DecodeRows, HeadNorms, LayerCache, SamplingBatch
 from tokenwire_kernels.cpu.library import NativeError
 from tokenwire_kernels.registry import Kernels, describe_kernels, select_kernels
 
 __all__ = [
     "AttentionBatch",
+    "DecodeRows",
     "HeadNorms",
     "Kernels",
     "LayerCache",

@@ -80,3 +80,24 @@ class SamplingBatch:
     """Promise: every temperature is 0."""
     all_unfiltered: bool = False
     """Promise: no row has top-k, top-p or min-p (typical-p has no part in it)."""
+
+
+@dataclass(slots=True)
+class DecodeRows:
+    """The rows of a batch of decodes, which stay on the device from one step to the next.
+
+    Row tensors are [num_rows], and may be the beginning of longer ones.
+    """
+
+    slots: Tensor
+    """int64: which slot's request the row computes; -1: none, the row fills the batch up."""
+    positions: Tensor
+    """int64: the place in its sequence of the token that the row computes."""
+    token_ids: Tensor
+    """int64: that token."""
+    context_lens: Tensor
+    """int32: tokens of the sequence, that one included."""
+    next_positions: Tensor
+    """int64: the place of the token to be sampled."""
+    step: Tensor
+    """int64 [1]: steps that these rows have taken."""

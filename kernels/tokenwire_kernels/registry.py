@@ -17,7 +17,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from tokenwire_kernels.batch import AttentionBatch, HeadNorms, LayerCache, SamplingBatch
+from tokenwire_kernels.batch import AttentionBatch, DecodeRows, HeadNorms, LayerCache, SamplingBatch
 from tokenwire_kernels.cpu.library import Context, NativeError
 from tokenwire_kernels.fallback import Fallback, implementation_of
 
@@ -64,6 +64,9 @@ class Kernels:
     greedy: Callable[[Tensor], Tensor]
     sample: Callable[[Tensor, SamplingBatch], Tensor]
     apply_token_bitmask: Callable[[Tensor, Tensor, Tensor], None]
+    advance_decodes: Callable[[DecodeRows, Tensor], None]
+    gather_block_tables: Callable[[DecodeRows, Tensor, Tensor, Tensor, int], None]
+    record_tokens: Callable[[Tensor, DecodeRows, Tensor, Tensor], None]
     native: Context | None = None
     """What computes the native operators of a CPU, and products with packed weights; else None."""
 

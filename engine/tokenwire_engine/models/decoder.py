@@ -58,8 +58,9 @@ class Decoder(Protocol):
         Writes the tokens' keys and values into `caches` (one per layer) on the way.
         """
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Hidden states `[num_rows, hidden_size]` to float32 logits `[num_rows, vocab_size]`."""
+    def logits(self, hidden: Tensor, out: Tensor | None = None) -> Tensor:
+        """Hidden states `[num_rows, hidden_size]` to float32 logits `[num_rows, vocab_size]`, written to
+        `out` where it is given."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -84,9 +85,10 @@ class LayeredDecoder:
             x = layer.mlp(x)
         return residual.add_(x)
 
-    def logits(self, hidden: Tensor) -> Tensor:
+    def logits(self, hidden: Tensor, out: Tensor | None = None) -> Tensor:
         """See `Decoder.logits`."""
-        return self.lm_head(self.final_norm(hidden)).float()
+        logits = self.lm_head(self.final_norm(hidden))
+        return logits.float() if out is None else out.copy_(logits)
 
 
 def load_decoder(

@@ -45,9 +45,10 @@ class HostDecoder:
             caches,
         )
 
-    def logits(self, hidden: Tensor) -> Tensor:
+    def logits(self, hidden: Tensor, out: Tensor | None = None) -> Tensor:
         """See `Decoder.logits`."""
-        return self.fused.logits(hidden)
+        logits = self.fused.logits(hidden)
+        return logits if out is None else out.copy_(logits)
 
 
 def weight_format(dtype: torch.dtype, quantization: str | None) -> Format:

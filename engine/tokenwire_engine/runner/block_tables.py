@@ -16,7 +16,11 @@ from torch import Tensor
 
 
 class BlockTables:
-    """One row of physical block ids for each slot."""
+    """One row of physical block ids for each slot.
+
+    Attributes:
+        on_device: int32 `[num_slots, max_blocks]`, always at the same address.
+    """
 
     def __init__(self, num_slots: int, max_blocks: int, device: torch.device) -> None:
         """`max_blocks` is the most that one sequence can have."""
@@ -24,9 +28,9 @@ class BlockTables:
         self._lengths = [0] * num_slots
         self._on_host = device.type == "cpu"
         if self._on_host:
-            self._device = torch.from_numpy(self._host)
+            self.on_device = torch.from_numpy(self._host)
         else:
-            self._device = torch.zeros((num_slots, max_blocks), dtype=torch.int32, device=device)
+            self.on_device = torch.zeros((num_slots, max_blocks), dtype=torch.int32, device=device)
         self._changed: list[int] = []
 
     def clear(self, slot: int) -> None:
@@ -66,8 +70,8 @@ class BlockTables:
     def update(self, sent: dict[str, Tensor]) -> None:
         """Bring the device's copy up to date."""
         if "changed_entries" in sent:
-            self._device.view(-1).index_copy_(0, sent["changed_entries"], sent["changed_blocks"])
+            self.on_device.view(-1).index_copy_(0, sent["changed_entries"], sent["changed_blocks"])
 
     def rows(self, slots: Tensor, num_blocks: int) -> Tensor:
         """The first `num_blocks` entries of these slots' tables: int32 `[num_slots, num_blocks]`."""
-        return self._device[:, :num_blocks].index_select(0, slots)
+        return self.on_device[:, :num_blocks].index_select(0, slots)

@@ -12,7 +12,9 @@ from tokenwire_engine.models.errors import ModelError
 from tokenwire_engine.models.families.registry import read_architecture
 from tokenwire_engine.models.host_decoder import packed_bytes, weight_format
 from tokenwire_engine.runner.base import ModelInfo, Progress
+from tokenwire_engine.runner.cuda_graphs import CudaGraphs
 from tokenwire_engine.runner.device import choose_device, choose_dtype, choose_kernels
+from tokenwire_engine.runner.graphs import Capture
 from tokenwire_engine.runner.local import LocalRunner
 from tokenwire_engine.runner.memory import cache_geometry, check_weights_fit, host_budget, num_cache_blocks
 from tokenwire_engine.runner.profile import device_budget
@@ -27,8 +29,11 @@ STEP_TOKENS = {"cuda": 8192, "cpu": 512}
 """Default most tokens in one step."""
 
 
-def load_runner(config: EngineConfig, progress: Progress) -> LocalRunner:
+def load_runner(config: EngineConfig, progress: Progress, capture: Capture | None = None) -> LocalRunner:
     """Find the model, load it, and give the KV cache what memory is left.
+
+    Args:
+        capture: how steps of decodes are captured. None: as CUDA graphs where there is CUDA, else not at all.
 
     Raises:
         ModelError: the model cannot be found, read or supported, or does not fit; one line that says which.
@@ -83,7 +88,12 @@ def load_runner(config: EngineConfig, progress: Progress) -> LocalRunner:
         default_sampling=default_sampling(checkpoint.generation_config),
     )
     caches = geometry.allocate(num_blocks, device)
-    return LocalRunner(info, decoder, caches, kernels, device, config.max_running)
+    if not config.cuda_graphs:
+        capture = None
+    elif capture is None and device.type == "cuda":
+        progress("capturing CUDA graphs")
+        capture = CudaGraphs(device, kernels)
+    return LocalRunner(info, decoder, caches, kernels, device, config.max_running, capture)
 
 
 def _max_model_len(config: EngineConfig, architecture: Architecture) -> int:

@@ -48,5 +48,18 @@ class SamplingParams:
         return self.temperature == 0.0
 
     @property
+    def is_special(self) -> bool:
+        """Whether logits have to be changed or looked at beyond what the sampling kernel does."""
+        return bool(
+            self.has_penalties
+            or self.typical_p < 1.0
+            or self.logit_bias
+            or self.bad_words
+            or self.allowed_token_ids
+            or self.min_tokens
+            or self.num_logprobs is not None
+        )
+
+    @property
     def has_penalties(self) -> bool:
         return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0

@@ -22,6 +22,7 @@ from torch import Tensor
 from tokenwire_engine.sampling.bad_words import BadWords
 from tokenwire_engine.sampling.bias import Biases
 from tokenwire_engine.sampling.min_tokens import MinTokens
+from tokenwire_engine.sampling.mode import SamplingMode
 from tokenwire_engine.sampling.params import SamplingParams
 from tokenwire_engine.sampling.penalties import Penalties
 from tokenwire_engine.sampling.scores import Scores, score
@@ -61,6 +62,8 @@ class Sampler:
             name: np.zeros(num_slots, dtype) for name, dtype in COLUMNS.items()
         }
         self._filtered = np.zeros(num_slots, dtype=bool)
+        self._special = np.zeros(num_slots, dtype=bool)
+        """Slots whose request asks for more than the sampling kernel does."""
         self._num_logprobs: dict[int, int] = {}
         """Of the slots whose request asks for log-probabilities."""
         self._penalties = Penalties(vocab_size, device)
@@ -87,6 +90,7 @@ class Sampler:
         columns["seeds"][slot] = (params.seed + 2**63) % 2**64 - 2**63  # as a signed number of the same bits
         columns["sample_indices"][slot] = params.sample_index
         self._filtered[slot] = params.top_k > 0 or params.top_p < 1.0 or params.min_p > 0.0
+        self._special[slot] = grammar is not None or params.is_special
         self._num_logprobs.pop(slot, None)
         if params.num_logprobs is not None:
             self._num_logprobs[slot] = params.num_logprobs
@@ -104,6 +108,18 @@ class Sampler:
         self._bad_words.release(slot)
         self._min_tokens.release(slot)
         self._masks.release(slot)
+
+    def mode(self, slots: NDArray[np.int64]) -> SamplingMode:
+        """What it takes to sample these slots together."""
+        if self._special[slots].any():
+            return SamplingMode.SPECIAL
+        if not self._params["temperatures"][slots].any():
+            return SamplingMode.GREEDY
+        return SamplingMode.FILTERED if self._filtered[slots].any() else SamplingMode.UNFILTERED
+
+    def columns(self, slots: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        """`COLUMNS` of these slots."""
+        return {name: column[slots] for name, column in self._params.items()}
 
     def scored(self, slots: Sequence[int]) -> list[tuple[int, int]]:
         """(index, alternatives) of the rows whose request asks for log-probabilities."""
@@ -127,7 +143,7 @@ class Sampler:
             arrays["scored_rows"] = np.array([row for row, _ in scored], dtype=np.int64)
         index = np.array(slots, dtype=np.int64)
         if self._params["temperatures"][index].any():
-            arrays |= {name: column[index] for name, column in self._params.items()}
+            arrays |= self.columns(index)
             if (arrays["typical_p"] == 1.0).all():
                 del arrays["typical_p"]
             arrays["sampled_positions"] = positions

@@ -11,12 +11,18 @@ from tokenwire_kernels.batch import AttentionBatch, HeadNorms, LayerCache, Sampl
 from tokenwire_kernels.cpu import library as native
 from tokenwire_kernels.cpu.library import Context
 from tokenwire_kernels.reference import attention as reference_attention
+from tokenwire_kernels.reference import decode
 from tokenwire_kernels.reference import sampling as reference_sampling
 from tokenwire_kernels.reference.random import row_keys
 
 
 class Operators:
     """See the function of the same name under `reference/` for each. Tensors are in host memory."""
+
+    # A host lays its batches out itself: the steps of a graph are taken here in tests only.
+    advance_decodes = staticmethod(decode.advance_decodes)
+    gather_block_tables = staticmethod(decode.gather_block_tables)
+    record_tokens = staticmethod(decode.record_tokens)
 
     def __init__(self, context: Context) -> None:
         self.context = context

@@ -103,6 +103,13 @@ Overlap = Annotated[
         "--overlap/--no-overlap", help="Plan and launch a step while the device computes the one before it."
     ),
 ]
+CudaGraphs = Annotated[
+    bool,
+    typer.Option(
+        "--cuda-graphs/--no-cuda-graphs",
+        help="On a GPU, capture the steps of decodes once, and replay them.",
+    ),
+]
 KvCacheMemory = Annotated[
     int | None,
     typer.Option(

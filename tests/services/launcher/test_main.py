@@ -64,7 +64,7 @@ ENGINE_OPTIONS = [
     *["--max-step-tokens", "64", "--block-size", "32", "--kv-cache-memory", "4MiB"],
     *["--quantization", "int4", "--cpu-instruction-set", "avx2"],
     *["--gpu-memory-utilization", "0.5", "--max-waiting", "9", "--policy", "fair", "--no-prefix-cache"],
-    *["--no-overlap", "--host-cache-memory", "2MiB"],
+    *["--no-overlap", "--no-cuda-graphs", "--host-cache-memory", "2MiB"],
 ]
 GATEWAY_OPTIONS = [
     *["--api-key", "k1", "--api-key", "k2", "--cors-origin", "https://a.example", "--cors-origin", "*"],
@@ -96,6 +96,7 @@ def test_serve_takes_the_options_of_the_single_commands(run):
         policy="fair",
         prefix_cache=False,
         overlap=False,
+        cuda_graphs=False,
         host_cache_memory=2 << 20,
     )
     assert gateway == GatewayConfig(

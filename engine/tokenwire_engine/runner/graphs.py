@@ -1,0 +1,238 @@
+"""Steps of decodes as captured graphs: one for each size of batch, replayed with a single call.
+
+A graph computes what it was captured with, at the addresses that it was captured with. So the inputs of its
+rows stay in one place: the device moves every row on to its next position and to the token that it sampled
+itself (`advance_decodes`), and the host sends only what has changed: the rows, when another request comes or
+goes; blocks that were appended; tokens that the device cannot know. Where a batch has fewer rows than its
+graph, the others have no slot, and are stored nowhere.
+
+The forward pass and the sampler are captured apart: a batch with a request that asks for more than the
+sampling kernel does has its logits from the graph, and is sampled operator by operator.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tokenwire_engine.models.batch import ForwardBatch
+from tokenwire_engine.models.decoder import Decoder
+from tokenwire_engine.runner.launched import Landing, Launched
+from tokenwire_engine.runner.row_columns import RowColumns
+from tokenwire_engine.runner.slots import SlotState
+from tokenwire_engine.runner.staging import Staging
+from tokenwire_engine.sampling.mode import SamplingMode
+from tokenwire_engine.sampling.sampler import COLUMNS, Sampled
+from tokenwire_engine.scheduler.plan import PENDING, ScheduledTokens
+from tokenwire_kernels import AttentionBatch, DecodeRows, Kernels, LayerCache, SamplingBatch
+
+HISTORY = 2
+"""Steps whose tokens are kept for the host: as many as may be launched and not collected."""
+CAPTURED_MODES = (SamplingMode.GREEDY, SamplingMode.UNFILTERED, SamplingMode.FILTERED)
+
+Replay = Callable[[], object]
+Capture = Callable[[Callable[[], None]], Replay]
+"""Captures work that reads and writes fixed addresses; what it returns does the work again. Raises
+`NotCapturableError`."""
+
+
+class NotCapturableError(RuntimeError):
+    """The work cannot be captured here: it can still be done."""
+
+
+def graph_sizes(max_rows: int) -> list[int]:
+    """Rows of each graph, ascending: 1, 2, 4, then every 8 up to 64, every 16 up to 256, every 32 beyond."""
+    sizes = [1, 2, 4, *range(8, 64, 8), *range(64, 256, 16), *range(256, max_rows, 32)]
+    return [size for size in sizes if size < max_rows] + [max_rows]
+
+
+@dataclass(slots=True, frozen=True)
+class Decodes:
+    """A plan's rows as columns, each row of one token, which samples the next."""
+
+    slots: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    token_ids: NDArray[np.int64]
+    """`PENDING` where only the device knows."""
+
+
+def decodes_of(scheduled: Sequence[ScheduledTokens]) -> Decodes | None:
+    """None where a row is anything but a decode."""
+    if not all(len(row.token_ids) == 1 and row.samples and row.scored is None for row in scheduled):
+        return None
+    count = len(scheduled)
+    return Decodes(
+        np.fromiter((row.slot for row in scheduled), np.int64, count),
+        np.fromiter((row.start for row in scheduled), np.int64, count),
+        np.fromiter((row.token_ids[0] for row in scheduled), np.int64, count),
+    )
+
+
+class GraphExecutor:
+    """The `StepExecutor` of batches of decodes."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        caches: Sequence[LayerCache],
+        kernels: Kernels,
+        slots: SlotState,
+        staging: Staging,
+        landing: Landing,
+        block_size: int,
+        capture: Capture,
+    ) -> None:
+        """Captures all graphs, the largest first, so that the smaller ones find room in its memory.
+
+        Raises:
+            NotCapturableError: from `capture`.
+        """
+        self._decoder = decoder
+        self._caches = caches
+        self._kernels = kernels
+        self._slots = slots
+        self._staging = staging
+        self._landing = landing
+        self._block_size = block_size
+        num_rows, device = slots.num_slots, slots.latest_tokens.device
+        self._columns = RowColumns({"slots": np.int64, "positions": np.int64} | COLUMNS, num_rows, device)
+        self._token_ids = torch.zeros(num_rows, dtype=torch.int64, device=device)
+        self._context_lens = torch.zeros(num_rows, dtype=torch.int32, device=device)
+        self._next_positions = torch.zeros(num_rows, dtype=torch.int64, device=device)
+        self._cache_slots = torch.zeros(num_rows, dtype=torch.int64, device=device)
+        self._row_tables = torch.zeros_like(slots.tables.on_device[:num_rows])
+        self._query_starts = torch.arange(num_rows + 1, dtype=torch.int32, device=device)
+        self._logits = torch.zeros(num_rows, len(decoder.embedding.weight), device=device)
+        self._steps = torch.zeros(1, dtype=torch.int64, device=device)
+        self._history = torch.zeros(HISTORY, num_rows, dtype=torch.int64, device=device)
+        self._num_steps = 0
+        """As `_steps` will be once all that is queued was computed."""
+        self._held: Decodes | None = None
+        """The rows on the device, at the positions that they computed last; None: to be sent anew."""
+        self._sizes = graph_sizes(num_rows)
+        self._forward: dict[int, Replay] = {}
+        self._sample: dict[tuple[int, SamplingMode], Replay] = {}
+        self._capture(capture)
+
+    def forget(self) -> None:
+        """Some slots have other requests now: what the device holds of them is not theirs."""
+        self._held = None
+
+    def execute(self, step: int, scheduled: Sequence[ScheduledTokens]) -> Launched | None:
+        """See `StepExecutor.execute`."""
+        decodes = decodes_of(scheduled)
+        if decodes is None:
+            return None
+        count = len(decodes.slots)
+        size = self._sizes[bisect_left(self._sizes, count)]
+        sampler = self._slots.sampler
+        mode = sampler.mode(decodes.slots)
+        slots = decodes.slots.tolist()
+        arrays = self._slots.tables.take_changes() | _known_tokens(decodes)
+        if mode is SamplingMode.SPECIAL:
+            arrays |= sampler.prepare(slots, decodes.positions + 1)
+        sent = self._staging.send(arrays) if arrays else {}
+        self._slots.tables.update(sent)
+        if "known_tokens" in sent:
+            self._slots.latest_tokens.index_copy_(0, sent["known_slots"], sent["known_tokens"])
+        self._hold(decodes)
+
+        self._num_steps += 1
+        self._forward[size]()
+        if mode is SamplingMode.SPECIAL:
+            sampled = sampler.sample(self._logits[:count], slots, sent)
+            self._record(sampled.tokens)
+        else:
+            self._sample[size, mode]()
+            sampled = Sampled(self._history[self._num_steps % HISTORY, :count], None)
+        return self._landing.send(Launched(step, slots, sampled, sampler.scored(slots)))
+
+    def _hold(self, decodes: Decodes) -> None:
+        """Make the device's rows those of the batch, one position before what is to be computed."""
+        held = self._held
+        if (
+            held is None
+            or not np.array_equal(held.slots, decodes.slots)
+            or not np.array_equal(held.positions + 1, decodes.positions)
+        ):
+            rows = {"slots": decodes.slots, "positions": decodes.positions - 1}
+            self._columns.write(rows | self._slots.sampler.columns(decodes.slots), {"slots": -1})
+        self._held = decodes
+
+    # What is captured.
+
+    def _capture(self, capture: Capture) -> None:
+        self._columns.on_device["slots"].fill_(-1)
+        for size in reversed(self._sizes):
+            self._forward[size] = capture(lambda size=size: self._compute(size))  # type: ignore[misc]
+            for mode in CAPTURED_MODES:
+                self._sample[size, mode] = capture(
+                    lambda size=size, mode=mode: self._record(self._choose(size, mode))  # type: ignore[misc]
+                )
+        self._steps.zero_()
+
+    def _compute(self, size: int) -> None:
+        """Logits of the first `size` rows' next tokens."""
+        rows, cache_slots, tables = self._rows(size), self._cache_slots[:size], self._row_tables[:size]
+        self._kernels.advance_decodes(rows, self._slots.latest_tokens)
+        self._kernels.gather_block_tables(
+            rows, self._slots.tables.on_device, tables, cache_slots, self._block_size
+        )
+        batch = ForwardBatch(
+            token_ids=rows.token_ids,
+            positions=rows.positions,
+            cache_slots=cache_slots,
+            attention=AttentionBatch(
+                block_tables=tables,
+                query_starts=self._query_starts[: size + 1],
+                context_lens=rows.context_lens,
+                max_query_len=1,
+                max_context_len=len(self._decoder.rotary.cos),
+                num_decodes=size,
+            ),
+        )
+        self._decoder.logits(self._decoder.forward(batch, self._caches), out=self._logits[:size])
+
+    def _choose(self, size: int, mode: SamplingMode) -> Tensor:
+        if mode is SamplingMode.GREEDY:
+            return self._kernels.greedy(self._logits[:size])
+        columns = {name: column[:size] for name, column in self._columns.on_device.items()}
+        batch = SamplingBatch(
+            temperatures=columns["temperatures"],
+            top_k=columns["top_k"],
+            top_p=columns["top_p"],
+            min_p=columns["min_p"],
+            seeds=columns["seeds"],
+            sample_indices=columns["sample_indices"],
+            positions=self._next_positions[:size],
+            all_unfiltered=mode is SamplingMode.UNFILTERED,
+        )
+        return self._kernels.sample(self._logits[:size], batch)
+
+    def _record(self, tokens: Tensor) -> None:
+        rows = self._rows(len(tokens))
+        self._kernels.record_tokens(tokens, rows, self._slots.latest_tokens, self._history)
+
+    def _rows(self, size: int) -> DecodeRows:
+        return DecodeRows(
+            slots=self._columns.on_device["slots"][:size],
+            positions=self._columns.on_device["positions"][:size],
+            token_ids=self._token_ids[:size],
+            context_lens=self._context_lens[:size],
+            next_positions=self._next_positions[:size],
+            step=self._steps,
+        )
+
+
+def _known_tokens(decodes: Decodes) -> dict[str, NDArray[np.int64]]:
+    """Tokens that the host knows, by slot; empty when all are the device's own."""
+    (places,) = np.nonzero(decodes.token_ids != PENDING)
+    if not len(places):
+        return {}
+    return {"known_slots": decodes.slots[places], "known_tokens": decodes.token_ids[places]}

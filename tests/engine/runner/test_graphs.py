@@ -1,0 +1,188 @@
+"""Steps of decodes on rows that stay on the device: the same tokens as laying every batch out on the host.
+
+Without a GPU nothing can be captured. What is tested here is all the rest: work that would be captured runs
+again at every replay, on the same buffers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.checkpoints import write_checkpoint
+from tests.engine.driver import GREEDY, generate, ignore_progress
+from tests.engine.runner.serving import requests_with, serve
+from tokenwire_engine.config import EngineConfig
+from tokenwire_engine.runner.graphs import Capture, NotCapturableError, Replay, graph_sizes
+from tokenwire_engine.runner.load import load_runner
+from tokenwire_engine.runner.local import LocalRunner
+from tokenwire_engine.runner.memory import CacheGeometry
+from tokenwire_engine.runner.row_columns import RowColumns
+from tokenwire_engine.runner.staging import Staging
+from tokenwire_engine.sampling.params import SamplingParams
+from tokenwire_engine.scheduler.plan import PENDING, Admission, ScheduledTokens, StepPlan
+from tokenwire_engine.scheduler.request import Request
+from tokenwire_kernels import LayerCache
+
+PLAIN = [
+    GREEDY,
+    SamplingParams(temperature=0.8),
+    SamplingParams(temperature=1.2, top_k=40, top_p=0.9),
+    SamplingParams(temperature=0.9, min_p=0.05),
+]
+SPECIAL = [
+    SamplingParams(temperature=0.0, repetition_penalty=1.3),
+    SamplingParams(typical_p=0.7, bad_words=((5,), (9, 10)), num_logprobs=2),
+    SamplingParams(allowed_token_ids=tuple(range(3, 60)), min_tokens=20, ending_token_ids=(7,)),
+]
+
+
+class Recorder:
+    """Stands for the capture of graphs: counts replays, and does the work again at each."""
+
+    def __init__(self) -> None:
+        self.num_captured = 0
+        self.num_replays = 0
+
+    def __call__(self, work: Callable[[], None]) -> Replay:
+        work()  # as capturing does, which must leave nothing behind
+        self.num_captured += 1
+
+        def replay() -> None:
+            self.num_replays += 1
+            work()
+
+        return replay
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "model")
+
+
+def load(directory: Path, capture: Capture | None = None, **options: Any) -> LocalRunner:
+    config = EngineConfig(
+        **({"model": str(directory), "device": "cpu", "dtype": "float32", "max_running": 8} | options)
+    )
+    return load_runner(config, ignore_progress, capture)
+
+
+def test_the_sizes_of_graphs_end_with_the_largest_batch() -> None:
+    assert graph_sizes(1) == [1]
+    assert graph_sizes(6) == [1, 2, 4, 6]
+    assert graph_sizes(32) == [1, 2, 4, 8, 16, 24, 32]
+    assert graph_sizes(100)[-5:] == [56, 64, 80, 96, 100]
+    assert graph_sizes(320)[-4:] == [240, 256, 288, 320]
+
+
+@pytest.mark.parametrize("instruction_set", [None, "torch"])
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("sampling", [PLAIN, PLAIN + SPECIAL], ids=["plain", "special"])
+def test_replayed_steps_yield_the_tokens_of_eager_ones(
+    directory: Path, sampling: list[SamplingParams], overlap: bool, instruction_set: str | None
+) -> None:
+    options = {"cpu_instruction_set": instruction_set, "max_step_tokens": 24}
+    recorder = Recorder()
+    expected, _ = serve(load(directory, **options), requests_with(sampling), overlap=overlap)
+    runner = load(directory, recorder, **options)
+    replayed, scheduler = serve(runner, requests_with(sampling), overlap=overlap)
+    assert replayed == expected
+    assert recorder.num_replays > scheduler.counters.steps / 2
+
+
+def test_preempted_and_resumed_requests_keep_their_tokens(directory: Path) -> None:
+    options = {"kv_cache_memory": 16 * 16 * 768, "max_step_tokens": 24}
+    expected, _ = serve(load(directory), requests_with(PLAIN * 2))
+    runner = load(directory, Recorder(), **options)
+    for prefix_cache in (False, True):
+        replayed, scheduler = serve(runner, requests_with(PLAIN * 2), prefix_cache, overlap=True)
+        assert scheduler.counters.preemptions > 0
+        assert replayed == expected
+
+
+def test_requests_that_come_and_go_share_the_rows(directory: Path) -> None:
+    """More requests than slots, of different lengths: rows are taken over by others in every few steps."""
+    generator = torch.Generator().manual_seed(3)
+
+    def requests() -> list[Request]:
+        return [
+            Request(
+                str(n),
+                torch.randint(3, 320, (1 + n % 5,), generator=generator.manual_seed(n)).tolist(),
+                replace(PLAIN[n % 4], seed=n),
+                3 + 7 * n % 31,
+            )
+            for n in range(30)
+        ]
+
+    expected, _ = serve(load(directory), requests())
+    for overlap in (False, True):
+        assert serve(load(directory, Recorder()), requests(), True, overlap)[0] == expected
+
+
+def test_rows_that_fill_a_graph_up_write_nothing(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    caches: list[torch.Tensor] = []
+    allocate = CacheGeometry.allocate
+
+    def poisoned(*given: Any) -> list[LayerCache]:
+        layers = allocate(*given)
+        caches.extend(tensor.fill_(7.25) for layer in layers for tensor in (layer.keys, layer.values))
+        return layers
+
+    monkeypatch.setattr(CacheGeometry, "allocate", poisoned)
+    prompts = [[5, 6, 7], [8], [9, 10], [11], [12]]  # with 3 rows of the graph for 8 to spare
+    generate(load(directory, Recorder(), max_running=32), prompts, 20)
+    for tensor in caches:
+        written = (tensor != 7.25).any(dim=(1, 3)).sum()
+        assert written == sum(len(prompt) + 19 for prompt in prompts)
+
+
+def test_a_steady_step_sends_nothing(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = load(directory, Recorder())
+    prompts = {0: [5, 6, 7], 1: [8, 9]}
+    runner.launch(
+        StepPlan(
+            0,
+            admitted=[Admission(slot, GREEDY, prompt, []) for slot, prompt in prompts.items()],
+            scheduled=[ScheduledTokens(slot, 0, prompt, [slot], True) for slot, prompt in prompts.items()],
+        )
+    )
+    sends: list[int] = []
+    staged, written = Staging.send, RowColumns.write
+    step = -1
+    monkeypatch.setattr(Staging, "send", lambda *given: sends.append(step) or staged(*given))
+    monkeypatch.setattr(RowColumns, "write", lambda *given: sends.append(step) or written(*given))
+    for step in range(6):
+        plan = [ScheduledTokens(slot, len(p) + step, [PENDING], [], True) for slot, p in prompts.items()]
+        runner.launch(StepPlan(step, scheduled=plan))
+        runner.collect()
+    assert sends == [0]  # the rows, once
+
+
+def test_what_cannot_be_captured_is_computed_eagerly_and_one_line_says_so(
+    directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(work: Callable[[], None]) -> Replay:
+        work()
+        raise NotCapturableError("the reference computes paged_attention")
+
+    expected, _ = serve(load(directory), requests_with(PLAIN))
+    assert serve(load(directory, refuse), requests_with(PLAIN))[0] == expected
+    assert caplog.messages == [
+        "steps are not captured as CUDA graphs, which makes them slower: "
+        "the reference computes paged_attention"
+    ]
+
+
+def test_graphs_are_captured_unless_told_otherwise(directory: Path) -> None:
+    recorder = Recorder()
+    load(directory, recorder)
+    assert recorder.num_captured == 4 * len(graph_sizes(8))
+    recorder = Recorder()
+    load(directory, recorder, cuda_graphs=False)
+    assert recorder.num_captured == 0
