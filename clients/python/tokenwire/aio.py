@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
@@ -11,6 +12,7 @@ from grpc import aio
 
 from tokenwire import requests
 from tokenwire.channel import CHANNEL_OPTIONS
+from tokenwire.continuation import FAILOVER_TIMEOUT_S, PAUSE_S, Continuation
 from tokenwire.errors import CancelledError, error_from_call
 from tokenwire.requests import (
     CallOptions,
@@ -21,7 +23,7 @@ from tokenwire.requests import (
     TemplateOptions,
     TokenizeOptions,
 )
-from tokenwire.results import Collector, Delta, Generation, ModelCard, delta_from_proto, models_from_proto
+from tokenwire.results import Collector, Delta, Generation, ModelCard, models_from_proto
 from tokenwire.v1 import tokenizer_pb2, tokenizer_pb2_grpc
 
 _Request = TypeVar("_Request")
@@ -32,12 +34,14 @@ _Call = aio.UnaryStreamCall[tokenizer_pb2.TokenizerGenerateRequest, tokenizer_pb
 class AsyncStream:
     """An answer as it is generated: iterate over its deltas, or await the `result`.
 
-    Leaving the `async with` block, `close`, and dropping the last reference cancel what is not yet generated.
+    When its server is lost, the answer goes on at the next one that serves there. Leaving the `async with`
+    block, `close`, and dropping the last reference cancel what is not yet generated.
     """
 
-    def __init__(self, call: _Call) -> None:
-        self._call = call
-        self._responses = call.__aiter__()
+    def __init__(self, stub: tokenizer_pb2_grpc.TokenizerAsyncStub, continuation: Continuation) -> None:
+        self._stub = stub
+        self._continuation = continuation
+        self._begin()
         self._collector = Collector()
         self._closed = False
 
@@ -52,12 +56,23 @@ class AsyncStream:
         """
         if self._closed:
             raise StopAsyncIteration
-        try:
-            delta = delta_from_proto(await anext(self._responses))
-        except grpc.RpcError as error:
-            raise error_from_call(error) from None
-        self._collector.add(delta)
-        return delta
+        while True:
+            try:
+                delta = self._continuation.receive(await anext(self._responses))
+            except grpc.RpcError as error:
+                if self._closed or not self._continuation.resume_after(error):
+                    raise error_from_call(error) from None
+                await asyncio.sleep(PAUSE_S)
+                self._begin()
+                continue
+            if delta is not None:
+                self._collector.add(delta)
+                return delta
+
+    def _begin(self) -> None:
+        continuation = self._continuation
+        self._call: _Call = self._stub.Generate(continuation.request, timeout=continuation.timeout_s)
+        self._responses = self._call.__aiter__()
 
     async def result(self) -> Generation:
         """The whole answer, what was already iterated over included.
@@ -97,12 +112,16 @@ class AsyncClient:
     a call cancels the call.
     """
 
-    def __init__(self, target: str, *, timeout: float | None = None) -> None:
+    def __init__(
+        self, target: str, *, timeout: float | None = None, failover_timeout: float = FAILOVER_TIMEOUT_S
+    ) -> None:
         """Connect, when the first call needs it, to `target` ("host:port"). Needs a running event loop.
 
-        `timeout`, in seconds, is for every call that has none of its own; None waits for ever.
+        `timeout`, in seconds, is for every call that has none of its own; None waits for ever. An answer that
+        has begun and whose server is lost fails only when there is none again for `failover_timeout` seconds.
         """
         self._timeout = timeout
+        self._failover_timeout = failover_timeout
         self._channel = aio.insecure_channel(target, options=CHANNEL_OPTIONS)
         self._stub = tokenizer_pb2_grpc.TokenizerStub(self._channel)
 
@@ -157,7 +176,8 @@ class AsyncClient:
         await self.close()
 
     def _stream(self, request: tokenizer_pb2.TokenizerGenerateRequest, options: CallOptions) -> AsyncStream:
-        return AsyncStream(self._stub.Generate(request, timeout=options.get("timeout", self._timeout)))
+        timeout = options.get("timeout", self._timeout)
+        return AsyncStream(self._stub, Continuation(request, timeout, self._failover_timeout))
 
     async def _call(
         self,

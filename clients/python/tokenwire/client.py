@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Protocol, Self, TypeVar, Unpack
@@ -10,6 +11,7 @@ import grpc
 
 from tokenwire import requests
 from tokenwire.channel import CHANNEL_OPTIONS
+from tokenwire.continuation import FAILOVER_TIMEOUT_S, PAUSE_S, Continuation
 from tokenwire.errors import CancelledError, error_from_call
 from tokenwire.requests import (
     CallOptions,
@@ -20,7 +22,7 @@ from tokenwire.requests import (
     TemplateOptions,
     TokenizeOptions,
 )
-from tokenwire.results import Collector, Delta, Generation, ModelCard, delta_from_proto, models_from_proto
+from tokenwire.results import Collector, Delta, Generation, ModelCard, models_from_proto
 from tokenwire.v1 import tokenizer_pb2, tokenizer_pb2_grpc
 
 _Request = TypeVar("_Request")
@@ -38,11 +40,14 @@ class _Call(Protocol):
 class Stream:
     """An answer as it is generated: iterate over its deltas, or wait for the `result`.
 
-    Leaving the `with` block, `close`, and dropping the last reference cancel what is not yet generated.
+    When its server is lost, the answer goes on at the next one that serves there. Leaving the `with` block,
+    `close`, and dropping the last reference cancel what is not yet generated.
     """
 
-    def __init__(self, call: _Call) -> None:
-        self._call = call
+    def __init__(self, stub: tokenizer_pb2_grpc.TokenizerStub, continuation: Continuation) -> None:
+        self._stub = stub
+        self._continuation = continuation
+        self._begin()
         self._collector = Collector()
         self._closed = False
 
@@ -57,12 +62,22 @@ class Stream:
         """
         if self._closed:
             raise StopIteration
-        try:
-            delta = delta_from_proto(next(self._call))
-        except grpc.RpcError as error:
-            raise error_from_call(error) from None
-        self._collector.add(delta)
-        return delta
+        while True:
+            try:
+                delta = self._continuation.receive(next(self._call))
+            except grpc.RpcError as error:
+                if self._closed or not self._continuation.resume_after(error):
+                    raise error_from_call(error) from None
+                time.sleep(PAUSE_S)
+                self._begin()
+                continue
+            if delta is not None:
+                self._collector.add(delta)
+                return delta
+
+    def _begin(self) -> None:
+        continuation = self._continuation
+        self._call: _Call = self._stub.Generate(continuation.request, timeout=continuation.timeout_s)
 
     def result(self) -> Generation:
         """The whole answer, what was already iterated over included.
@@ -101,12 +116,16 @@ class Client:
     Every call raises a TokenwireError (see `tokenwire.errors`) when it fails.
     """
 
-    def __init__(self, target: str, *, timeout: float | None = None) -> None:
+    def __init__(
+        self, target: str, *, timeout: float | None = None, failover_timeout: float = FAILOVER_TIMEOUT_S
+    ) -> None:
         """Connect, when the first call needs it, to `target` ("host:port").
 
-        `timeout`, in seconds, is for every call that has none of its own; None waits for ever.
+        `timeout`, in seconds, is for every call that has none of its own; None waits for ever. An answer that
+        has begun and whose server is lost fails only when there is none again for `failover_timeout` seconds.
         """
         self._timeout = timeout
+        self._failover_timeout = failover_timeout
         self._channel = grpc.insecure_channel(target, options=CHANNEL_OPTIONS)
         self._stub = tokenizer_pb2_grpc.TokenizerStub(self._channel)
 
@@ -159,7 +178,8 @@ class Client:
         self.close()
 
     def _stream(self, request: tokenizer_pb2.TokenizerGenerateRequest, options: CallOptions) -> Stream:
-        return Stream(self._stub.Generate(request, timeout=options.get("timeout", self._timeout)))
+        timeout = options.get("timeout", self._timeout)
+        return Stream(self._stub, Continuation(request, timeout, self._failover_timeout))
 
     def _call(
         self,
