@@ -33,6 +33,8 @@ class FinishReason(Enum):
     """Its caller asked for it."""
     ERROR = auto()
     """A step that computed it failed."""
+    UNSATISFIABLE = auto()
+    """No token was left that its grammar and its parameters allow."""
     EXPIRED = auto()
     """Its deadline passed."""
     HANDED_BACK = auto()

@@ -261,7 +261,7 @@ class Scheduler:
                 continue
             request.num_pending -= 1
             if request.grammar is not None and not request.grammar.accept(token_id):
-                self._finish(request, FinishReason.ERROR, request.grammar.error)
+                self._finish(request, FinishReason.UNSATISFIABLE, request.grammar.error)
                 continue
             request.output_token_ids.append(token_id)
             channel = outputs.get(request.channel)

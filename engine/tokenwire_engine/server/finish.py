@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import grpc
 
-from tokenwire.status import StatusError, unavailable
+from tokenwire.status import StatusError, invalid_argument, unavailable
 from tokenwire.v1 import engine_pb2, generation_pb2
 from tokenwire_engine.scheduler.outputs import Finished
 from tokenwire_engine.scheduler.request import FinishReason
@@ -14,6 +14,7 @@ FINISH_REASONS = {
     FinishReason.LENGTH: generation_pb2.FINISH_REASON_LENGTH,
     FinishReason.CANCELLED: generation_pb2.FINISH_REASON_CANCELLED,
     FinishReason.ERROR: generation_pb2.FINISH_REASON_ERROR,
+    FinishReason.UNSATISFIABLE: generation_pb2.FINISH_REASON_ERROR,
     FinishReason.EXPIRED: generation_pb2.FINISH_REASON_ERROR,
     FinishReason.HANDED_BACK: generation_pb2.FINISH_REASON_ERROR,
 }
@@ -47,6 +48,8 @@ def error_of(finished: Finished) -> StatusError | None:
             "continue it elsewhere, with these as resumed_token_ids"
         )
         return handed_back(message, finished.completion_tokens, finished.seed)
+    if finished.reason is FinishReason.UNSATISFIABLE:
+        return invalid_argument("constraint", finished.error)
     code = _ERROR_CODES.get(finished.reason)
     return None if code is None else StatusError(code, finished.error)
 

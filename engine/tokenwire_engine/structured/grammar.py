@@ -5,8 +5,11 @@ from __future__ import annotations
 from llguidance import LLMatcher
 
 LIMITS_EXCEEDED = (
-    "the constraint became too complex at this output; simplify its patterns, or bound its repetitions"
+    "became too complex at this output; simplify its patterns, bound its repetitions, or give it an end"
 )
+
+_REFUSED = "doesn't satisfy the grammar"
+"""What llguidance says of a token that no output goes on with."""
 
 
 class MatcherGrammar:
@@ -24,18 +27,20 @@ class MatcherGrammar:
 
     @property
     def error(self) -> str:
-        if not self._refused and self._matcher.is_error():
+        if not self._refused:
             return LIMITS_EXCEEDED
         return (
-            "no token was left to choose: the request's constraint and its other parameters (bad words, "
-            "allowed tokens, biases) exclude each other here"
+            "left no token to choose: it and the request's other parameters (bad words, allowed tokens, "
+            "biases) exclude each other here"
         )
 
     def accept(self, token_id: int) -> bool:
         if self._matcher.is_error():
             return False
-        self._refused = not self._matcher.consume_token(token_id)
-        return not self._refused
+        if self._matcher.consume_token(token_id):
+            return True
+        self._refused = _REFUSED in self._matcher.get_error()  # else it ran into its limits on the way
+        return False
 
     def mask(self) -> bytes:
         return self._matcher.compute_bitmask()

@@ -29,6 +29,8 @@ MAX_CPU_S = 2
 MAX_BYTES = 256 << 20
 MAX_STACK_BYTES = 1 << 20
 """An eighth of what threads usually have: what passes here does not run out of stack in the engine."""
+WALK_TOKENS = 4
+"""How far into its language a grammar is tried."""
 READY = b"+"
 """Sent once the tokenizer is loaded; before it, an explanation if it cannot be."""
 
@@ -67,6 +69,18 @@ def compile_grammar(tokenizer: LLTokenizer, grammar: str) -> tuple[LLMatcher, st
     return matcher, _explain(matcher.get_error())
 
 
+def _walk(matcher: LLMatcher) -> str:
+    """What is wrong with the language behind its first tokens: it may explode there, or have no end."""
+    for _ in range(WALK_TOKENS):
+        if matcher.is_stopped():
+            break
+        mask = int.from_bytes(matcher.compute_bitmask(), "little")
+        if not mask or not matcher.consume_token((mask & -mask).bit_length() - 1):
+            break
+        matcher.compute_ff_tokens()
+    return _explain(matcher.get_error())
+
+
 def _try(tokenizer: LLTokenizer, peer: socket.socket) -> None:
     """Answer one request. Does not return where a limit is passed: the system ends the process."""
     with peer, peer.makefile("rb") as stream:
@@ -84,7 +98,8 @@ def _compile(tokenizer: LLTokenizer, request: dict[str, str], answer: dict[str, 
     before = _resident_bytes()
     try:
         grammar = write_grammar(request["kind"], request["text"])
-        _, error = compile_grammar(tokenizer, grammar)
+        matcher, error = compile_grammar(tokenizer, grammar)
+        error = error or _walk(matcher)
     except (LanguageError, MemoryError) as problem:
         grammar, error = "", str(problem) or "it needs too much memory"
     answer |= {"grammar": grammar, "error": error, "num_bytes": max(0, _resident_bytes() - before)}

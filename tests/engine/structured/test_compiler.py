@@ -75,6 +75,9 @@ IMPOSSIBLE = '{"type": "number", "minimum": 2, "maximum": 1}'
 DEEP_LARK = (
     "start: r0\n" + "\n".join(f'r{i}: r{i + 1} r{i + 1} | "x{i}"' for i in range(5000)) + '\nr5000: "z"'
 )
+WIDE_SCHEMA = json.dumps(
+    {"properties": {f"p{i}": {"type": "string", "maxLength": 9000} for i in range(2000)}, "type": "object"}
+)
 EXPLOSIVE = {"type": "string", "allOf": [{"pattern": f"^(a|b)*a(a|b){{{n}}}$"} for n in range(2, 40)]}
 
 
@@ -101,6 +104,8 @@ EXPLOSIVE = {"type": "string", "allOf": [{"pattern": f"^(a|b)*a(a|b){{{n}}}$"} f
         (Constraint(grammar='start: "a" x'), "constraint.grammar", "unknown name"),
         (Constraint(grammar="start: start"), "constraint.grammar", "nothing satisfies it"),
         (Constraint(grammar=DEEP_LARK), "constraint.grammar", "to compile"),
+        (Constraint(grammar='root ::= "x" root'), "constraint.grammar", "Too many items"),
+        (Constraint(json_schema=WIDE_SCHEMA), "constraint.json_schema", "max is 2000"),
     ],
 )  # fmt: skip
 async def test_what_cannot_be_compiled_is_refused_by_its_name(

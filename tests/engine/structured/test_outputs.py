@@ -186,7 +186,7 @@ async def test_parameters_that_leave_no_token_end_the_request_with_an_error(engi
     only_x = replace(FREE, allowed_token_ids=(engine.tokenizer.token_to_id("x"),))
     request = await engine.request("0", Constraint(regex="[0-9]+"), sampling=only_x)
     end = engine.serve([request])["0"]
-    assert end.reason is FinishReason.ERROR
+    assert end.reason is FinishReason.UNSATISFIABLE
     assert "exclude each other" in end.error
     assert request.output_token_ids == []
 
