@@ -6,7 +6,7 @@ sleeps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
@@ -61,16 +61,24 @@ class EngineCollector(Collector):
         self._recorder = recorder
         self._model: str | None = None
         self._load: Callable[[], Load] | None = None
+        self._startup: Mapping[str, float] = {}
 
-    def loaded(self, model: str, load: Callable[[], Load]) -> None:
-        """A model is served: its name, and how busy the engine is with it."""
-        self._model, self._load = model, load
+    def loaded(self, model: str, load: Callable[[], Load], startup: Mapping[str, float]) -> None:
+        """A model is served: its name, how busy the engine is with it, and how long its start's phases
+        took."""
+        self._model, self._load, self._startup = model, load, startup
 
     def collect(self) -> Iterator[Metric]:
         """All metrics; none before a model is served."""
         if self._model is None or self._load is None:
             return
         yield InfoMetricFamily(PREFIX + "model", "What is served.", {"name": self._model})
+        phases = GaugeMetricFamily(
+            PREFIX + "startup_seconds", "How long each phase of the start took.", labels=["phase"]
+        )
+        for phase, seconds in self._startup.items():
+            phases.add_metric([phase], seconds)
+        yield phases
         yield from _of_load(self._load())
         yield from _of_requests(self._recorder)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from importlib.util import find_spec
+
 import torch
 
 from tokenwire_engine.config import EngineConfig
@@ -9,6 +12,8 @@ from tokenwire_engine.models.config_file import ConfigFile
 from tokenwire_engine.models.errors import ModelError
 from tokenwire_kernels import Kernels, NativeError, describe_kernels, select_kernels
 from tokenwire_kernels.cpu import describe_products, instruction_sets
+
+logger = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -36,10 +41,27 @@ def choose_kernels(config: EngineConfig, device: torch.device) -> Kernels:
     Raises:
         ModelError: the CPU, or the build, lacks it.
     """
+    if (reason := _unsupported(device)) is not None:
+        logger.warning("%s: PyTorch computes instead of the kernels for GPUs, which is much slower", reason)
     try:
         return select_kernels(device, config.cpu_instruction_set)
     except NativeError as error:
         raise ModelError(f"--cpu-instruction-set is {config.cpu_instruction_set}, but {error}") from None
+
+
+def _unsupported(device: torch.device) -> str | None:
+    """Why the kernels for GPUs do not run on the device; None: they do, or it is a CPU."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    if torch.version.cuda is None:
+        return f"{name} is not an NVIDIA GPU"
+    if find_spec("triton") is None:
+        return f"{name} needs the Python package triton, which is not installed"
+    major, minor = torch.cuda.get_device_capability(device)
+    if (major, minor) < (8, 0):
+        return f"{name} has compute capability {major}.{minor}, older than 8.0"
+    return None
 
 
 def choose_dtype(

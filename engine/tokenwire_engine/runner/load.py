@@ -17,6 +17,13 @@ from tokenwire_engine.runner.device import choose_device, choose_dtype, choose_k
 from tokenwire_engine.runner.graphs import Capture
 from tokenwire_engine.runner.local import LocalRunner
 from tokenwire_engine.runner.memory import cache_geometry, check_weights_fit, host_budget, num_cache_blocks
+from tokenwire_engine.runner.out_of_memory import (
+    FEWER_GRAPHS,
+    LESS_WEIGHT,
+    SMALLER_CACHE,
+    SMALLER_STEP,
+    explained,
+)
 from tokenwire_engine.runner.profile import device_budget
 from tokenwire_engine.sampling.defaults import default_sampling
 from tokenwire_engine.weights.checkpoint import open_checkpoint, stored_tensors
@@ -51,23 +58,27 @@ def load_runner(config: EngineConfig, progress: Progress, capture: Capture | Non
         check_weights_fit(packed_bytes(architecture, weight_format(dtype, config.quantization)))
 
     reader = WeightReader(stored_tensors(checkpoint.weight_files()), device, dtype, progress)
-    decoder = load_decoder(reader, architecture, max_model_len, kernels, Shard(), config.quantization)
+    with explained("loading weights", LESS_WEIGHT):
+        decoder = load_decoder(reader, architecture, max_model_len, kernels, Shard(), config.quantization)
 
-    progress("allocating the KV cache")
     geometry = cache_geometry(architecture, config.block_size, dtype)
     budget = config.kv_cache_memory
     if budget is None and device.type == "cpu":
         budget = host_budget(geometry, max_model_len, decoder.embedding.weight.nbytes)
     elif budget is None:
-        budget = device_budget(
-            decoder,
-            geometry,
-            kernels,
-            device,
-            config.gpu_memory_utilization,
-            max_step_tokens,
-            config.max_running,
-        )
+        progress("sizing the KV cache")
+        with explained("sizing the KV cache", SMALLER_STEP):
+            budget = device_budget(
+                decoder,
+                geometry,
+                kernels,
+                device,
+                config.gpu_memory_utilization,
+                max_step_tokens,
+                config.max_running,
+                captures=config.cuda_graphs,
+            )
+    progress("allocating the KV cache")
     num_blocks = num_cache_blocks(geometry, budget, max_model_len, config.max_running)
     host_budget_bytes = (config.host_cache_memory or 0) if config.prefix_cache else 0
     info = ModelInfo(
@@ -87,13 +98,15 @@ def load_runner(config: EngineConfig, progress: Progress, capture: Capture | Non
         num_host_blocks=host_budget_bytes // geometry.block_bytes,
         default_sampling=default_sampling(checkpoint.generation_config),
     )
-    caches = geometry.allocate(num_blocks, device)
+    with explained("allocating the KV cache", SMALLER_CACHE):
+        caches = geometry.allocate(num_blocks, device)
     if not config.cuda_graphs:
         capture = None
     elif capture is None and device.type == "cuda":
         progress("capturing CUDA graphs")
         capture = CudaGraphs(device, kernels)
-    return LocalRunner(info, decoder, caches, kernels, device, config.max_running, capture)
+    with explained("capturing CUDA graphs", FEWER_GRAPHS):
+        return LocalRunner(info, decoder, caches, kernels, device, config.max_running, capture)
 
 
 def _max_model_len(config: EngineConfig, architecture: Architecture) -> int:

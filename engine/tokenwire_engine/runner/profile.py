@@ -1,9 +1,12 @@
-"""How much of a device's memory the KV cache may take: what is left when the largest step runs.
+"""How much of a device's memory the KV cache may take: what is left when the largest step runs, and when
+steps of decodes are captured.
 
-Measured by running that step, since what kernels and libraries need for themselves cannot be computed.
+Measured by running such steps, since what kernels and libraries need for themselves cannot be computed.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -11,6 +14,7 @@ import torch
 from tokenwire_engine.models.decoder import Decoder
 from tokenwire_engine.runner.batch import assemble
 from tokenwire_engine.runner.block_tables import BlockTables
+from tokenwire_engine.runner.graphs import graph_sizes
 from tokenwire_engine.runner.memory import CacheGeometry
 from tokenwire_engine.runner.staging import Staging
 from tokenwire_engine.sampling.logprobs import MAX_LOGPROBS
@@ -18,6 +22,9 @@ from tokenwire_engine.sampling.params import SamplingParams
 from tokenwire_engine.sampling.sampler import Sampler
 from tokenwire_engine.scheduler.plan import ScheduledTokens
 from tokenwire_kernels import Kernels
+
+GRAPH_BYTES = 16 << 20
+"""Set aside for what the driver keeps of each captured size: an allowance, not a measured amount."""
 
 
 @torch.inference_mode()
@@ -29,42 +36,65 @@ def device_budget(
     utilization: float,
     max_step_tokens: int,
     max_running: int,
+    captures: bool,
 ) -> int:
-    """Bytes for the KV cache: a share of the device, less what is used and what the largest step adds."""
-    num_positions = len(decoder.rotary.cos)
-    num_rows = min(max_running, max_step_tokens)
-    before = torch.cuda.memory_allocated(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    _largest_step(decoder, geometry, kernels, device, min(max_step_tokens, num_positions), num_rows)
-    torch.cuda.synchronize(device)
-    activations = torch.cuda.max_memory_allocated(device) - before
+    """Bytes for the KV cache: a share of the device, less what is used and what the largest step adds.
+
+    Args:
+        captures: whether steps of decodes will be captured, whose memory is theirs alone.
+    """
+    needed = _memory_needed(decoder, geometry, kernels, device, max_step_tokens, max_running, captures)
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(device)
-    return max(0, int(utilization * total) - (total - free) - activations)
+    return max(0, int(utilization * total) - (total - free) - needed)
 
 
-def _largest_step(
+def _memory_needed(
     decoder: Decoder,
     geometry: CacheGeometry,
     kernels: Kernels,
     device: torch.device,
-    num_tokens: int,
-    num_rows: int,
-) -> None:
-    """Compute one sequence of `num_tokens` tokens, and sample `num_rows` rows of logits."""
-    num_blocks = geometry.blocks_for(num_tokens)
-    tables = BlockTables(1, num_blocks, device)
-    tables.append(0, range(num_blocks))
-    batch = assemble([ScheduledTokens(0, 0, [0] * num_tokens, [], samples=True)], tables, geometry.block_size)
+    max_step_tokens: int,
+    max_running: int,
+    captures: bool,
+) -> int:
+    """Bytes that steps need beside the weights and the KV cache."""
+    num_rows = min(max_running, max_step_tokens)
+    longest = min(max_step_tokens, len(decoder.rotary.cos))
+    caches = geometry.allocate(max(num_rows, geometry.blocks_for(longest)), device)
     vocab_size = len(decoder.embedding.weight)
-    sampler = Sampler(num_rows, vocab_size, device, kernels)
-    slots = list(range(num_rows))
-    for slot in slots:
-        sampler.admit(slot, SamplingParams(top_p=0.9, num_logprobs=MAX_LOGPROBS), [], [])
-    arrays = batch.arrays | tables.take_changes() | sampler.prepare(slots, np.zeros(num_rows, dtype=np.int64))
-    sent = Staging(device, 0).send(arrays)
-    tables.update(sent)
-    caches = geometry.allocate(num_blocks, device)
-    hidden = decoder.forward(batch.on_device(sent, tables, geometry.block_size), caches)
-    rows = hidden[:1].expand(num_rows, -1)
-    sampler.sample(decoder.logits(rows), slots, sent)
+
+    def step(scheduled: Sequence[ScheduledTokens]) -> None:
+        """Compute tokens, and sample as many rows of logits as there can be."""
+        num_blocks = geometry.blocks_for(max(len(row.token_ids) for row in scheduled))
+        tables = BlockTables(len(scheduled), num_blocks, device)
+        for index, row in enumerate(scheduled):
+            tables.append(row.slot, range(index * num_blocks, (index + 1) * num_blocks))
+        batch = assemble(scheduled, tables, geometry.block_size)
+        sampler = Sampler(num_rows, vocab_size, device, kernels)
+        slots = list(range(num_rows))
+        for slot in slots:
+            sampler.admit(slot, SamplingParams(top_p=0.9, num_logprobs=MAX_LOGPROBS), [], [])
+        sampling = sampler.prepare(slots, np.zeros(num_rows, dtype=np.int64))
+        sent = Staging(device, 0).send(batch.arrays | tables.take_changes() | sampling)
+        tables.update(sent)
+        hidden = decoder.forward(batch.on_device(sent, tables, geometry.block_size), caches)
+        sampler.sample(decoder.logits(hidden[:1].expand(num_rows, -1)), slots, sent)
+
+    prompt = [ScheduledTokens(0, 0, [0] * longest, [], samples=True)]
+    needed = _peak(device, lambda: step(prompt))
+    if captures:
+        decodes = [ScheduledTokens(slot, 0, [0], [], samples=True) for slot in range(num_rows)]
+        needed += _peak(device, lambda: step(decodes))
+        needed += num_rows * vocab_size * torch.float32.itemsize
+        needed += GRAPH_BYTES * len(graph_sizes(max_running))
+    return needed
+
+
+def _peak(device: torch.device, work: Callable[[], None]) -> int:
+    """The most bytes that the work holds at a time."""
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    work()
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device) - before

@@ -59,7 +59,7 @@ async def _serve(config: EngineConfig) -> tuple[int, bool]:
         await server.start()
     except OSError as error:
         return _failure(error), True
-    announcing = asyncio.create_task(_announce(server, progress))
+    announcing = asyncio.create_task(_announce(server, progress, config))
     waiting = asyncio.create_task(stopped.wait())
     await asyncio.wait((waiting, server.failed), return_when=asyncio.FIRST_COMPLETED)
     announcing.cancel()
@@ -86,13 +86,15 @@ async def _drain(server: EngineServer, timeout_s: float, hurry: asyncio.Event) -
         await asyncio.wait_for(server.drain(0.0), LEAVE_S)
 
 
-async def _announce(server: EngineServer, progress: StatusPipe) -> None:
+async def _announce(server: EngineServer, progress: StatusPipe, config: EngineConfig) -> None:
     await server.ready()
     progress.ready(server.port)
-    logger.info("serving on port %d", server.port)
+    if config.status_fd is None:  # nobody supervises it, and shows what it reports
+        print(f"tokenwire engine: {server.startup.summary()}", file=sys.stderr)
 
 
 def _load_runner(config: EngineConfig, progress: Progress) -> Runner:
+    progress("importing PyTorch")
     num_threads = threads.configure()
     if line := threads.shortage(num_threads):
         logger.info(line)

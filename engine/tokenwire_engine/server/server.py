@@ -44,6 +44,7 @@ from tokenwire_engine.server.listen import listen
 from tokenwire_engine.server.model import ServedModel
 from tokenwire_engine.server.servicer import EngineServicer, Serving
 from tokenwire_engine.server.session import Sessions
+from tokenwire_engine.server.startup import StartupClock
 from tokenwire_engine.structured.compiler import GrammarCompiler
 
 logger = logging.getLogger(__name__)
@@ -79,6 +80,7 @@ class EngineServer:
 
     Attributes:
         port: where it listens, known after `start`.
+        startup: how long the phases of loading took, complete when it is ready.
         metrics_port: where its metrics are served, if they are, known after `start`.
         failed: resolves with the error when the model cannot be loaded or the core has died.
     """
@@ -88,7 +90,7 @@ class EngineServer:
         self.metrics_port: int | None = None
         self._config = config
         self._load_runner = load_runner
-        self._progress = progress
+        self.startup = StartupClock(progress)
         self._serving: Serving | None = None
         self._refusal: StatusError | None = unavailable("the model is loading", RETRY_WHILE_LOADING_S)
         self._stopping = False
@@ -182,8 +184,10 @@ class EngineServer:
 
     def _run_core(self) -> None:
         try:
-            runner = self._load_runner(self._config, self._progress)
+            runner = self._load_runner(self._config, self.startup)
+            self.startup("warming up")
             runner.warm_up()
+            self.startup.finish()
             scheduler = self._make_scheduler(runner.info)
             core = EngineCore(scheduler, runner, self._deliver_soon, self._config.overlap)
         except Exception as error:
@@ -243,7 +247,7 @@ class EngineServer:
         drainer = Drainer(dispatcher, self._set_admitting)
         kv_events = KvEvents(core.send, self._config.prefix_cache)
         self._serving = Serving(model, core, dispatcher, sessions, drainer, kv_events)
-        self._collector.loaded(model.names[0], lambda: core.load)
+        self._collector.loaded(model.names[0], lambda: core.load, self.startup.seconds)
         self._refusal = None
         self._becoming_ready = self._loop.create_task(self._become_ready())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tests.engine.driver import ignore_progress
 from tokenwire_engine.config import EngineConfig
 from tokenwire_engine.models.errors import ModelError
 from tokenwire_engine.runner import memory
+from tokenwire_engine.runner.graphs import Replay
 from tokenwire_engine.runner.load import load_runner
 from tokenwire_engine.runner.local import LocalRunner
 from tokenwire_engine.runner.memory import CacheGeometry, host_budget, num_cache_blocks
@@ -130,3 +132,30 @@ def test_a_host_gives_a_modest_share_or_one_context_if_that_is_more(monkeypatch:
     assert host_budget(GEOMETRY, max_model_len=16 * 500, mapped_weights=0) == free // 2
     assert host_budget(GEOMETRY, max_model_len=16 * 5000, mapped_weights=0) == int(free * 0.8)
     assert host_budget(GEOMETRY, max_model_len=16, mapped_weights=2 * free) == 0
+
+
+OUT_OF_MEMORY = (
+    "CUDA out of memory. Tried to allocate 2.25 GiB. GPU 0 has a total capacity of 79.11 GiB of which "
+    "512.00 MiB is free. Including non-PyTorch memory, this process has 78.60 GiB memory in use."
+)
+
+
+def test_no_memory_for_graphs_is_one_line_with_both_amounts_and_the_options(directory: Path) -> None:
+    def fail(work: Callable[[], None]) -> Replay:
+        raise torch.OutOfMemoryError(OUT_OF_MEMORY)
+
+    with pytest.raises(
+        ModelError,
+        match=r"^out of GPU memory while capturing CUDA graphs: 2\.25 GiB was asked for, 512\.00 MiB was "
+        r"free; lower --gpu-memory-utilization or --max-running, or start with --no-cuda-graphs$",
+    ):
+        load_runner(EngineConfig(model=str(directory), device="cpu"), ignore_progress, fail)
+
+
+def test_no_memory_for_the_cache_is_one_line_too(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*given: Any) -> None:
+        raise torch.OutOfMemoryError(OUT_OF_MEMORY)
+
+    monkeypatch.setattr(CacheGeometry, "allocate", fail)
+    with pytest.raises(ModelError, match=r"lower --gpu-memory-utilization or --kv-cache-memory$"):
+        load(directory)

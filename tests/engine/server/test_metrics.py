@@ -35,6 +35,7 @@ async def test_an_engine_serves_what_it_measures(start_engine: StartEngine) -> N
     samples = await scrape(engine.server.metrics_port)
     prefix = "tokenwire_engine_"
     assert samples[prefix + "model_info/hash-model"] == 1
+    assert samples[prefix + "startup_seconds/warming up"] >= 0
     assert samples[prefix + "requests_finished_total/length"] == 2
     assert samples[prefix + "prompt_tokens_total"] == 200
     assert samples[prefix + "computed_prompt_tokens_total"] == 200 - 96
