@@ -13,7 +13,7 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -28,15 +28,26 @@ from triton.compiler import ASTSource
 from triton.compiler import compile as compile_kernel
 from triton.runtime.jit import JITFunction
 
-from tokenwire_kernels import AttentionBatch, DecodeRows, LayerCache, SamplingBatch
-from tokenwire_kernels.triton import activation, attention, bitmask, decode, norm, rotary, sampling
+from tokenwire_kernels import AttentionBatch, DecodeRows, HeadNorms, LayerCache, SamplingBatch
+from tokenwire_kernels.triton import (
+    activation,
+    attention,
+    bitmask,
+    chunk_attention,
+    decode,
+    decode_attention,
+    norm,
+    rotary,
+    sampling,
+)
+from tokenwire_kernels.triton.target import AMPERE, BLACKWELL, HOPPER, Gpu, assuming
 
 SHARED_MEMORY_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 """Bytes that one program may use, by compute capability (CUDA C++ Programming Guide, appendix K)."""
 RESULTS = Path(__file__).parent / "results" / "compile.md"
 _TYPE_NAMES = {
     torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16",
-    torch.int32: "*i32", torch.int64: "*i64",
+    torch.int32: "*i32", torch.int64: "*i64", torch.float8_e4m3fn: "*fp8e4nv",
 }  # fmt: skip
 
 
@@ -49,6 +60,12 @@ class Launch:
     function: Any
     arguments: dict[str, Any]
     options: dict[str, Any]
+
+    @property
+    def least_capability(self) -> int:
+        """The first of the generations that has the arguments' number formats."""
+        fp8 = any(isinstance(x, Tensor) and x.dtype.itemsize == 1 for x in self.arguments.values())
+        return 90 if fp8 else 80
 
 
 @dataclass(slots=True, frozen=True)
@@ -69,8 +86,11 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the measurements; write no report")
     parser.add_argument("--quick", action="store_true", help="only the shapes of the usual checkpoints")
     options = parser.parse_args()
-    found = launches(quick=options.quick)
-    usages = [usage_of(launch, capability) for launch in found for capability in SHARED_MEMORY_LIMIT]
+    usages = [
+        usage_of(launch, gpu.capability)
+        for gpu in (AMPERE, HOPPER, BLACKWELL)
+        for launch in launches(gpu, quick=options.quick)
+    ]
     if options.json:
         print(json.dumps([asdict(usage) for usage in usages]))
     else:
@@ -78,8 +98,14 @@ def main() -> None:
         print(RESULTS.read_text())
 
 
-def launches(quick: bool = False) -> list[Launch]:
-    """Every distinct launch over the table of shapes."""
+def launches(gpu: Gpu, quick: bool = False) -> list[Launch]:
+    """Every distinct launch over the table of shapes, as an operator makes it on that GPU."""
+    with assuming(gpu):
+        found = _launches(quick)
+    return [launch for launch in found if gpu.capability >= launch.least_capability]
+
+
+def _launches(quick: bool) -> list[Launch]:
     found: list[Launch] = []
     dtypes = [torch.bfloat16] if quick else [torch.bfloat16, torch.float16, torch.float32]
     for dtype in dtypes:
@@ -87,33 +113,40 @@ def launches(quick: bool = False) -> list[Launch]:
         for hidden in [4096] if quick else [576, 4096, 8192]:
             case = f"{name}, hidden {hidden}"
             x, weight = _empty(32, hidden, dtype=dtype), _empty(hidden, dtype=dtype)
-            found += _record(case, norm, partial(norm.rms_norm, x, weight, 1e-5))
-            found += _record(case, norm, partial(norm.add_rms_norm, x, x, weight, 1e-5))
-            found += _record(case, activation, partial(activation.silu_and_mul, x))
+            found += _record(case, [norm], partial(norm.rms_norm, x, weight, 1e-5))
+            found += _record(case, [norm], partial(norm.add_rms_norm, x, x, weight, 1e-5))
+            found += _record(case, [activation], partial(activation.silu_and_mul, x))
         for head_dim in [64, 128] if quick else [64, 80, 96, 128, 192, 256]:
             heads = (32, 8, head_dim)
             case = f"{name}, 32 heads of {head_dim} over 8"
-            found += _record(case, rotary, partial(_rotary, dtype, *heads))
-            found += _record(case, attention, partial(_attention, dtype, *heads, 0, 0.0))
-            case += ", window, soft cap"
-            found += _record(case, attention, partial(_attention, dtype, *heads, 4096, 50.0))
-    found += _record("tables of 8192 blocks", decode, _decode_step)
+            attends = [decode_attention, chunk_attention]
+            found += _record(case, [rotary], partial(_rotary, dtype, *heads))
+            found += _record(case, attends, partial(_attention, dtype, dtype, *heads))
+            window = partial(_attention, dtype, dtype, *heads, window=4096, soft_cap=50.0, sinks=True)
+            found += _record(f"{case}, window, soft cap, sinks", attends, window)
+            if dtype == torch.bfloat16 and head_dim in (64, 128):
+                case += ", fp8 cache"
+                norms = partial(_rotary, dtype, *heads, torch.float8_e4m3fn)
+                found += _record(f"{case}, QK-norm", [rotary], norms)
+                fp8 = partial(_attention, dtype, torch.float8_e4m3fn, *heads)
+                found += _record(case, attends, fp8)
+    found += _record("tables of 8192 blocks", [decode], _decode_step)
     logits = _empty(32, 128256, dtype=torch.float32)
     case = "vocabulary 128256"
-    found += _record(case, sampling, partial(sampling.greedy, logits))
-    found += _record(case, sampling, partial(sampling.sample, logits, _sampling_batch(unfiltered=False)))
+    found += _record(case, [sampling], partial(sampling.greedy, logits))
+    found += _record(case, [sampling], partial(sampling.sample, logits, _sampling_batch(unfiltered=False)))
     unfiltered = _sampling_batch(unfiltered=True)
-    found += _record(f"{case}, unfiltered", sampling, partial(sampling.sample, logits, unfiltered))
+    found += _record(f"{case}, unfiltered", [sampling], partial(sampling.sample, logits, unfiltered))
     masked = partial(
         bitmask.apply_token_bitmask,
         logits,
         _empty(32, 4008, dtype=torch.int32),
         _empty(32, dtype=torch.int64),
     )
-    found += _record(case, bitmask, masked)
+    found += _record(case, [bitmask], masked)
     typical = _sampling_batch(unfiltered=False)
     typical.typical_p = typical.top_p
-    found += _record(f"{case}, typical-p", sampling, partial(sampling.sample, logits, typical))
+    found += _record(f"{case}, typical-p", [sampling], partial(sampling.sample, logits, typical))
     return found
 
 
@@ -170,10 +203,12 @@ def _resources(cubin: bytes) -> tuple[int, int]:
     return fields["REG"], fields["STACK"] + fields["LOCAL"]
 
 
-def _record(case: str, module: ModuleType, operator: Callable[[], object]) -> list[Launch]:
-    """The launches that an operator makes, none of which is carried out."""
+def _record(case: str, modules: list[ModuleType], operator: Callable[[], object]) -> list[Launch]:
+    """The launches that an operator makes of the modules' kernels, none of which is carried out."""
     found: list[Launch] = []
-    with _recording(module, case, found):
+    with ExitStack() as stack:
+        for module in modules:
+            stack.enter_context(_recording(module, case, found))
         operator()
     return found
 
@@ -215,20 +250,31 @@ def _empty(*shape: int, dtype: torch.dtype) -> Tensor:
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
-def _rotary(dtype: torch.dtype, heads: int, kv_heads: int, head_dim: int) -> None:
+def _rotary(
+    dtype: torch.dtype, heads: int, kv_heads: int, head_dim: int, cache_dtype: torch.dtype | None = None
+) -> None:
+    """With a cache of another dtype, heads are normalized and scaled, too."""
     qkv = _empty(32, heads + 2 * kv_heads, head_dim, dtype=dtype)
     q, k, v = torch.split(qkv, [heads, kv_heads, kv_heads], dim=1)
     angles = _empty(8192, head_dim // 2, dtype=torch.float32)
-    cache = _empty(1024, kv_heads, 16, head_dim, dtype=dtype)
+    weight = _empty(head_dim, dtype=dtype)
+    norms = HeadNorms(weight, weight, 1e-6) if cache_dtype else None
     places = _empty(32, dtype=torch.int64)
-    rotary.rotary_and_cache(q, k, v, angles, angles, places, LayerCache(cache, cache), places)
+    cache = _cache(cache_dtype or dtype, kv_heads, head_dim)
+    rotary.rotary_and_cache(q, k, v, angles, angles, places, cache, places, norms)
 
 
 def _attention(
-    dtype: torch.dtype, heads: int, kv_heads: int, head_dim: int, window: int, soft_cap: float
+    dtype: torch.dtype,
+    cache_dtype: torch.dtype,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    window: int = 0,
+    soft_cap: float = 0.0,
+    sinks: bool = False,
 ) -> None:
-    """Two decodes, split in parts, and a chunk of 512 tokens."""
-    cache = _empty(1024, kv_heads, 16, head_dim, dtype=dtype)
+    """Two decodes and a chunk of 512 tokens."""
     batch = AttentionBatch(
         block_tables=_empty(3, 512, dtype=torch.int32),
         query_starts=_empty(4, dtype=torch.int32),
@@ -237,9 +283,16 @@ def _attention(
         max_context_len=8192,
         num_decodes=2,
     )
-    attention.paged_attention(
-        _empty(514, heads, head_dim, dtype=dtype), LayerCache(cache, cache), batch, 0.1, window, soft_cap
-    )
+    q, cache = _empty(514, heads, head_dim, dtype=dtype), _cache(cache_dtype, kv_heads, head_dim)
+    given = _empty(heads, dtype=torch.float32) if sinks else None
+    attention.paged_attention(q, cache, batch, 0.1, window, soft_cap, given)
+
+
+def _cache(dtype: torch.dtype, kv_heads: int, head_dim: int) -> LayerCache:
+    """In blocks of 16; of fp8 with scales."""
+    keys = _empty(1024, kv_heads, 16, head_dim, dtype=dtype)
+    scales = _empty(kv_heads, dtype=torch.float32) if dtype.itemsize == 1 else None
+    return LayerCache(keys, keys, scales, scales)
 
 
 def _decode_step() -> None:

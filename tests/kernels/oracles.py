@@ -9,7 +9,14 @@ from torch import Tensor
 
 
 def attend_one(
-    q: Tensor, keys: Tensor, values: Tensor, position: int, scale: float, window: int, soft_cap: float
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    position: int,
+    scale: float,
+    window: int,
+    soft_cap: float,
+    sinks: Tensor | None = None,
 ) -> Tensor:
     """One token's q [num_heads, head_dim] over keys and values [context, kv_heads, head_dim]."""
     first = max(0, position - window + 1) if window else 0
@@ -19,7 +26,8 @@ def attend_one(
         scores = keys[first : position + 1, head // group] @ q[head] * scale
         if soft_cap:
             scores = soft_cap * torch.tanh(scores / soft_cap)
-        rows.append(torch.softmax(scores, 0) @ values[first : position + 1, head // group])
+        weights = scores.exp() / (scores.exp().sum() + (0.0 if sinks is None else sinks[head].exp()))
+        rows.append(weights @ values[first : position + 1, head // group])
     return torch.stack(rows)
 
 

@@ -27,14 +27,17 @@ class Case:
     keys: list[Tensor]
     values: list[Tensor]
 
-    def expected(self, scale: float, window: int = 0, soft_cap: float = 0.0) -> Tensor:
+    def expected(
+        self, scale: float, window: int = 0, soft_cap: float = 0.0, sinks: Tensor | None = None
+    ) -> Tensor:
         """What attention is, token by token, in float64."""
+        sinks = None if sinks is None else sinks.double()
         starts, rows = self.batch.query_starts.tolist(), []
         for seq in range(len(self.keys)):
             keys, values, q = self.keys[seq].double(), self.values[seq].double(), self.q.double()
             for token in range(starts[seq], starts[seq + 1]):
                 position = keys.shape[0] - starts[seq + 1] + token
-                rows.append(attend_one(q[token], keys, values, position, scale, window, soft_cap))
+                rows.append(attend_one(q[token], keys, values, position, scale, window, soft_cap, sinks))
         return torch.stack(rows)
 
 
@@ -127,6 +130,57 @@ def test_the_last_layers_plan_does_not_leak_into_another_window(kernels: ModuleT
     for window in (0, 5, 0, 50):
         attended = kernels.paged_attention(case.q, case.cache, case.batch, 0.125, window=window)
         assert_close(attended, case.expected(0.125, window))
+
+
+@pytest.mark.parametrize(("window", "soft_cap"), [(0, 0.0), (10, 3.0)])
+def test_sinks_take_their_share_of_every_head(kernels: ModuleType, window: int, soft_cap: float) -> None:
+    case = make_case(SMALL, MIXED, torch.float32, window)
+    sinks = torch.randn(SMALL.num_heads) * 3
+    attended = kernels.paged_attention(case.q, case.cache, case.batch, 0.2, window, soft_cap, sinks)
+    assert_close(attended, case.expected(0.2, window, soft_cap, sinks))
+
+
+@pytest.mark.parametrize("kernels", [reference, triton], ids=["reference", "triton"])
+def test_a_cache_of_fp8_is_read_with_its_heads_scales(kernels: ModuleType) -> None:
+    """Its keys and values are, in float64, exactly what is stored times the scale."""
+    case = make_case(SMALL, MIXED, torch.float16)
+    scales = torch.tensor([[0.5, 0.03], [2.0, 0.7]])
+    stored = [
+        (cache.float() / scale[:, None, None]).clamp(-448, 448).to(torch.float8_e4m3fn)
+        for cache, scale in zip((case.cache.keys, case.cache.values), scales, strict=True)
+    ]
+    case.cache = LayerCache(*stored, *scales)
+    for kept, scale in zip((case.keys, case.values), scales.double(), strict=True):
+        kept[:] = [
+            (x.float() / scale.float()[:, None]).clamp(-448, 448).to(torch.float8_e4m3fn).double()
+            * scale[:, None]
+            for x in kept
+        ]
+    attended = kernels.paged_attention(case.q, case.cache, case.batch, 0.125)
+    assert_close(attended, case.expected(0.125))
+
+
+def test_a_decode_without_a_context_is_padding_and_its_row_is_zero() -> None:
+    case = make_case(SMALL, [(1, 40), (1, 1), (1, 200), (1, 1)], torch.float32)
+    case.batch.context_lens[1::2] = 0
+    case.batch.block_tables[1::2] = 0  # the poisoned block
+    attended = triton.paged_attention(case.q, case.cache, case.batch, 0.2)
+    assert attended[1::2].eq(0.0).all()
+    assert_close(attended[::2], case.expected(0.2)[::2])
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    contexts=st.lists(st.integers(1, 90), min_size=1, max_size=9),
+    num_kv_heads=st.integers(1, 3),
+    window=st.sampled_from([0, 0, 37]),
+)
+def test_decodes_are_shared_out_evenly_whatever_their_lengths(
+    contexts: list[int], num_kv_heads: int, window: int
+) -> None:
+    case = make_case(Heads(2 * num_kv_heads, num_kv_heads, 16, 16), [(1, n) for n in contexts], torch.float32)
+    attended = triton.paged_attention(case.q, case.cache, case.batch, 0.3, window=window)
+    assert_close(attended, case.expected(0.3, window))
 
 
 @settings(max_examples=20, deadline=None)

@@ -66,9 +66,8 @@ def paged_attention(
         keys = _widened(part, part.keys, cache.key_scales, dtype)
         values = _widened(part, part.values, cache.value_scales, dtype)
         attend = _attend_decodes if part.is_decode else _attend_chunk
-        out[part.tokens] = attend(
-            grouped[part.tokens].to(dtype), keys, values, part.bias, scale, soft_cap, sinks
-        )
+        attended = attend(grouped[part.tokens].to(dtype), keys, values, part.bias, scale, soft_cap, sinks)
+        out[part.tokens] = attended.to(out.dtype)
     return out.view(num_tokens, num_heads, head_dim)
 
 

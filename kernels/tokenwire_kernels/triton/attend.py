@@ -1,0 +1,98 @@
+"""The inner loop of attention: rows of queries over a stretch of one sequence's paged past.
+
+The running softmax of FlashAttention (Dao et al., 2022), in powers of two. The query heads that share a key
+head are rows of the same tile, so each key and value is read once for all of them. A key is addressed
+through its block's entry in the table, so blocks of any size serve, and a tile may begin anywhere.
+"""
+
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
+# (A kernel's parameters are what Triton makes of the launch's arguments: no Python types.)
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def attend(
+    q, query_at, begin, end, kv_head, state,
+    key_cache_ptr, value_cache_ptr, key_scales_ptr, table_ptr, scale, soft_cap,
+    MASKED: tl.constexpr, WINDOW: tl.constexpr, CAPPED: tl.constexpr, NUM_KV_HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_SIZE: tl.constexpr, KEYS: tl.constexpr,
+):  # fmt: skip
+    """Rows q [ROWS, COLUMNS] at positions query_at [ROWS], over the cached positions [begin, end).
+
+    Takes and returns the state: the sum of values weighted by exp2(score - largest) [ROWS, COLUMNS], the
+    largest score in units of log 2, and the sum of weights. Nothing outside the range is read, and masked
+    lanes are zero, whatever is there. Without MASKED, every row sees all of the range.
+    """
+    LOG2_E: tl.constexpr = 1.4426950408889634
+    accumulator, largest, total = state
+    column = tl.arange(0, COLUMNS)
+    if key_scales_ptr is not None:
+        scale *= tl.load(key_scales_ptr + kv_head)
+    key_at = begin + tl.arange(0, KEYS)
+    next_block = tl.load(table_ptr + key_at // BLOCK_SIZE, mask=key_at < end, other=0)
+    for tile_start in range(begin, end, KEYS):
+        key_at = tile_start + tl.arange(0, KEYS)
+        inside = key_at < end
+        # A tile ahead, in registers: loaded in its own iteration, the table would take stages of the
+        # pipeline, and leave none for keys and values to be on their way in.
+        block = next_block.to(tl.int64)
+        next_at = key_at + KEYS
+        next_block = tl.load(table_ptr + next_at // BLOCK_SIZE, mask=next_at < end, other=0)
+        cache_row = ((block * NUM_KV_HEADS + kv_head) * BLOCK_SIZE + key_at % BLOCK_SIZE) * HEAD_DIM
+        keys = tl.load(
+            key_cache_ptr + cache_row[None, :] + column[:, None],
+            mask=inside[None, :] & (column < HEAD_DIM)[:, None], other=0.0,
+        )  # fmt: skip
+        values = tl.load(
+            value_cache_ptr + cache_row[:, None] + column[None, :],
+            mask=inside[:, None] & (column < HEAD_DIM)[None, :], other=0.0,
+        )  # fmt: skip
+
+        scores = tl.dot(q, keys.to(q.dtype), input_precision="tf32x3")
+        if CAPPED:
+            scores = soft_cap * (1.0 - 2.0 / (1.0 + tl.exp(scores * (scale * 2.0 / soft_cap))))
+            scores *= LOG2_E
+        else:
+            scores *= scale * LOG2_E
+        seen = inside[None, :]
+        if MASKED:
+            seen = seen & (key_at[None, :] <= query_at[:, None])
+            if WINDOW > 0:
+                seen = seen & (key_at[None, :] > query_at[:, None] - WINDOW)
+        scores = tl.where(seen, scores, float("-inf"))
+
+        new_largest = tl.maximum(largest, tl.max(scores, axis=1))
+        # A row that has seen nothing yet keeps weights of zero, not of exp2(-inf + inf).
+        reference = tl.where(new_largest > float("-inf"), new_largest, 0.0)
+        weights = tl.exp2(scores - reference[:, None])
+        shrink = tl.exp2(largest - reference)
+        total = total * shrink + tl.sum(weights, axis=1)
+        accumulator = accumulator * shrink[:, None]
+        accumulator = tl.dot(weights.to(q.dtype), values.to(q.dtype), accumulator, input_precision="tf32x3")
+        largest = new_largest
+    return accumulator, largest, total
+
+
+@triton.jit
+def nothing_seen(ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """The state before the first key."""
+    accumulator = tl.zeros([ROWS, COLUMNS], tl.float32)
+    return accumulator, tl.full([ROWS], float("-inf"), tl.float32), tl.zeros([ROWS], tl.float32)
+
+
+@triton.jit
+def finish(accumulator, largest, total, sinks_ptr, head, is_head, value_scales_ptr, kv_head):
+    """What the rows attend to, once all keys are in: the sinks join the denominator, the scale the values."""
+    if sinks_ptr is not None:
+        sink = tl.load(sinks_ptr + head, mask=is_head, other=float("-inf")) * 1.4426950408889634
+        new_largest = tl.maximum(largest, sink)
+        reference = tl.where(new_largest > float("-inf"), new_largest, 0.0)
+        shrink = tl.exp2(largest - reference)
+        total = total * shrink + tl.exp2(sink - reference)
+        accumulator = accumulator * shrink[:, None]
+    if value_scales_ptr is not None:
+        accumulator = accumulator * tl.load(value_scales_ptr + kv_head)
+    return accumulator / tl.where(total > 0.0, total, 1.0)[:, None]

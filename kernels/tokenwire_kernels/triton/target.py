@@ -1,0 +1,51 @@
+"""The GPU that kernels are shaped for: its generation and its size, never its state.
+
+Tensors that are not on a GPU are interpreted, or compiled ahead of time: for them the GPU is assumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+
+
+@dataclass(slots=True, frozen=True)
+class Gpu:
+    """What decides tile sizes and grids."""
+
+    capability: int
+    """Compute capability, 80 for 8.0."""
+    processors: int
+    """Streaming multiprocessors."""
+
+
+AMPERE, HOPPER, BLACKWELL = Gpu(80, 108), Gpu(90, 132), Gpu(100, 148)
+"""An A100, an H200 and a B200."""
+_assumed = Gpu(90, 4)
+"""Few processors, so that the interpreter has few programs to run."""
+
+
+def gpu_of(device: torch.device) -> Gpu:
+    """The GPU that tensors of a device are computed on."""
+    return _gpu(device) if device.type == "cuda" else _assumed
+
+
+@contextmanager
+def assuming(gpu: Gpu) -> Iterator[None]:
+    """Shape kernels for `gpu` where tensors are on none."""
+    global _assumed
+    before, _assumed = _assumed, gpu
+    try:
+        yield
+    finally:
+        _assumed = before
+
+
+@cache
+def _gpu(device: torch.device) -> Gpu:
+    properties = torch.cuda.get_device_properties(device)
+    return Gpu(10 * properties.major + properties.minor, properties.multi_processor_count)
