@@ -6,6 +6,7 @@ that a running gateway's keys never change.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,8 @@ class GatewayConfig:
     """Largest request body, in bytes."""
     request_timeout_s: float | None = None
     """Seconds after which an unfinished request is cancelled. None: never."""
+    failover_timeout_s: float = 30.0
+    """Seconds for which requests wait for a tokenizer service when theirs was lost, before they fail."""
     access_log: bool = False
     """Write a line to standard output for each HTTP request."""
     workers: int = 1
@@ -56,6 +59,8 @@ class GatewayConfig:
             raise ValueError(f"--max-body-bytes is {self.max_body_bytes}; expected at least 1")
         if self.request_timeout_s is not None and not self.request_timeout_s > 0:
             raise ValueError(f"--request-timeout-s is {self.request_timeout_s}; expected more than 0")
+        if not 0 <= self.failover_timeout_s < math.inf:
+            raise ValueError(f"--failover-timeout-s is {self.failover_timeout_s}; expected at least 0")
         for origin in self.cors_origins:
             if origin != "*" and ("://" not in origin or origin.endswith("/")):
                 raise ValueError(

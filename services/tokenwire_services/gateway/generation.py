@@ -7,6 +7,7 @@ waits for the other. A reader that is slow finds more text when it comes back, n
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -55,7 +56,7 @@ class Generation:
         wakeup: of the response that this belongs to.
         wake_on_delta: whether each delta wakes the response, rather than the end only.
         arrived_at: when the request came, then when its latest tokens did, in seconds of the session's clock.
-        num_tokens: tokens that arrived so far, as far as the tokenizer counted them.
+        received_token_ids: the tokens behind all that arrived so far.
         texts, reasoning, tool_calls, token_ids: what arrived and was not taken yet.
         logprobs: messages with the log-probabilities of tokens, not taken yet.
         prompt: what was asked about the prompt; it arrives before anything else.
@@ -65,7 +66,7 @@ class Generation:
     wakeup: Wakeup
     wake_on_delta: bool
     arrived_at: float
-    num_tokens: int = 0
+    received_token_ids: list[int] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
     tool_calls: list[tokenizer_pb2.ToolCallDelta] = field(default_factory=list)
@@ -116,11 +117,25 @@ class Submission:
     """One prompt's request in a slot of the session, and its generations: one for each sample."""
 
     slot: int
+    request: tokenizer_pb2.TokenizerGenerateRequest
+    """As it is to be sent, should it have to be sent now."""
     generations: tuple[Generation, ...]
     deadline: asyncio.TimerHandle | None = None
     """What ends it when it takes too long."""
     done: bool = False
     """Whether nothing more arrives for any generation."""
+    num_moves: int = 0
+    """Processes of the tokenizer service that it has lost."""
+
+    def resume(self) -> None:
+        """Have the request, sent again, yield what has not arrived."""
+        request = self.request
+        resumption = tokenizer_pb2.Resumption(request_id=request.request_id)
+        for generation in self.generations:
+            resumption.samples.add(ids=generation.received_token_ids)
+        request.resumption.CopyFrom(resumption)
+        request.request_id = str(uuid.uuid4())
+        self.num_moves += 1
 
     def fail(self, error: StatusError) -> None:
         """End all generations with an error."""

@@ -34,7 +34,9 @@ class GatewayServer(uvicorn.Server):
 
     def __init__(self, config: GatewayConfig) -> None:
         metrics = Metrics()
-        self.link = TokenizerLink(config.tokenizer, metrics, config.request_timeout_s)
+        self.link = TokenizerLink(
+            config.tokenizer, metrics, config.request_timeout_s, config.failover_timeout_s
+        )
         super().__init__(
             uvicorn.Config(
                 create_app(config, self.link, metrics),

@@ -1,20 +1,22 @@
 """The slots of one tokenizer session: commands out, columns of deltas in.
 
-Pure bookkeeping, without I/O, and all that it takes to lose nothing when a connection breaks. A slot is taken
-from submission until the tokenizer's finish event for it (the last one, where a request has several samples),
-also when the request was cancelled in between, so that a late delta never reaches another request.
+Pure bookkeeping, without I/O, and all that it takes to lose nothing when a connection breaks, or the process
+at its other end dies: then every request is sent to the next one, with the tokens that it has so far. A slot
+is taken from submission until the tokenizer's finish event for it (the last one, where a request has several
+samples), also when the request was cancelled in between, so that a late delta never reaches another request.
 """
 
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 import uuid
 from collections import deque
 
 import grpc
 
-from tokenwire.status import StatusError
+from tokenwire.status import StatusError, unavailable
 from tokenwire.v1 import generation_pb2, tokenizer_pb2
 from tokenwire_services.gateway.generation import Generation, Submission, Wakeup
 from tokenwire_services.gateway.metrics import Metrics
@@ -24,6 +26,9 @@ _GRACE_MS = 10_000
 """How long the tokenizer service shall keep the session without a stream."""
 _MOST_REQUEST_BYTES = 24 << 20
 """Less than the tokenizer service takes in one message: a larger one would break the session for all."""
+
+MAX_MOVES = 3
+"""A request that has lost more processes than this may be what kills them."""
 
 Command = tokenizer_pb2.TokenizerSessionRequest
 
@@ -40,6 +45,12 @@ class Session:
         self._live: dict[int, Submission] = {}
         self._free_slots: list[int] = []
         self._num_slots = 0
+        self._outgoing_added = Wakeup()
+        self._closed = False
+        self._renew()
+
+    def _renew(self) -> None:
+        """A session that no process knows, with the live requests still to be sent."""
         self._id = str(uuid.uuid4())
         self._was_opened = False
         self._grace_ms = 0
@@ -51,8 +62,24 @@ class Session:
         """Commands that were not counted; the first `_num_sent` are sent on this stream."""
         self._num_sent = 0
         self._num_confirmed = 0
-        self._outgoing_added = Wakeup()
-        self._closed = False
+        self._free_slots = [slot for slot in range(self._num_slots) if slot not in self._live]
+        for submission in self._live.values():
+            self._submit(submission)
+
+    @property
+    def was_opened(self) -> bool:
+        """Whether a process of the tokenizer service has it."""
+        return self._was_opened
+
+    def move(self) -> None:
+        """Go on in a new session, at a process that knows none of the requests."""
+        for submission in list(self._live.values()):
+            if submission.num_moves == MAX_MOVES:
+                message = f"the request has lost {MAX_MOVES + 1} tokenizer services and is not tried again"
+                self.cancel(submission, unavailable(message, 0.0))
+            else:
+                submission.resume()
+        self._renew()
 
     @property
     def grace_s(self) -> float:
@@ -95,13 +122,16 @@ class Session:
         else:
             slot = self._num_slots
             self._num_slots += 1
+        if not request.sampling.HasField("seed"):
+            # Drawn here, so that another process that continues the request continues its random numbers.
+            request.sampling.seed = secrets.randbits(63)
         now, num_samples = time.monotonic(), max(1, request.sampling.num_samples)
         generations = tuple(Generation(wakeup, wake_on_delta, now) for _ in range(num_samples))
-        submission = self._live[slot] = Submission(slot, generations)
+        submission = self._live[slot] = Submission(slot, request, generations)
         if self._request_timeout_s is not None:
             loop = asyncio.get_running_loop()
             submission.deadline = loop.call_later(self._request_timeout_s, self._expire, submission)
-        self._send(Command(submit=Command.Submit(slot=slot, request=request)))
+        self._submit(submission)
         return submission
 
     def cancel(self, submission: Submission, error: StatusError | None = None) -> None:
@@ -112,10 +142,14 @@ class Session:
         del self._live[submission.slot]
         self._send(Command(cancel=Command.Cancel(slot=submission.slot)))
 
-    def close(self, error: StatusError) -> None:
-        """End every request with an error, and the stream of commands once all were taken."""
+    def fail(self, error: StatusError) -> None:
+        """End every request with an error."""
         for submission in list(self._live.values()):
             self.cancel(submission, error)
+
+    def close(self, error: StatusError) -> None:
+        """End every request with an error, and the stream of commands once all were taken."""
+        self.fail(error)
         self._closed = True
         self._outgoing_added.set()
 
@@ -146,34 +180,37 @@ class Session:
         metrics = self._metrics
         # Streams that got their last delta in the same message have waited equally long for this one.
         waiting_since: dict[float, int] = {}
+        token_ids, end = message.token_ids, 0
         for slot, text, count in zip(message.slots, message.text_deltas, message.token_counts, strict=True):
+            begin, end = end, end + count
             submission = live.get(slot)
             if submission is None:
                 continue
             generation = submission.generations[0]  # further samples come in details
             arrived_at = generation.arrived_at
-            if generation.num_tokens:
+            if generation.received_token_ids:
                 waiting_since[arrived_at] = waiting_since.get(arrived_at, 0) + 1
             else:
                 metrics.time_to_first_token.observe(now - arrived_at)
             generation.arrived_at = now
-            generation.num_tokens += count
+            generation.received_token_ids += token_ids[begin:end]
             if text:
                 generation.texts.append(text)
                 if generation.wake_on_delta:
                     generation.wakeup.set()
         for arrived_at, streams in waiting_since.items():
             metrics.inter_token_latency.observe(now - arrived_at, streams)
-        metrics.generation_tokens.inc(sum(message.token_counts))
+        metrics.generation_tokens.inc(len(token_ids))
         for detail in message.details:
-            self._deliver_detail(detail)
+            self._deliver_detail(detail, now)
         for event in message.finished:
             self._finish(event)
         if message.step - self._acked_step >= _STEPS_PER_ACK and not self._ack_due:
             self._ack_due = True
             self._outgoing_added.set()
 
-    def _deliver_detail(self, detail: tokenizer_pb2.TokenizerSessionResponse.Detail) -> None:
+    def _deliver_detail(self, detail: tokenizer_pb2.TokenizerSessionResponse.Detail, now: float) -> None:
+        self._metrics.generation_tokens.inc(len(detail.token_ids))
         submission = self._live.get(detail.slot)
         if submission is None:
             return
@@ -182,6 +219,14 @@ class Session:
             for generation in submission.generations:
                 generation.prompt = response
         generation = submission.generations[response.sample_index]
+        if detail.token_ids:
+            waited_s = now - generation.arrived_at
+            if generation.received_token_ids:
+                self._metrics.inter_token_latency.observe(waited_s, 1)
+            else:
+                self._metrics.time_to_first_token.observe(waited_s)
+            generation.arrived_at = now
+            generation.received_token_ids += detail.token_ids
         if response.reasoning_delta:
             generation.reasoning.append(response.reasoning_delta)
         if response.text_delta:
@@ -203,9 +248,7 @@ class Session:
             return
         if is_last:
             submission.end()
-            counted = sum(generation.num_tokens for generation in submission.generations)
             self._metrics.prompt_tokens.inc(event.usage.prompt_tokens)
-            self._metrics.generation_tokens.inc(max(0, event.usage.completion_tokens - counted))
         if event.reason == generation_pb2.FINISH_REASON_ERROR:
             submission.fail(StatusError.from_proto(event.error))
         elif event.reason == generation_pb2.FINISH_REASON_CANCELLED:
@@ -218,6 +261,9 @@ class Session:
     def _expire(self, submission: Submission) -> None:
         message = f"the request did not finish within {self._request_timeout_s:g} seconds"
         self.cancel(submission, StatusError(grpc.StatusCode.DEADLINE_EXCEEDED, message))
+
+    def _submit(self, submission: Submission) -> None:
+        self._send(Command(submit=Command.Submit(slot=submission.slot, request=submission.request)))
 
     def _send(self, command: Command) -> None:
         self._unconfirmed.append(command)

@@ -1,8 +1,8 @@
 """The connection to the tokenizer service: one session for all requests, resumed whenever its stream breaks.
 
-A session that cannot be resumed, because the service was restarted or is away for too long, ends its requests
-with an error, and a new one is opened. New requests are taken in during an outage if it is brief. Nothing is
-retried here but what the service did not count, so no request runs twice.
+A session that cannot be resumed, because its process has died, goes on as a new one: its requests are sent
+again, with what they have so far, to whichever process answers. Only when none does in time do they fail. New
+requests are taken in during an outage if it is brief.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ _FLUSH_TIMEOUT_S = 0.5
 _BRIEF_S = 1.0
 """An outage that is over sooner is nobody's business."""
 _RESUME_PAUSE_S = 0.02
+_MISS_PAUSE_S = 0.002
 _MOST_MISSES = 32
 """Processes that may say that they do not have the session before it counts as lost."""
 _FATAL = frozenset(
@@ -60,17 +61,23 @@ Call = grpc.aio.StreamStreamCall[Command, tokenizer_pb2.TokenizerSessionResponse
 class TokenizerLink:
     """Keeps a session going with one tokenizer service."""
 
-    def __init__(self, address: str, metrics: Metrics, request_timeout_s: float | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        metrics: Metrics,
+        request_timeout_s: float | None = None,
+        failover_timeout_s: float = 30.0,
+    ) -> None:
+        """`failover_timeout_s`: how long requests wait for a process when theirs was lost."""
         self._address = address
-        self._metrics = metrics
-        self._request_timeout_s = request_timeout_s
-        self._session: Session | None = None
+        self._failover_timeout_s = failover_timeout_s
+        self._session = Session(metrics, request_timeout_s)
         self._opened = asyncio.Event()
+        self._is_serving = False
         self._is_open = False
         """Whether the latest stream was opened."""
-        self._was_open = False
-        """Whether any of the session's was."""
-        self._outage: asyncio.TimerHandle | None = None
+        self._outage: list[asyncio.TimerHandle] = []
+        """What will follow from an outage that goes on: no new requests, then no old ones."""
         self._closing = False
 
     async def start(self) -> None:
@@ -93,7 +100,7 @@ class TokenizerLink:
         """
         if self._closing:
             raise unavailable("the gateway is shutting down", RETRY_AFTER_S)
-        if self._session is None:
+        if not self._is_serving:
             raise unavailable(
                 f"the tokenizer service at {self._address} cannot be reached; try again", RETRY_AFTER_S
             )
@@ -103,13 +110,13 @@ class TokenizerLink:
         """Refuse new requests, give those in flight `grace_s` seconds, end the others with an error."""
         self._closing = True
         deadline = asyncio.get_running_loop().time() + grace_s
-        while self._session is not None and self._session.num_live:
+        while self._session.num_live:
             if asyncio.get_running_loop().time() >= deadline:
                 break
             await asyncio.sleep(0.02)
-        if self._session is not None:
-            # The session ends by itself once the tokenizer was told what to cancel.
-            self._session.close(unavailable("the gateway is shutting down", RETRY_AFTER_S))
+        # The session ends by itself once the tokenizer was told what to cancel.
+        self._session.close(unavailable("the gateway is shutting down", RETRY_AFTER_S))
+        if self._is_open:
             await asyncio.wait({self._keeper}, timeout=_FLUSH_TIMEOUT_S)
         self._keeper.cancel()
         await asyncio.wait({self._keeper})
@@ -172,24 +179,29 @@ class TokenizerLink:
         return failure
 
     async def _keep_open(self) -> None:
-        back_off_s = _SHORTEST_BACK_OFF_S
+        """One session after another, over as many streams as each takes."""
+        session, back_off_s = self._session, _SHORTEST_BACK_OFF_S
         while True:
-            session = Session(self._metrics, self._request_timeout_s)
-            reason = await self._keep_going(session)
-            self._session = None
+            reason, is_fatal = await self._keep_going(session)
             if self._closing:
                 return
             logger.warning("lost the tokenizer service at %s: %s", self._address, reason)
-            message = f"the connection to the tokenizer service at {self._address} broke; try again"
-            session.close(unavailable(message, RETRY_AFTER_S))
-            back_off_s = _SHORTEST_BACK_OFF_S if self._was_open else min(2 * back_off_s, _LONGEST_BACK_OFF_S)
+            if is_fatal:
+                session.fail(self._broke())
+            back_off_s = min(2 * back_off_s, _LONGEST_BACK_OFF_S)
+            if session.was_opened:
+                back_off_s = _SHORTEST_BACK_OFF_S
+                session.move()
             await asyncio.sleep(back_off_s)
 
-    async def _keep_going(self, session: Session) -> str:
-        """One session over as many streams as it takes, until it is lost; why that is."""
+    async def _keep_going(self, session: Session) -> tuple[str, bool]:
+        """One session over as many streams as it takes, until it is lost.
+
+        Returns:
+            Why that is, and whether its requests are lost with it.
+        """
         loop = asyncio.get_running_loop()
-        give_up_at, misses = None, 0
-        self._was_open = False
+        give_up_at, misses, is_fatal = None, 0, False
         while True:
             self._is_open = False
             try:
@@ -199,26 +211,39 @@ class TokenizerLink:
                 reason = f"{error.code().name}: {error.details()}"
                 if error.code() is grpc.StatusCode.NOT_FOUND:  # maybe another process of the service has it
                     misses += 1
-                elif error.code() in _FATAL:
-                    return reason
+                is_fatal = error.code() in _FATAL
             except TimeoutError:
-                return "it cannot be reached"
+                return "it cannot be reached", False
             except Exception as error:  # a peer that breaks the protocol must not end the link
                 logger.exception("the session with the tokenizer service failed")
-                return repr(error)
-            if self._closing or not session.grace_s or misses > _MOST_MISSES:
-                return reason
-            if self._is_open or give_up_at is None:
-                self._opened.clear()
-                misses = 0
-                give_up_at = loop.time() + session.grace_s
-                self._outage = loop.call_later(_BRIEF_S, self._refuse_requests)
-                logger.warning("the stream to the tokenizer service at %s broke: %s", self._address, reason)
-            await asyncio.sleep(_RESUME_PAUSE_S)
+                reason, is_fatal = repr(error), True
+            if self._is_open:
+                self._begin_outage(reason)
+                misses, give_up_at = 0, loop.time() + session.grace_s
+            if self._closing or is_fatal or not session.grace_s or misses > _MOST_MISSES:
+                return reason, is_fatal
+            await asyncio.sleep(_MISS_PAUSE_S if misses else _RESUME_PAUSE_S)
+
+    def _begin_outage(self, reason: str) -> None:
+        logger.warning("the stream to the tokenizer service at %s broke: %s", self._address, reason)
+        self._opened.clear()
+        later = asyncio.get_running_loop().call_later
+        self._outage = [
+            later(min(_BRIEF_S, self._failover_timeout_s), self._refuse_requests),
+            later(self._failover_timeout_s, self._give_up),
+        ]
 
     def _refuse_requests(self) -> None:
         """The outage is no longer brief."""
-        self._session = None
+        self._is_serving = False
+
+    def _give_up(self) -> None:
+        """No process came in time."""
+        self._session.fail(self._broke())
+
+    def _broke(self) -> StatusError:
+        message = f"the connection to the tokenizer service at {self._address} broke; try again"
+        return unavailable(message, RETRY_AFTER_S)
 
     async def _run(self, session: Session, give_up_at: float | None) -> None:
         """One stream, from its opening to its end.
@@ -240,7 +265,7 @@ class TokenizerLink:
                 if not isinstance(message, tokenizer_pb2.TokenizerSessionResponse):
                     return
                 session.opened(message.opened)
-                self._now_open(session)
+                self._now_open()
                 writer = asyncio.create_task(_write(call, session))
                 while isinstance(message := await call.read(), tokenizer_pb2.TokenizerSessionResponse):
                     session.deliver(message)
@@ -249,12 +274,11 @@ class TokenizerLink:
                     writer.cancel()
                 call.cancel()
 
-    def _now_open(self, session: Session) -> None:
-        if self._outage is not None:
-            self._outage.cancel()
+    def _now_open(self) -> None:
+        for timer in self._outage:
+            timer.cancel()
         logger.info("connected to the tokenizer service at %s", self._address)
-        self._is_open = self._was_open = True
-        self._session = session
+        self._is_open = self._is_serving = True
         self._opened.set()
 
 

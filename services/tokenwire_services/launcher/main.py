@@ -178,6 +178,7 @@ def serve(
             cors_origins=tuple(cors_origin or ()),
             max_body_bytes=max_body_bytes,
             request_timeout_s=request_timeout_s,
+            failover_timeout_s=failover_timeout_s,
             access_log=access_log,
         )
     return run(engine_config, tokenizer_config, gateway_config)
@@ -307,6 +308,7 @@ def gateway(
     cors_origin: opt.CorsOrigin = None,
     max_body_bytes: opt.MaxBodyBytes = 16 << 20,
     request_timeout_s: opt.RequestTimeoutS = None,
+    failover_timeout_s: opt.FailoverTimeoutS = 30.0,
     access_log: opt.AccessLog = False,
     workers: opt.Workers = 1,
     reuse_port: opt.ReusePort = False,
@@ -326,6 +328,7 @@ def gateway(
             cors_origins=tuple(cors_origin or ()),
             max_body_bytes=max_body_bytes,
             request_timeout_s=request_timeout_s,
+            failover_timeout_s=failover_timeout_s,
             access_log=access_log,
             workers=workers,
             reuse_port=reuse_port,

@@ -145,7 +145,7 @@ DrainTimeoutS = Annotated[
 ]
 FailoverTimeoutS = Annotated[
     float,
-    typer.Option(help="Seconds for which requests wait for an engine that was lost, before they fail."),
+    typer.Option(help="Seconds for which requests wait for a process that was lost, before they fail."),
 ]
 TrustRequestChatTemplate = Annotated[
     bool,

@@ -54,7 +54,7 @@ def responses(deltas: Deltas) -> list[Response]:
     The request's usage is in the last of all.
     """
     messages = [Response(text_delta=text) for text in deltas.texts if text]
-    messages += [detail for _, detail in deltas.details]
+    messages += [detail.response for detail in deltas.details]
     for _, finish in deltas.finished:
         if finish.error is None:
             if not messages or not _may_end(messages[-1], finish):

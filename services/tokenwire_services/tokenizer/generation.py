@@ -50,10 +50,8 @@ class Generation:
     num_tokens: int = field(default=0, init=False)
     """Tokens received."""
     finished: bool = field(default=False, init=False)
-    _uncounted: int = field(default=0, init=False)
-    """Tokens received whose text has not gone out."""
-    _token_ids: list[int] = field(default_factory=list, init=False)
-    """Those tokens, kept when the request asked for them."""
+    _unsent: list[int] = field(default_factory=list, init=False)
+    """Tokens received with which nothing has gone out."""
     _num_calls: int = field(default=0, init=False)
     _stop_token_id: int = field(default=_NO_TOKEN, init=False)
 
@@ -65,9 +63,7 @@ class Generation:
     def push(self, token_id: int) -> None:
         """Take the next token. It may end the request: see `finished`."""
         self.num_tokens += 1
-        self._uncounted += 1
-        if self.return_token_ids:
-            self._token_ids.append(token_id)
+        self._unsent.append(token_id)
         if token_id == self._stop_token_id:
             return
         if self.logprobs is not None:
@@ -95,8 +91,7 @@ class Generation:
             if not self.finished:
                 self.push(token_id)
         self.logprobs = logprobs
-        self._token_ids.clear()
-        self._uncounted = 0
+        self._unsent.clear()
 
     def end(self, event: engine_pb2.SessionResponse.FinishEvent) -> None:
         """The engine ended the sample, or all of the request's; nothing happens when it has ended."""
@@ -128,7 +123,7 @@ class Generation:
             self._write(text)
         if self.parser is not None:
             self._write_pieces(self.parser.flush())
-        if self._uncounted or self.logprobs:
+        if self._unsent or self.logprobs:
             self._send("", [])
         if self.stop_strings is not None and self.stop_strings.matched is not None:
             finish.reason, finish.stop_string = generation_pb2.FINISH_REASON_STOP, self.stop_strings.matched
@@ -166,23 +161,25 @@ class Generation:
     def _send(self, text: str, tool_calls: Sequence[_ToolCallDelta], reasoning: str = "") -> None:
         """Put text, reasoning and tool calls into the outbox, with the tokens behind them.
 
-        All in one detail where details were asked for; otherwise text is a plain delta, and only the others
-        need a detail.
+        All in one detail where details were asked for; otherwise text and tokens are a plain delta, and only
+        the others need a detail.
         """
-        samples = self.samples
-        if not (tool_calls or reasoning or self.in_details):
-            samples.outbox.add_text(samples.slot, text, self._uncounted)
-            self._uncounted = 0
+        samples, token_ids = self.samples, self._unsent
+        self._unsent = []
+        if not self.in_details:
+            samples.outbox.add_text(samples.slot, text, token_ids)
+            if tool_calls or reasoning:
+                detail = tokenizer_pb2.TokenizerGenerateResponse(
+                    tool_calls=tool_calls, reasoning_delta=reasoning
+                )
+                samples.outbox.add_detail(samples.slot, detail, [])
             return
+        samples.report_prompt()
         detail = tokenizer_pb2.TokenizerGenerateResponse(
             text_delta=text, tool_calls=tool_calls, reasoning_delta=reasoning, sample_index=self.index
         )
-        if self.in_details:
-            samples.report_prompt()
-            if self.return_token_ids:
-                detail.token_ids.extend(self._token_ids)
-                self._token_ids.clear()
-            if self.logprobs:
-                self.logprobs.move_to(detail)
-            self._uncounted = 0
-        samples.outbox.add_detail(samples.slot, detail)
+        if self.return_token_ids:
+            detail.token_ids.extend(token_ids)
+        if self.logprobs:
+            self.logprobs.move_to(detail)
+        samples.outbox.add_detail(samples.slot, detail, token_ids)

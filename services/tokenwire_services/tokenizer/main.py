@@ -91,7 +91,8 @@ async def serve(config: TokenizerConfig, stop: asyncio.Event | None = None) -> N
             ("grpc.keepalive_permit_without_calls", 1),
         ],
     )
-    tokenizer_pb2_grpc.add_TokenizerServicer_to_server(TokenizerService(link, config), server)
+    service = TokenizerService(link, config)
+    tokenizer_pb2_grpc.add_TokenizerServicer_to_server(service, server)
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
     names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
@@ -121,6 +122,7 @@ async def serve(config: TokenizerConfig, stop: asyncio.Event | None = None) -> N
         if linked.done():
             await linked
     finally:
+        await service.end_sessions()
         await link.leave()
         for task in (linked, stopped):
             task.cancel()

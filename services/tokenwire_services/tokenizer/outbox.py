@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from tokenwire.status import StatusError
 from tokenwire.v1 import generation_pb2, tokenizer_pb2
@@ -27,14 +28,24 @@ class Finish:
     sample_index: int = 0
 
 
+class Detail(NamedTuple):
+    """What a request asked for beyond text."""
+
+    slot: int
+    response: tokenizer_pb2.TokenizerGenerateResponse
+    token_ids: list[int]
+    """Those behind it, where no text of the slot has them."""
+
+
 @dataclass(slots=True)
 class Deltas:
-    """New output of several requests. `slots`, `texts`, `token_counts` are parallel; a slot occurs once."""
+    """New output of several requests. `slots`, `texts`, `token_ids` are parallel; a slot occurs once."""
 
     slots: list[int] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
-    token_counts: list[int] = field(default_factory=list)
-    details: list[tuple[int, tokenizer_pb2.TokenizerGenerateResponse]] = field(default_factory=list)
+    token_ids: list[list[int]] = field(default_factory=list)
+    """Those behind each text."""
+    details: list[Detail] = field(default_factory=list)
     finished: list[tuple[int, Finish]] = field(default_factory=list)
 
 
@@ -47,27 +58,29 @@ class Outbox:
         self._wake = asyncio.Event()
         self._clear()
 
-    def add_text(self, slot: int, text: str, num_tokens: int) -> None:
-        """More text of a request, and how many tokens it stands for."""
+    def add_text(self, slot: int, text: str, token_ids: list[int]) -> None:
+        """More text of a request, and the tokens behind it, a list to keep."""
         at = self._index.get(slot)
         if at is None:
             deltas = self._deltas
             self._index[slot] = len(deltas.slots)
             deltas.slots.append(slot)
             deltas.texts.append(text)
-            deltas.token_counts.append(num_tokens)
+            deltas.token_ids.append(token_ids)
             if len(deltas.slots) == 1:
                 self._wake.set()
         else:
             self._deltas.texts[at] += text
-            self._deltas.token_counts[at] += num_tokens
+            self._deltas.token_ids[at] += token_ids
         self._size += len(text)
         if self._size > self._max_bytes:
             self.overflowed.set()
 
-    def add_detail(self, slot: int, response: tokenizer_pb2.TokenizerGenerateResponse) -> None:
-        """What a request asked for beyond text."""
-        self._deltas.details.append((slot, response))
+    def add_detail(
+        self, slot: int, response: tokenizer_pb2.TokenizerGenerateResponse, token_ids: list[int]
+    ) -> None:
+        """What a request asked for beyond text, and the tokens behind it, a list to keep."""
+        self._deltas.details.append(Detail(slot, response, token_ids))
         self._size += response.ByteSize()
         if self._size > self._max_bytes:
             self.overflowed.set()

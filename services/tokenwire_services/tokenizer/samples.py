@@ -63,7 +63,7 @@ class Samples:
     def report_prompt(self) -> None:
         """Say what is to be said of the prompt; to be called before any output goes out."""
         if self.prompt_report is not None:
-            self.outbox.add_detail(self.slot, self.prompt_report.response())
+            self.outbox.add_detail(self.slot, self.prompt_report.response(), [])
             self.prompt_report = None
 
     def end(self, event: engine_pb2.SessionResponse.FinishEvent) -> None:

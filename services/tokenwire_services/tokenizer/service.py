@@ -27,6 +27,10 @@ class TokenizerService(tokenizer_pb2_grpc.TokenizerServicer):
         self._config = config
         self._sessions = Sessions(link, config)
 
+    async def end_sessions(self) -> None:
+        """This process goes away: the sessions' peers go on at another one."""
+        await self._sessions.end()
+
     # Streams are coroutines that write rather than generators: a coroutine is cancelled at once when the peer
     # hangs up, a generator only when it is collected.
 

@@ -11,12 +11,13 @@ the count of commands taken in tells the peer which to send again.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections import deque
 
 import grpc
 
-from tokenwire.status import StatusError, invalid_argument, not_found
+from tokenwire.status import StatusError, invalid_argument, not_found, unavailable
 from tokenwire.v1 import generation_pb2, tokenizer_pb2
 from tokenwire_services.tokenizer.config import TokenizerConfig
 from tokenwire_services.tokenizer.engine_link import EngineLink
@@ -37,6 +38,14 @@ class Sessions:
         self._link = link
         self._config = config
         self._by_id: dict[str, _Session] = {}
+        self._ended = asyncio.Event()
+
+    async def end(self) -> None:
+        """This process goes away: end every peer's stream, so that its requests go on at another process."""
+        self._ended.set()
+        streams = [session.stream for session in self._by_id.values() if session.stream is not None]
+        if streams:
+            await asyncio.wait(streams)
 
     async def serve(self, context: Context) -> None:
         """Serve one call from its first message to its end.
@@ -55,7 +64,7 @@ class Sessions:
                 message = "open.session_id: is in use by a session; choose another, or resume it"
                 raise StatusError(grpc.StatusCode.ALREADY_EXISTS, message)
             grace_ms = min(opening.grace_period_ms, round(self._config.session_grace_s * 1000))
-            session = _Session(self._link, self._config, grace_ms)
+            session = _Session(self._link, self._config, grace_ms, self._ended)
             self._by_id[opening.session_id] = session
         stream = session.attach(context, opening.resume_after_step)
         is_over = True
@@ -98,12 +107,16 @@ class _Session:
         expiry: what ends the session when no stream resumes it in time.
     """
 
-    def __init__(self, link: EngineLink, config: TokenizerConfig, grace_ms: int) -> None:
+    def __init__(
+        self, link: EngineLink, config: TokenizerConfig, grace_ms: int, ended: asyncio.Event
+    ) -> None:
+        """`ended` is set when all sessions are to end."""
         self.grace_ms = grace_ms
         self.stream: asyncio.Task[None] | None = None
         self.expiry: asyncio.TimerHandle | None = None
         self._link = link
         self._config = config
+        self._ended = ended
         self._outbox = Outbox(config.max_backlog_bytes)
         self._requests: dict[int, asyncio.Task[None] | Running] = {}
         """By the peer's slot: being prepared, or at the engine."""
@@ -159,6 +172,7 @@ class _Session:
             asyncio.create_task(self._read(context)),
             asyncio.create_task(self._write(context)),
             asyncio.create_task(self._watch_backlog()),
+            asyncio.create_task(self._watch_end()),
         ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -255,6 +269,10 @@ class _Session:
             f"more than {self._config.max_backlog_bytes} bytes of output wait; read and acknowledge faster",
         )
 
+    async def _watch_end(self) -> None:
+        await self._ended.wait()
+        raise unavailable("the tokenizer service is shutting down; go on at another process", 0.0)
+
 
 async def _send(context: Context, message: Response) -> None:
     try:
@@ -266,10 +284,14 @@ async def _send(context: Context, message: Response) -> None:
 def session_response(step: int, deltas: Deltas) -> Response:
     """Deltas as one message."""
     response = Response(
-        step=step, slots=deltas.slots, text_deltas=deltas.texts, token_counts=deltas.token_counts
+        step=step,
+        slots=deltas.slots,
+        text_deltas=deltas.texts,
+        token_counts=map(len, deltas.token_ids),
+        token_ids=itertools.chain.from_iterable(deltas.token_ids),
     )
-    for slot, detail in deltas.details:
-        response.details.add(slot=slot, response=detail)
+    for detail in deltas.details:
+        response.details.add(slot=detail.slot, response=detail.response, token_ids=detail.token_ids)
     for slot, finish in deltas.finished:
         response.finished.append(
             Response.FinishEvent(

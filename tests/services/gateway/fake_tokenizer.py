@@ -186,7 +186,9 @@ class _Session:
                     request = message.submit.request
                     assert (self.number, message.submit.slot) not in fake.live
                     fake.requests.append(request)
-                    fake.live[self.number, message.submit.slot] = Live(request, fake.answer(request))
+                    # A token a delta, so a request that had some goes on behind them.
+                    sent = sum(len(tokens.ids) for tokens in request.resumption.samples)
+                    fake.live[self.number, message.submit.slot] = Live(request, fake.answer(request), sent)
                 case "cancel":
                     slot = message.cancel.slot
                     live = fake.live.pop((self.number, slot), None)
@@ -208,6 +210,7 @@ class _Session:
             live = self.fake.live[self.number, slot]
             answer = live.answer
             if answer.deltas and (answer.endless or live.sent < len(answer.deltas)):
+                token_id = live.sent
                 delta = answer.deltas[live.sent % len(answer.deltas)]
                 live.sent += 1
                 self.work.set()
@@ -215,8 +218,9 @@ class _Session:
                     message.slots.append(slot)
                     message.text_deltas.append(delta)
                     message.token_counts.append(1)
+                    message.token_ids.append(token_id)
                 else:
-                    message.details.add(slot=slot, response=delta)
+                    message.details.add(slot=slot, response=delta, token_ids=[token_id])
             if not answer.endless and live.sent == len(answer.deltas):
                 for sample in range(1, live.request.sampling.num_samples):
                     message.finished.add(slot=slot, sample_index=sample, reason=answer.finish)

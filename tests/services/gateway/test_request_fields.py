@@ -65,7 +65,8 @@ async def test_every_sampling_field_arrives(client: openai.AsyncOpenAI, tokenize
 async def test_what_is_left_out_stays_unset(client: openai.AsyncOpenAI, tokenizer: FakeTokenizer) -> None:
     await client.chat.completions.create(model=MODEL, messages=HELLO)
     (request,) = tokenizer.requests
-    assert [field.name for field, _ in request.sampling.ListFields()] == []
+    # But for the seed, which the gateway draws to continue the request elsewhere.
+    assert [field.name for field, _ in request.sampling.ListFields()] == ["seed"]
     assert [field.name for field, _ in request.stop.ListFields()] == []
     assert not request.HasField("skip_special_tokens")
     assert not request.HasField("logprobs")

@@ -20,7 +20,7 @@ STOP = generation_pb2.FINISH_REASON_STOP
 
 
 def text(slot: int, text: str) -> Message:
-    return Message(slots=[slot], text_deltas=[text], token_counts=[1])
+    return Message(slots=[slot], text_deltas=[text], token_counts=[1], token_ids=[7])
 
 
 def end(slot: int) -> Message:

@@ -11,6 +11,7 @@ import pytest
 
 from tests.services.gateway.conftest import running_gateway, until
 from tests.services.gateway.fake_tokenizer import MODEL, Answer, FakeTokenizer
+from tokenwire_services.gateway.session import MAX_MOVES
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -59,12 +60,36 @@ async def test_without_a_tokenizer_service_requests_are_refused_until_it_comes()
             assert (await http.post(CHAT, json=BODY)).status_code == 200
 
 
-async def test_requests_in_flight_end_with_an_error_when_the_session_breaks() -> None:
+async def test_streams_go_on_when_the_tokenizer_service_dies_and_another_comes() -> None:
+    words = [f" {number}" for number in range(40)]
+    tokenizer = FakeTokenizer(step_s=0.005)
+    tokenizer.answer = lambda request: Answer(words)
+    async with contextlib.AsyncExitStack() as stack:
+        async with tokenizer.serving():
+            url = await stack.enter_async_context(running_gateway(tokenizer.port))
+            client = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0)
+            stream = await client.chat.completions.create(stream=True, **BODY)
+            text = [(await anext(stream)).choices[0].delta.content for _ in range(10)]
+            whole = asyncio.create_task(client.chat.completions.create(**BODY))
+            await until(lambda: len(tokenizer.live) == 2)
+        async with tokenizer.serving():
+            text += [chunk.choices[0].delta.content async for chunk in stream]
+            assert "".join(part or "" for part in text) == "".join(words)
+            answer = await whole
+            assert answer.choices[0].message.content == "".join(words)
+
+    first, second, *again = tokenizer.requests
+    assert {request.resumption.request_id for request in again} == {first.request_id, second.request_id}
+    assert {request.sampling.seed for request in again} == {first.sampling.seed, second.sampling.seed}
+    assert len({request.request_id for request in tokenizer.requests}) == 4
+
+
+async def test_requests_fail_when_no_tokenizer_service_comes_in_time() -> None:
     tokenizer = FakeTokenizer(step_s=0.005)
     tokenizer.answer = lambda request: Answer(["x"] if request.stop.max_tokens == 9 else [], endless=True)
     async with contextlib.AsyncExitStack() as stack:
         async with tokenizer.serving():
-            url = await stack.enter_async_context(running_gateway(tokenizer.port))
+            url = await stack.enter_async_context(running_gateway(tokenizer.port, failover_timeout_s=0.5))
             client = openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0)
             stream = await client.chat.completions.create(stream=True, max_tokens=9, **BODY)
             await anext(stream)
@@ -81,3 +106,21 @@ async def test_requests_in_flight_end_with_an_error_when_the_session_breaks() ->
             await until_healthy(url)
             answer = await client.chat.completions.create(**BODY)
             assert answer.choices[0].message.content == "back"
+
+
+async def test_a_request_that_loses_every_tokenizer_service_is_given_up() -> None:
+    tokenizer = FakeTokenizer()
+    tokenizer.answer = lambda request: Answer(endless=True)
+    async with contextlib.AsyncExitStack() as stack:
+        async with tokenizer.serving():
+            url = await stack.enter_async_context(running_gateway(tokenizer.port))
+            http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=20))
+            deadly = asyncio.create_task(http.post(CHAT, json=BODY))
+            await until(lambda: len(tokenizer.live) == 1)
+        for _ in range(MAX_MOVES):
+            async with tokenizer.serving():
+                await until(lambda: len(tokenizer.live) == 1)
+        async with tokenizer.serving():
+            response = await deadly
+            assert (response.status_code, tokenizer.live) == (503, {})
+            assert "is not tried again" in response.json()["error"]["message"]
