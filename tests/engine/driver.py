@@ -35,6 +35,7 @@ def generate(
         sampling = [sampling] * len(prompts)
     outputs = [list(tokens) for tokens in resumed] if resumed else [[] for _ in prompts]
     computed, num_blocks, next_block = [0] * len(prompts), [0] * len(prompts), 0
+    num_groups = len(runner.info.windows)
     admitted = [
         Admission(slot, params, prompt, list(outputs[slot]))
         for slot, (prompt, params) in enumerate(zip(prompts, sampling, strict=True))
@@ -49,12 +50,13 @@ def generate(
                 continue
             start, end = computed[slot], computed[slot] + count
             needed = -(-end // runner.info.block_size) - num_blocks[slot]
-            blocks = list(range(next_block, next_block + needed))
+            end_block = next_block + needed * num_groups
+            blocks = [list(range(next_block + group, end_block, num_groups)) for group in range(num_groups)]
             plan.scheduled.append(
                 ScheduledTokens(slot, start, tokens[start:end], blocks, samples=end == len(tokens))
             )
             computed[slot], num_blocks[slot] = end, num_blocks[slot] + needed
-            next_block += needed
+            next_block = end_block
             budget -= count
         if not plan.scheduled:
             runner.launch(StepPlan(step, released=list(range(len(prompts)))))

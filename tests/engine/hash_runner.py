@@ -1,8 +1,8 @@
 """A runner whose next token is a hash of all tokens before it, read back through the block tables.
 
-It holds a cache of token IDs instead of keys and values. A plan that skips a token, computes one twice,
-writes to a block that two requests share, shares one that holds other tokens or loses one is caught, or
-changes what is read back, and so the tokens that come out.
+Instead of keys and values its cache holds token IDs, and the group of layers that they are there for. A plan
+that skips a token, computes one twice, writes to a block that two requests share, shares one that holds other
+tokens or loses one is caught, or changes what is read back, and so the tokens that come out.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import threading
 import zlib
 from array import array
 from collections import Counter, deque
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tokenwire_engine.kv_cache.block_table import num_out_of_sight
@@ -52,7 +53,7 @@ def model_info(**changes: object) -> ModelInfo:
         "block_size": 16,
         "num_blocks": 64,
         "max_step_tokens": 64,
-        "window": 0,
+        "windows": (0,),
         "num_host_blocks": 0,
         "default_sampling": SamplingParams(temperature=0.5),
     }
@@ -62,17 +63,22 @@ def model_info(**changes: object) -> ModelInfo:
 @dataclass
 class _Slot:
     tokens: list[int]
-    sample: int = 0
-    blocks: list[int] = field(default_factory=list)
-    num_hidden: int = 0
-    """Blocks at the beginning that are out of sight."""
+    sample: int
+    tables: list[list[int]]
+    """Its blocks in each group of layers."""
+    num_hidden: list[int]
+    """In each group, the blocks at the beginning that are out of sight."""
     computed: int | None = None
     """None: what was in the cache before it is not known yet."""
 
     @property
     def seen(self) -> list[int]:
         """Its blocks that are not out of sight."""
-        return self.blocks[self.num_hidden :]
+        return [
+            block
+            for blocks, hidden in zip(self.tables, self.num_hidden, strict=True)
+            for block in blocks[hidden:]
+        ]
 
 
 class HashRunner:
@@ -87,7 +93,6 @@ class HashRunner:
 
     def __init__(self, info: ModelInfo | None = None) -> None:
         self.info = info or model_info()
-        self._window = self.info.window
         self.fail_next: Exception | None = None
         self.fail_collect: Exception | None = None
         self.takes_forced = False
@@ -96,8 +101,10 @@ class HashRunner:
         self._permits_changed = threading.Condition()
         self._slots: dict[int, _Slot] = {}
         self._holders: Counter[int] = Counter()
-        self._cache = [[-1] * self.info.block_size for _ in range(self.info.num_blocks)]
-        self._host: dict[int, list[int]] = {}
+        nothing = (-1, -1)
+        self._cache = [[nothing] * self.info.block_size for _ in range(self.info.num_blocks)]
+        """By block: the group and the token of each place."""
+        self._host: dict[int, list[tuple[int, int]]] = {}
         self._results: deque[StepResult] = deque()
         self._after_failure = False
 
@@ -119,9 +126,15 @@ class HashRunner:
         for admission in plan.admitted:
             assert admission.slot not in self._slots, f"slot {admission.slot} admitted twice"
             tokens = admission.prompt_token_ids + admission.output_token_ids
-            self._slots[admission.slot] = _Slot(tokens, admission.sampling.sample_index)
+            groups = self.info.windows
+            self._slots[admission.slot] = _Slot(
+                tokens, admission.sampling.sample_index, [[] for _ in groups], [0] * len(groups)
+            )
+        for slot in self._slots.values():
+            if slot.computed is not None:
+                self._slide_windows(slot, slot.computed)
         for row in plan.scheduled:
-            self._slide_window(self._slots[row.slot], row.start)
+            self._slide_windows(self._slots[row.slot], row.start)
         for source, target in plan.host_moves.out:
             assert not self._holders[source], "a block that somebody holds is evicted"
             self._host[target] = list(self._cache[source])
@@ -137,9 +150,8 @@ class HashRunner:
         result = StepResult(plan.step, [], [])
         for row in plan.scheduled:
             slot = self._slots[row.slot]
-            num_known = len(slot.blocks)
-            slot.blocks += row.new_blocks
-            self._holders.update(slot.blocks[max(num_known, slot.num_hidden) :])
+            if row.new_blocks:
+                self._append(slot, row.new_blocks)
             if slot.computed is None:
                 slot.computed = row.start
                 assert self._read_back(slot) == slot.tokens[: row.start], "a shared block holds other tokens"
@@ -150,9 +162,10 @@ class HashRunner:
                     slot.tokens.append(token)
                 assert token in (slot.tokens[position], PENDING)
                 token = slot.tokens[position]
-                block = slot.blocks[position // self.info.block_size]
-                assert self._holders[block] == 1, "a block that others hold, too, is written to"
-                self._cache[block][position % self.info.block_size] = token
+                for group, blocks in enumerate(slot.tables):
+                    block = blocks[position // self.info.block_size]
+                    assert self._holders[block] == 1, "a block that others hold, too, is written to"
+                    self._cache[block][position % self.info.block_size] = (group, token)
             slot.computed += len(row.token_ids)
             knows_all = slot.computed == len(slot.tokens)
             assert row.samples == knows_all or (self.takes_forced and knows_all)
@@ -194,16 +207,28 @@ class HashRunner:
             self._permits_changed.wait_for(lambda: self._permits > 0)
             self._permits -= 1
 
-    def _slide_window(self, slot: _Slot, position: int) -> None:
+    def _append(self, slot: _Slot, new_blocks: Sequence[Sequence[int]]) -> None:
+        for blocks, hidden, added in zip(slot.tables, slot.num_hidden, new_blocks, strict=True):
+            num_known = len(blocks)
+            blocks += added
+            self._holders.update(blocks[max(num_known, hidden) :])
+
+    def _slide_windows(self, slot: _Slot, position: int) -> None:
         """Let go of the blocks that a slot does not see from a position on."""
-        first = num_out_of_sight(position, self._window, self.info.block_size)
-        self._holders.subtract(slot.blocks[slot.num_hidden : first])
-        slot.num_hidden = first
+        for group, window in enumerate(self.info.windows):
+            first = num_out_of_sight(position, window, self.info.block_size)
+            self._holders.subtract(slot.tables[group][slot.num_hidden[group] : first])
+            slot.num_hidden[group] = first
 
     def _read_back(self, slot: _Slot) -> list[int]:
-        """The tokens computed so far, those out of sight as they were."""
+        """The tokens computed so far, as the groups that see them have them; those out of sight as they
+        were."""
         size = self.info.block_size
-        hidden = slot.num_hidden * size
-        return slot.tokens[:hidden] + [
-            self._cache[slot.blocks[i // size]][i % size] for i in range(hidden, slot.computed or 0)
-        ]
+        tokens = slot.tokens[: slot.computed or 0]
+        for group, (blocks, hidden) in enumerate(zip(slot.tables, slot.num_hidden, strict=True)):
+            for position in range(hidden * size, slot.computed or 0):
+                owner, token = self._cache[blocks[position // size]][position % size]
+                assert owner == group, "a block of another group of layers"
+                if token != tokens[position]:
+                    tokens[position] = token
+        return tokens

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from tokenwire_engine.kv_cache.prefix_node import PrefixNode
+from tokenwire_engine.kv_cache.prefix_node import Content
 
 
 @dataclass(slots=True)
@@ -29,7 +29,7 @@ class HostMoves:
 
 
 class HostTier:
-    """Blocks of host memory, each free or with the content of one node.
+    """Blocks of host memory, each free or with the content of one node in one group of layers.
 
     Attributes:
         num_blocks: how many there are.
@@ -38,8 +38,8 @@ class HostTier:
     def __init__(self, num_blocks: int) -> None:
         self.num_blocks = num_blocks
         self._free = list(range(num_blocks - 1, -1, -1))
-        self._nodes: OrderedDict[int, PrefixNode] = OrderedDict()
-        """By block, the one that has been here the longest first; not those that are on their way back."""
+        self._contents: OrderedDict[int, Content] = OrderedDict()
+        """By block, what has been here the longest first; not what is on its way back."""
         self._out: dict[int, int] = {}
         """By block of the host: the device's block that is copied to it."""
         self._back: list[tuple[int, int]] = []
@@ -47,43 +47,43 @@ class HostTier:
     @property
     def num_used(self) -> int:
         """Blocks with content."""
-        return len(self._nodes)
+        return len(self._contents)
 
-    def put(self, node: PrefixNode, block: int) -> PrefixNode | None:
-        """Keep what a block of the device holds, before it is overwritten. The node that lost its content for
-        that, which is the same one when there is no room at all."""
-        lost: PrefixNode | None = None
+    def put(self, content: Content, block: int) -> Content | None:
+        """Keep what a block of the device holds, before it is overwritten. What was lost for that, which is
+        the same content when there is no room at all."""
+        lost: Content | None = None
         if self._free:
             target = self._free.pop()
-        elif self._nodes:
-            target, lost = self._nodes.popitem(last=False)
+        elif self._contents:
+            target, lost = self._contents.popitem(last=False)
             lost.host_block = None
         else:
-            return node
-        node.host_block = target
-        self._nodes[target] = node
+            return content
+        content.host_block = target
+        self._contents[target] = content
         self._out[target] = block
         return lost
 
-    def keep(self, nodes: Iterable[PrefixNode]) -> None:
-        """These will be brought back: they are not to lose their content until then."""
-        for node in nodes:
-            assert node.host_block is not None
-            del self._nodes[node.host_block]
+    def keep(self, contents: Iterable[Content]) -> None:
+        """These will be brought back: they are not to be lost until then."""
+        for content in contents:
+            assert content.host_block is not None
+            del self._contents[content.host_block]
 
-    def bring_back(self, node: PrefixNode, block: int) -> None:
-        """Copy what is kept of a node to a block of the device."""
-        assert node.host_block is not None
-        self._back.append((node.host_block, block))
-        node.host_block = None
+    def bring_back(self, content: Content, block: int) -> None:
+        """Copy what is kept to a block of the device."""
+        assert content.host_block is not None
+        self._back.append((content.host_block, block))
+        content.host_block = None
 
-    def drop(self, node: PrefixNode) -> None:
-        """A node's content is on the device again, without a copy."""
-        assert node.host_block is not None
-        del self._nodes[node.host_block]
-        self._out.pop(node.host_block, None)
-        self._free.append(node.host_block)
-        node.host_block = None
+    def drop(self, content: Content) -> None:
+        """It is on the device again, without a copy, or of no use any more; nothing where it is not here."""
+        if content.host_block is not None:
+            del self._contents[content.host_block]
+            self._out.pop(content.host_block, None)
+            self._free.append(content.host_block)
+            content.host_block = None
 
     def take_moves(self) -> HostMoves:
         """What is to be copied with the next step."""

@@ -13,18 +13,22 @@ parent of a cached block is cached.
 Where tokens see only a window, blocks behind it are let go first, and a beginning can be used as long as the
 blocks within its last window are there. A node whose own block is gone stays, as the way to its children.
 
+Where layers see unequally far, a node has a block in each of their groups (`groups.py`), and a beginning can
+be used that all groups can go on from. A node's block in one group is of no use without those in groups that
+see farther, and goes with them.
+
 What the pool takes goes to the tier of host memory, if there is one, and comes back when it is found there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tokenwire_engine.kv_cache.block_pool import BlockPool
 from tokenwire_engine.kv_cache.block_table import BlockTable, num_out_of_sight
 from tokenwire_engine.kv_cache.changes import Change, Cleared, Removed, Stored
 from tokenwire_engine.kv_cache.host_tier import HostMoves, HostTier
-from tokenwire_engine.kv_cache.prefix_node import Key, PrefixChain, PrefixNode, Scope
+from tokenwire_engine.kv_cache.prefix_node import Content, Key, PrefixChain, PrefixNode, Scope
 
 NO_BLOCK = 0
 """In a table, in place of a block that is not needed: what it holds is not looked at."""
@@ -33,17 +37,19 @@ NO_BLOCK = 0
 class PrefixCache:
     """Finds cached beginnings, and keeps the blocks of a pool that hold them for as long as they can be."""
 
-    def __init__(self, pool: BlockPool, window: int = 0, host: HostTier | None = None) -> None:
+    def __init__(self, pool: BlockPool, windows: Sequence[int] = (0,), host: HostTier | None = None) -> None:
         """
         Args:
-            window: tokens that a token sees at most, itself included; 0: all before it.
+            windows: of each group of layers, those that see the most first: tokens that a token sees at most,
+                itself included; 0: all before it.
             host: where the content of blocks goes that the pool hands out for something else.
         """
         self._pool = pool
-        self._window = window
+        self._windows = tuple(windows)
         self._host = host
         self._nodes: dict[Key, PrefixNode] = {}
-        self._node_of: dict[int, PrefixNode] = {}
+        self._content_of: dict[int, Content] = {}
+        """By block."""
         self._next_number = 0
         self._changes: list[Change] | None = None
         """Since they were last taken; None: nobody wants to know."""
@@ -52,7 +58,7 @@ class PrefixCache:
     @property
     def num_blocks(self) -> int:
         """Physical blocks whose content can be found, held ones included."""
-        return len(self._node_of)
+        return len(self._content_of)
 
     def follow(self, chain: PrefixChain, tokens: Callable[[int, int], list[int]], num_blocks: int) -> None:
         """Bring a chain up to date: what was evicted leaves it, what was cached since is added.
@@ -74,59 +80,67 @@ class PrefixCache:
             parent = node.number
         del nodes[self._num_usable(nodes) :]
 
-    def append(self, chain: PrefixChain, tokens: tuple[int, ...], block: int) -> bool:
-        """Let a held block be found: the next one of a chain, every token of which has been computed. False:
-        the chain was cut off, and cannot grow until it is followed again."""
+    def append(self, chain: PrefixChain, tokens: tuple[int, ...], blocks: Sequence[int | None]) -> bool:
+        """Let held blocks be found: the next ones of a chain, every token of which has been computed. False:
+        the chain was cut off, and cannot grow until it is followed again.
+
+        Args:
+            blocks: one in each group; None where it is out of sight already.
+        """
         parent = chain.nodes[-1] if chain.nodes else None
         if parent is not None and not parent.is_cached:
             return False
         key: Key = (chain.scope if parent is None else parent.number, tokens)
-        node = self._nodes.get(key)
-        if node is None:
-            node = self._nodes[key] = PrefixNode(self._next_number, key, chain.scope, parent)
-            self._next_number += 1
-            if parent is not None:
-                parent.num_children += 1
-        if self._changes is not None and not node.is_present:
+        node = self._nodes.get(key) or self._make_node(key, chain.scope, parent)
+        if self._changes is not None and not node.is_present and blocks[0] is not None:
             self._changes.append(Stored(node))
-        if node.blocks and self._pool.holders(first := next(iter(node.blocks))) == 0:
-            # Its place among the idle blocks would be before that of its children to come.
-            self._remove(first)
-            self._pool.drop(first)
-        if node.host_block is not None and self._host is not None:
-            self._host.drop(node)
-        self._add(node, block)
+        for content, block in zip(node.contents, blocks, strict=True):
+            if block is None:
+                continue
+            if content.blocks and self._pool.holders(first := content.block) == 0:
+                # Its place among the idle blocks would be before that of its children to come.
+                self._remove(first)
+                self._pool.drop(first)
+            if self._host is not None:
+                self._host.drop(content)
+            self._add(content, block)
         chain.nodes.append(node)
         return True
 
     def num_spared(self, chain: PrefixChain) -> int:
-        """How many of a chain's blocks can be taken without a free one: those that somebody holds, and those
-        out of sight."""
-        nodes = chain.nodes
-        if self._window:
-            hidden = self._num_out_of_sight(len(nodes))
-            return hidden + sum(map(self._is_held, nodes[hidden:]))
-        count = len(nodes)
-        while count and not self._is_held(nodes[count - 1]):  # the first ones: holders hold all ancestors
-            count -= 1
-        return count
+        """How many of a chain's blocks, those of all groups together, can be taken without a free one: those
+        that somebody holds, and those out of sight."""
+        nodes, spared = chain.nodes, 0
+        for group, window in enumerate(self._windows):
+            if window:
+                hidden = self._num_out_of_sight(len(nodes), window)
+                spared += hidden + sum(self._is_held(node.contents[group]) for node in nodes[hidden:])
+            else:
+                count = len(nodes)
+                while count and not self._is_held(nodes[count - 1].contents[group]):
+                    count -= 1
+                spared += count  # the first ones: holders hold all ancestors
+        return spared
 
-    def take(self, chain: PrefixChain, table: BlockTable) -> int:
-        """Begin a table with the blocks of a chain that was just followed, and hold them; `num_spared` says
-        how many of them take a free block. How many come back from the host."""
-        hidden = self._num_out_of_sight(len(chain.nodes))
-        seen = chain.nodes[hidden:]
-        away = [node for node in seen if not node.blocks]
-        self._pool.share(next(iter(node.blocks)) for node in seen if node.blocks)
+    def take(self, chain: PrefixChain, tables: Sequence[BlockTable]) -> int:
+        """Begin tables, one for each group, with the blocks of a chain that was just followed, and hold them;
+        `num_spared` says how many of them take a free block. How many come back from the host."""
+        nodes = chain.nodes
+        hidden = [self._num_out_of_sight(len(nodes), window) for window in self._windows]
+        seen = [[node.contents[group] for node in nodes[count:]] for group, count in enumerate(hidden)]
+        away = [content for contents in seen for content in contents if not content.blocks]
+        for contents in seen:
+            self._pool.share(content.block for content in contents if content.blocks)
         if away:
             assert self._host is not None
             # Taking blocks may evict others to the host: not at the expense of what is wanted now.
             self._host.keep(away)
-            for node, block in zip(away, self._pool.allocate(len(away)), strict=True):
-                self._host.bring_back(node, block)
-                self._add(node, block)
-        table.blocks = [NO_BLOCK] * hidden + [next(iter(node.blocks)) for node in seen]
-        table.num_released = hidden
+            for content, block in zip(away, self._pool.allocate(len(away)), strict=True):
+                self._host.bring_back(content, block)
+                self._add(content, block)
+        for table, count, contents in zip(tables, hidden, seen, strict=True):
+            table.blocks = [NO_BLOCK] * count + [content.block for content in contents]
+            table.num_released = count
         return len(away)
 
     def take_host_moves(self) -> HostMoves:
@@ -136,15 +150,16 @@ class PrefixCache:
     def reset(self) -> int:
         """Forget everything. Held blocks stay with their holders, but nobody else finds them. How many
         blocks could be found before."""
-        removed = len(self._node_of)
+        removed = len(self._content_of)
+        for block in self._content_of:
+            self._pool.drop(block)
         for node in self._nodes.values():
-            for block in node.blocks:
-                self._pool.drop(block)
-            node.blocks.clear()
-            node.host_block = None
+            for content in node.contents:
+                content.blocks.clear()
+                content.host_block = None
             node.is_cached = False
         self._nodes.clear()
-        self._node_of.clear()
+        self._content_of.clear()
         if self._host is not None:
             self._host.clear()
         if self._changes is not None:
@@ -173,27 +188,44 @@ class PrefixCache:
 
     def keeps(self, block: int) -> bool:
         """One idle block is enough of what other blocks hold, too."""
-        node = self._node_of.get(block)
-        if node is None:
+        content = self._content_of.get(block)
+        if content is None:
             return False
-        if len(node.blocks) > 1:
+        if len(content.blocks) > 1:
             self._remove(block)
             return False
         return True
 
     def forget(self, block: int) -> None:
-        node = self._remove(block)
-        if node.blocks:
+        content = self._remove(block)
+        if content.blocks:
             return
-        lost = node if self._host is None else self._host.put(node, block)
+        lost = content if self._host is None else self._host.put(content, block)
         if lost is not None:
             self._lose(lost)
 
-    def _lose(self, node: PrefixNode) -> None:
-        """A node's content is nowhere any more. Where nothing is to be found behind it, it goes itself."""
+    def _make_node(self, key: Key, scope: Scope, parent: PrefixNode | None) -> PrefixNode:
+        node = self._nodes[key] = PrefixNode(self._next_number, key, scope, parent)
+        node.contents = tuple(Content(node, group) for group in range(len(self._windows)))
+        self._next_number += 1
+        if parent is not None:
+            parent.num_children += 1
+        return node
+
+    def _lose(self, lost: Content) -> None:
+        """A content is nowhere any more, and what its node has in groups that see no farther goes with it.
+        Where nothing is to be found behind the node, it goes itself."""
+        for content in lost.node.contents[self._windows.index(self._windows[lost.group]) :]:
+            for block in tuple(content.blocks):
+                self._remove(block)
+                self._pool.drop(block)
+            if self._host is not None:
+                self._host.drop(content)
+        if lost.node.is_present:
+            return
         if self._changes is not None:
-            self._changes.append(Removed(node))
-        leaf: PrefixNode | None = node
+            self._changes.append(Removed(lost.node))
+        leaf: PrefixNode | None = lost.node
         while leaf is not None and not (leaf.num_children or leaf.is_present):
             del self._nodes[leaf.key]
             leaf.is_cached = False
@@ -203,31 +235,37 @@ class PrefixCache:
 
     def _num_usable(self, nodes: list[PrefixNode]) -> int:
         """How many nodes of a beginning can be gone on from: all that the next token sees are there."""
-        usable = len(nodes)
-        if not self._window:
-            while usable and not nodes[usable - 1].is_present:
-                usable -= 1
-            return usable
-        usable = run = 0
-        for count, node in enumerate(nodes, start=1):
-            run = run + 1 if node.is_present else 0
-            if run >= count - self._num_out_of_sight(count):
-                usable = count
-        return usable
+        count = len(nodes)
+        while count and (missing := self._last_missing(nodes, count)) >= 0:
+            count = missing  # which the tokens after the nodes up to it see, too
+        return count
 
-    def _num_out_of_sight(self, num_blocks: int) -> int:
+    def _last_missing(self, nodes: list[PrefixNode], count: int) -> int:
+        """The last of the first `count` nodes that the token after them sees, and that is not there in some
+        group; -1: there is none."""
+        missing = -1
+        for group, window in enumerate(self._windows):
+            # Where all is seen, ancestors are there if the last one is.
+            first = self._num_out_of_sight(count, window) if window else count - 1
+            for index in range(count - 1, max(first, missing + 1) - 1, -1):
+                if not nodes[index].contents[group].is_present:
+                    missing = index
+                    break
+        return missing
+
+    def _num_out_of_sight(self, num_blocks: int, window: int) -> int:
         """How many of so many blocks the token after them does not see."""
         size = self._pool.block_size
-        return num_out_of_sight(num_blocks * size, self._window, size)
+        return num_out_of_sight(num_blocks * size, window, size)
 
-    def _is_held(self, node: PrefixNode) -> bool:
-        return bool(node.blocks) and self._pool.holders(next(iter(node.blocks))) > 0
+    def _is_held(self, content: Content) -> bool:
+        return bool(content.blocks) and self._pool.holders(content.block) > 0
 
-    def _add(self, node: PrefixNode, block: int) -> None:
-        node.blocks[block] = None
-        self._node_of[block] = node
+    def _add(self, content: Content, block: int) -> None:
+        content.blocks[block] = None
+        self._content_of[block] = content
 
-    def _remove(self, block: int) -> PrefixNode:
-        node = self._node_of.pop(block)
-        del node.blocks[block]
-        return node
+    def _remove(self, block: int) -> Content:
+        content = self._content_of.pop(block)
+        del content.blocks[block]
+        return content

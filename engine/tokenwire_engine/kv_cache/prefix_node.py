@@ -22,19 +22,39 @@ class PrefixNode:
     """Of the sequences that begin with it."""
     parent: PrefixNode | None
     """None: it is a sequence's first."""
-    blocks: dict[int, None] = field(default_factory=dict)
-    """Physical blocks that hold it: a single idle one, or held ones (several when it was computed more than
-    once at the same time)."""
-    host_block: int | None = None
-    """The block of host memory that holds it, if no physical one does."""
+    contents: tuple[Content, ...] = ()
+    """Its keys and values in each group of layers, those that see the most first."""
     num_children: int = 0
     is_cached: bool = True
     """Whether it can be found; once it cannot, it never can again."""
 
     @property
     def is_present(self) -> bool:
-        """Whether its content is held somewhere."""
+        """Whether its content is held somewhere, in the layers that see the most at least."""
+        return self.contents[0].is_present
+
+
+@dataclass(slots=True, eq=False)
+class Content:
+    """The keys and values of one node's tokens in one group of layers, and where they are."""
+
+    node: PrefixNode
+    group: int
+    blocks: dict[int, None] = field(default_factory=dict)
+    """Physical blocks that hold it: a single idle one, or held ones (several when it was computed more than
+    once at the same time)."""
+    host_block: int | None = None
+    """The block of host memory that holds it, if no physical one does."""
+
+    @property
+    def is_present(self) -> bool:
+        """Whether it is held somewhere."""
         return bool(self.blocks) or self.host_block is not None
+
+    @property
+    def block(self) -> int:
+        """One of its physical blocks."""
+        return next(iter(self.blocks))
 
 
 @dataclass(slots=True)

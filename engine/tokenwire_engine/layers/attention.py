@@ -33,21 +33,23 @@ class Attention:
     head_dim: int
     scale: float
     window: int
+    group: int
+    """Of layers that share block tables."""
     soft_cap: float
     kernels: Kernels
 
     def __call__(self, x: Tensor, batch: ForwardBatch, rotary: RotaryTable, cache: LayerCache) -> Tensor:
         """`[num_tokens, hidden_size]` to the same."""
-        num_tokens = len(x)
+        num_tokens, view = len(x), batch.views[self.group]
         heads = self.qkv(x).view(num_tokens, -1, self.head_dim)
         q = heads[:, : self.num_heads]
         k = heads[:, self.num_heads : self.num_heads + self.num_kv_heads]
         v = heads[:, self.num_heads + self.num_kv_heads :]
         self.kernels.rotary_and_cache(
-            q, k, v, rotary.cos, rotary.sin, batch.positions, cache, batch.cache_slots, self.norms
+            q, k, v, rotary.cos, rotary.sin, batch.positions, cache, view.cache_slots, self.norms
         )
         attended = self.kernels.paged_attention(
-            q, cache, batch.attention, self.scale, self.window, self.soft_cap
+            q, cache, view.attention, self.scale, self.window, self.soft_cap
         )
         return self.o(attended.reshape(num_tokens, -1))
 
@@ -80,6 +82,7 @@ def load_attention(
         head_dim=architecture.head_dim,
         scale=architecture.attention_scale,
         window=architecture.windows[layer],
+        group=architecture.kv_group(layer),
         soft_cap=architecture.attention_soft_cap,
         kernels=kernels,
     )

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tokenwire_engine.kv_cache.groups import LayerGroup, group_layers
+
 
 @dataclass(slots=True, frozen=True)
 class LinearScaling:
@@ -121,6 +123,15 @@ class Architecture:
     qk_norm: bool = False
     """Whether each query and key head is RMS-normalized before the rotation."""
     names: ParameterNames = ParameterNames()
+
+    @property
+    def kv_groups(self) -> tuple[LayerGroup, ...]:
+        """Which layers share a block table."""
+        return group_layers(self.windows)
+
+    def kv_group(self, layer: int) -> int:
+        """The index of a layer's group."""
+        return next(index for index, group in enumerate(self.kv_groups) if layer in group.layers)
 
     @property
     def q_size(self) -> int:

@@ -37,13 +37,7 @@ class HostDecoder:
 
     def forward(self, batch: ForwardBatch, caches: Sequence[LayerCache]) -> Tensor:
         """See `Decoder.forward`; float32."""
-        return self.fused.forward(
-            batch.token_ids,
-            batch.positions,
-            batch.cache_slots,
-            batch.attention,
-            caches,
-        )
+        return self.fused.forward(batch.token_ids, batch.positions, batch.views, caches)
 
     def logits(self, hidden: Tensor, out: Tensor | None = None) -> Tensor:
         """See `Decoder.logits`."""
@@ -168,4 +162,5 @@ def _load_layer(packer: _Packer, architecture: Architecture, layer: int) -> Laye
         gate_up_bias=packer.biases([gate, up], [inner, inner], architecture.mlp_bias),
         down_bias=packer.biases([down], [hidden], architecture.mlp_bias),
         window=architecture.windows[layer],
+        group=architecture.kv_group(layer),
     )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from tokenwire_engine.kv_cache.groups import longest_sequence
 from tokenwire_engine.sampling.params import SamplingParams
 from tokenwire_engine.scheduler.plan import StepPlan, StepResult
 
@@ -34,12 +35,20 @@ class ModelInfo:
     block_size: int
     num_blocks: int
     max_step_tokens: int
-    window: int
-    """Tokens that a token sees at most in whatever layer, itself included; 0: some layer sees all."""
+    windows: tuple[int, ...]
+    """Of each group of layers, those that see the most first: tokens that a token sees at most, itself
+    included; 0: all before it."""
     num_host_blocks: int
     """Blocks of host memory for what leaves the KV cache."""
     default_sampling: SamplingParams
     """What generation_config.json recommends; neutral where it says nothing."""
+
+    @property
+    def cache_tokens(self) -> int:
+        """Tokens of the longest sequence that the KV cache can hold; at most the model's own limit."""
+        return longest_sequence(
+            self.num_blocks, self.windows, self.block_size, self.max_step_tokens, self.max_model_len
+        )
 
 
 class DeviceLostError(RuntimeError):

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tokenwire_engine.models.batch import ForwardBatch
+from tokenwire_engine.models.batch import CacheView, ForwardBatch
 from tokenwire_engine.runner.block_tables import BlockTables
 from tokenwire_engine.scheduler.plan import PENDING, ScheduledTokens, ScoredPrompt
 from tokenwire_kernels import AttentionBatch
@@ -41,19 +41,22 @@ class StepBatch:
 
     def on_device(self, sent: dict[str, Tensor], tables: BlockTables, block_size: int) -> ForwardBatch:
         """The forward pass's view of the arrays once they were sent."""
-        return ForwardBatch(
-            token_ids=sent["token_ids"],
-            positions=sent["positions"],
-            cache_slots=sent["cache_slots"],
-            attention=AttentionBatch(
-                block_tables=tables.rows(sent["slots"], -(-self.max_context_len // block_size)),
-                query_starts=sent["query_starts"],
-                context_lens=sent["context_lens"],
-                max_query_len=self.max_query_len,
-                max_context_len=self.max_context_len,
-                num_decodes=self.num_decodes,
-            ),
-        )
+        rows = tables.rows(sent["slots"], -(-self.max_context_len // block_size))
+        views = [
+            CacheView(
+                cache_slots,
+                AttentionBatch(
+                    block_tables=block_tables,
+                    query_starts=sent["query_starts"],
+                    context_lens=sent["context_lens"],
+                    max_query_len=self.max_query_len,
+                    max_context_len=self.max_context_len,
+                    num_decodes=self.num_decodes,
+                ),
+            )
+            for cache_slots, block_tables in zip(sent["cache_slots"], rows, strict=True)
+        ]
+        return ForwardBatch(sent["token_ids"], sent["positions"], views)
 
 
 def assemble(scheduled: Sequence[ScheduledTokens], tables: BlockTables, block_size: int) -> StepBatch:

@@ -1,8 +1,8 @@
 """Copies of whole KV blocks: within the cache, and between the cache and host memory.
 
-In host memory a block is one piece, all layers after each other. On its way it lies in the same form in a
-staging area on the device, so that gathering it from the layers is fast and its transfer a single copy.
-Transfers to the host run on a stream of their own and hold up nothing; whoever needs a block back waits.
+In host memory a block is one piece, all layers of its group after each other. On its way it lies in the same
+form in a staging area on the device, so that gathering it from the layers is fast and its transfer a single
+copy. Transfers to the host run on a stream of their own and hold up nothing; who needs a block back waits.
 """
 
 from __future__ import annotations
@@ -21,9 +21,14 @@ class BlockMover:
     """Moves blocks of one cache."""
 
     def __init__(self, caches: Sequence[LayerCache], num_host_blocks: int) -> None:
-        """`num_host_blocks`: blocks of host memory to allocate; where that is not a device's own memory
-        anyway, it is locked."""
-        self._layers = [tensor for cache in caches for tensor in (cache.keys, cache.values)]
+        """
+        Args:
+            caches: one for each layer; those of different groups may be the same.
+            num_host_blocks: blocks of host memory to allocate; where that is not a device's own memory
+                anyway, it is locked.
+        """
+        unique = {id(cache): cache for cache in caches}.values()
+        self._layers = [tensor for cache in unique for tensor in (cache.keys, cache.values)]
         self._device = self._layers[0].device
         self._shape = (len(self._layers), *self._layers[0].shape[1:])
         is_cuda = self._device.type == "cuda"

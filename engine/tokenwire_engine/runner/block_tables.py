@@ -1,7 +1,7 @@
 """Which blocks hold each slot's tokens, on the host and on the device.
 
-A table only grows at its end while its slot is taken. The device's copy is told what was appended, never
-sent the whole; on a CPU both are the same memory.
+A slot has a table for each group of layers. A table only grows at its end while its slot is taken. The
+device's copy is told what was appended, never sent the whole; on a CPU both are the same memory.
 """
 
 from __future__ import annotations
@@ -16,47 +16,49 @@ from torch import Tensor
 
 
 class BlockTables:
-    """One row of physical block ids for each slot.
+    """In each group of layers, one row of physical block ids for each slot.
 
     Attributes:
-        on_device: int32 `[num_slots, max_blocks]`, always at the same address.
+        on_device: int32 `[num_groups, num_slots, max_blocks]`, always at the same address.
     """
 
-    def __init__(self, num_slots: int, max_blocks: int, device: torch.device) -> None:
-        """`max_blocks` is the most that one sequence can have."""
-        self._host = np.zeros((num_slots, max_blocks), dtype=np.int32)
-        self._lengths = [0] * num_slots
+    def __init__(self, num_slots: int, max_blocks: int, device: torch.device, num_groups: int = 1) -> None:
+        """`max_blocks` is the most that one sequence can have in a group."""
+        self._host = np.zeros((num_groups, num_slots, max_blocks), dtype=np.int32)
+        self._lengths = [[0] * num_groups for _ in range(num_slots)]
         self._on_host = device.type == "cpu"
         if self._on_host:
             self.on_device = torch.from_numpy(self._host)
         else:
-            self.on_device = torch.zeros((num_slots, max_blocks), dtype=torch.int32, device=device)
+            self.on_device = torch.zeros(self._host.shape, dtype=torch.int32, device=device)
         self._changed: list[int] = []
 
     def clear(self, slot: int) -> None:
-        """Start the slot's table anew."""
-        self._lengths[slot] = 0
+        """Start the slot's tables anew."""
+        self._lengths[slot] = [0] * len(self._host)
 
-    def append(self, slot: int, blocks: Sequence[int]) -> None:
-        """Add blocks at the end of the slot's table."""
-        start = self._lengths[slot]
-        end = start + len(blocks)
-        self._host[slot, start:end] = blocks
-        self._lengths[slot] = end
-        if not self._on_host:
-            row = slot * self._host.shape[1]
-            self._changed.extend(range(row + start, row + end))
+    def append(self, slot: int, blocks: Sequence[Sequence[int]]) -> None:
+        """Add blocks at the end of the slot's tables, those of each group."""
+        lengths = self._lengths[slot]
+        _, num_slots, width = self._host.shape
+        for group, added in enumerate(blocks):
+            start = lengths[group]
+            end = lengths[group] = start + len(added)
+            self._host[group, slot, start:end] = added
+            if not self._on_host:
+                row = (group * num_slots + slot) * width
+                self._changed.extend(range(row + start, row + end))
 
     def cache_slots(
         self, slots: NDArray[np.int64], positions: NDArray[np.int64], block_size: int
     ) -> NDArray[np.int64]:
-        """Where each token's key and value go: block * block_size + offset.
+        """Where each token's key and value go, int64 `[num_groups, num_tokens]`: block * block_size + offset.
 
         Args:
             slots: the slot of each token.
             positions: its place in the sequence.
         """
-        blocks = self._host[slots, positions // block_size].astype(np.int64)
+        blocks = self._host[:, slots, positions // block_size].astype(np.int64, order="C")
         return blocks * block_size + positions % block_size
 
     def take_changes(self) -> dict[str, NDArray[Any]]:
@@ -73,5 +75,5 @@ class BlockTables:
             self.on_device.view(-1).index_copy_(0, sent["changed_entries"], sent["changed_blocks"])
 
     def rows(self, slots: Tensor, num_blocks: int) -> Tensor:
-        """The first `num_blocks` entries of these slots' tables: int32 `[num_slots, num_blocks]`."""
-        return self.on_device[:, :num_blocks].index_select(0, slots)
+        """The first `num_blocks` entries of these slots' tables: int32 `[num_groups, slots, num_blocks]`."""
+        return self.on_device[:, :, :num_blocks].index_select(1, slots)

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tokenwire_engine.models.batch import ForwardBatch
+from tokenwire_engine.models.batch import CacheView, ForwardBatch
 from tokenwire_engine.models.decoder import Decoder
 from tokenwire_engine.runner.launched import Landing, Launched
 from tokenwire_engine.runner.row_columns import RowColumns
@@ -105,8 +105,9 @@ class GraphExecutor:
         self._token_ids = torch.zeros(num_rows, dtype=torch.int64, device=device)
         self._context_lens = torch.zeros(num_rows, dtype=torch.int32, device=device)
         self._next_positions = torch.zeros(num_rows, dtype=torch.int64, device=device)
-        self._cache_slots = torch.zeros(num_rows, dtype=torch.int64, device=device)
-        self._row_tables = torch.zeros_like(slots.tables.on_device[:num_rows])
+        # In each group of layers.
+        self._row_tables = torch.zeros_like(slots.tables.on_device)
+        self._cache_slots = torch.zeros(len(self._row_tables), num_rows, dtype=torch.int64, device=device)
         self._query_starts = torch.arange(num_rows + 1, dtype=torch.int32, device=device)
         self._logits = torch.zeros(num_rows, len(decoder.embedding.weight), device=device)
         self._steps = torch.zeros(1, dtype=torch.int64, device=device)
@@ -179,25 +180,26 @@ class GraphExecutor:
 
     def _compute(self, size: int) -> None:
         """Logits of the first `size` rows' next tokens."""
-        rows, cache_slots, tables = self._rows(size), self._cache_slots[:size], self._row_tables[:size]
+        rows = self._rows(size)
         self._kernels.advance_decodes(rows, self._slots.latest_tokens)
-        self._kernels.gather_block_tables(
-            rows, self._slots.tables.on_device, tables, cache_slots, self._block_size
-        )
-        batch = ForwardBatch(
-            token_ids=rows.token_ids,
-            positions=rows.positions,
-            cache_slots=cache_slots,
-            attention=AttentionBatch(
-                block_tables=tables,
-                query_starts=self._query_starts[: size + 1],
-                context_lens=rows.context_lens,
-                max_query_len=1,
-                max_context_len=len(self._decoder.rotary.cos),
-                num_decodes=size,
-            ),
-        )
+        views = [self._view(rows, group) for group in range(len(self._row_tables))]
+        batch = ForwardBatch(rows.token_ids, rows.positions, views)
         self._decoder.logits(self._decoder.forward(batch, self._caches), out=self._logits[:size])
+
+    def _view(self, rows: DecodeRows, group: int) -> CacheView:
+        size = len(rows.slots)
+        cache_slots, tables = self._cache_slots[group, :size], self._row_tables[group, :size]
+        slot_tables = self._slots.tables.on_device[group]
+        self._kernels.gather_block_tables(rows, slot_tables, tables, cache_slots, self._block_size)
+        attention = AttentionBatch(
+            block_tables=tables,
+            query_starts=self._query_starts[: size + 1],
+            context_lens=rows.context_lens,
+            max_query_len=1,
+            max_context_len=len(self._decoder.rotary.cos),
+            num_decodes=size,
+        )
+        return CacheView(cache_slots, attention)
 
     def _choose(self, size: int, mode: SamplingMode) -> Tensor:
         if mode is SamplingMode.GREEDY:

@@ -61,7 +61,7 @@ def load_runner(config: EngineConfig, progress: Progress, capture: Capture | Non
     with explained("loading weights", LESS_WEIGHT):
         decoder = load_decoder(reader, architecture, max_model_len, kernels, Shard(), config.quantization)
 
-    geometry = cache_geometry(architecture, config.block_size, dtype)
+    geometry = cache_geometry(architecture, config.block_size, dtype, max_step_tokens)
     budget = config.kv_cache_memory
     if budget is None and device.type == "cpu":
         budget = host_budget(geometry, max_model_len, decoder.embedding.weight.nbytes)
@@ -94,7 +94,7 @@ def load_runner(config: EngineConfig, progress: Progress, capture: Capture | Non
         block_size=config.block_size,
         num_blocks=num_blocks,
         max_step_tokens=max_step_tokens,
-        window=max(architecture.windows) if all(architecture.windows) else 0,
+        windows=tuple(group.window for group in architecture.kv_groups),
         num_host_blocks=host_budget_bytes // geometry.block_bytes,
         default_sampling=default_sampling(checkpoint.generation_config),
     )

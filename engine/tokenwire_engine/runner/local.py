@@ -52,7 +52,9 @@ class LocalRunner:
         self._mover = BlockMover(caches, info.num_host_blocks)
         self._slots = SlotState(
             num_slots=max_running,
-            tables=BlockTables(max_running, -(-info.max_model_len // info.block_size), device),
+            tables=BlockTables(
+                max_running, -(-info.max_model_len // info.block_size), device, len(info.windows)
+            ),
             sampler=Sampler(max_running, info.vocab_size, device, kernels),
             latest_tokens=torch.zeros(max_running, dtype=torch.int64, device=device),
         )

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+from tokenwire_engine.kv_cache.block_table import ceil_div
+from tokenwire_engine.kv_cache.groups import LayerGroup, longest_sequence, most_blocks
 from tokenwire_engine.models.architecture import Architecture
 from tokenwire_engine.models.errors import ModelError
 from tokenwire_kernels import LayerCache
@@ -25,41 +27,66 @@ HOST_LIMIT = 0.8
 class CacheGeometry:
     """The shape of the KV cache, but for the number of blocks."""
 
-    num_layers: int
+    groups: tuple[LayerGroup, ...]
     num_kv_heads: int
     head_dim: int
     block_size: int
     dtype: torch.dtype
+    step_tokens: int
+    """Most tokens of one sequence that a step computes."""
 
     @property
     def block_bytes(self) -> int:
-        """Bytes of one block over all layers, keys and values."""
+        """Bytes of one block over all layers of its group, keys and values."""
         block = self.num_kv_heads * self.block_size * self.head_dim * self.dtype.itemsize
-        return 2 * self.num_layers * block
+        return 2 * self._layers_per_block * block
+
+    @property
+    def _layers_per_block(self) -> int:
+        return max(len(group.layers) for group in self.groups)
 
     def blocks_for(self, num_tokens: int) -> int:
-        """Blocks that hold so many tokens of one sequence."""
-        return -(-num_tokens // self.block_size)
+        """Blocks for all of so many tokens of one sequence, in all groups together."""
+        return ceil_div(num_tokens, self.block_size) * len(self.groups)
+
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """Of each group: tokens that a token sees at most; 0: all before it."""
+        return tuple(group.window for group in self.groups)
+
+    def most_blocks(self, num_tokens: int) -> int:
+        """Most blocks that a sequence of so many tokens ever holds at a time."""
+        return most_blocks(num_tokens, self.windows, self.block_size, self.step_tokens)
+
+    def longest_sequence(self, num_blocks: int, most: int) -> int:
+        """Tokens of the longest sequence that fits into so many blocks, but no more than `most`."""
+        return longest_sequence(num_blocks, self.windows, self.block_size, self.step_tokens, most)
 
     def allocate(self, num_blocks: int, device: torch.device) -> list[LayerCache]:
-        """Caches of `num_blocks` blocks, one for each layer. On a host, untouched pages take no memory."""
+        """Caches of `num_blocks` blocks, one for each layer; those of different groups are the same. On a
+        host, untouched pages take no memory."""
         shape = (num_blocks, self.num_kv_heads, self.block_size, self.head_dim)
-        return [
+        caches = [
             LayerCache(
                 torch.empty(shape, dtype=self.dtype, device=device),
                 torch.empty(shape, dtype=self.dtype, device=device),
             )
-            for _ in range(self.num_layers)
+            for _ in range(self._layers_per_block)
         ]
+        place_of = {layer: place for group in self.groups for place, layer in enumerate(group.layers)}
+        return [caches[place_of[layer]] for layer in sorted(place_of)]
 
 
-def cache_geometry(architecture: Architecture, block_size: int, dtype: torch.dtype) -> CacheGeometry:
+def cache_geometry(
+    architecture: Architecture, block_size: int, dtype: torch.dtype, step_tokens: int
+) -> CacheGeometry:
     return CacheGeometry(
-        num_layers=architecture.num_layers,
+        groups=architecture.kv_groups,
         num_kv_heads=architecture.num_kv_heads,
         head_dim=architecture.head_dim,
         block_size=block_size,
         dtype=dtype,
+        step_tokens=step_tokens,
     )
 
 
@@ -69,10 +96,11 @@ def num_cache_blocks(geometry: CacheGeometry, budget: int, max_model_len: int, m
     Raises:
         ModelError: not even one sequence of `max_model_len` tokens fits.
     """
-    per_sequence = geometry.blocks_for(max_model_len)
+    per_sequence = geometry.most_blocks(max_model_len)
     fitting = budget // geometry.block_bytes
     if fitting < per_sequence:
-        lower = f"lower --max-model-len to {fitting * geometry.block_size} or less, or " if fitting else ""
+        longest = geometry.longest_sequence(fitting, max_model_len)
+        lower = f"lower --max-model-len to {longest} or less, or " if longest else ""
         raise ModelError(
             f"a context of {max_model_len} tokens needs a KV cache of "
             f"{_mib(per_sequence * geometry.block_bytes)}, but there are {_mib(budget)} for it: "
@@ -88,7 +116,7 @@ def host_budget(geometry: CacheGeometry, max_model_len: int, mapped_weights: int
         mapped_weights: bytes of weights that are read from the page cache, which counts as free.
     """
     free = max(0, available_host_memory() - mapped_weights)
-    one_context = geometry.blocks_for(max_model_len) * geometry.block_bytes
+    one_context = geometry.most_blocks(max_model_len) * geometry.block_bytes
     return max(int(free * HOST_SHARE), min(one_context, int(free * HOST_LIMIT)))
 
 

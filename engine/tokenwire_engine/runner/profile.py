@@ -61,15 +61,17 @@ def _memory_needed(
     """Bytes that steps need beside the weights and the KV cache."""
     num_rows = min(max_running, max_step_tokens)
     longest = min(max_step_tokens, len(decoder.rotary.cos))
-    caches = geometry.allocate(max(num_rows, geometry.blocks_for(longest)), device)
+    num_groups = len(geometry.groups)
+    caches = geometry.allocate(max(num_rows * num_groups, geometry.blocks_for(longest)), device)
     vocab_size = len(decoder.embedding.weight)
 
     def step(scheduled: Sequence[ScheduledTokens]) -> None:
         """Compute tokens, and sample as many rows of logits as there can be."""
         num_blocks = geometry.blocks_for(max(len(row.token_ids) for row in scheduled))
-        tables = BlockTables(len(scheduled), num_blocks, device)
+        tables = BlockTables(len(scheduled), num_blocks // num_groups, device, num_groups)
         for index, row in enumerate(scheduled):
-            tables.append(row.slot, range(index * num_blocks, (index + 1) * num_blocks))
+            blocks = range(index * num_blocks, (index + 1) * num_blocks)
+            tables.append(row.slot, [blocks[group::num_groups] for group in range(num_groups)])
         batch = assemble(scheduled, tables, geometry.block_size)
         sampler = Sampler(num_rows, vocab_size, device, kernels)
         slots = list(range(num_rows))

@@ -14,7 +14,8 @@ def warm_up_plans(info: ModelInfo, max_running: int) -> Iterator[StepPlan]:
 
     They leave keys and values behind in the first blocks, which nobody has been told to be valid.
     """
-    num_requests = min(2, max_running, info.num_blocks, info.max_step_tokens)
+    num_groups = len(info.windows)
+    num_requests = min(2, max_running, info.num_blocks // num_groups, info.max_step_tokens)
     length = max(1, min(8, info.max_model_len - 1, info.max_step_tokens // num_requests))
     slots = list(range(num_requests))
     prompt = [0] * length
@@ -23,7 +24,12 @@ def warm_up_plans(info: ModelInfo, max_running: int) -> Iterator[StepPlan]:
         admitted=[
             Admission(slot, SamplingParams(temperature=float(slot), top_p=0.9), prompt, []) for slot in slots
         ],
-        scheduled=[ScheduledTokens(slot, 0, prompt, [slot], samples=True) for slot in slots],
+        scheduled=[
+            ScheduledTokens(
+                slot, 0, prompt, [[slot * num_groups + group] for group in range(num_groups)], samples=True
+            )
+            for slot in slots
+        ],
     )
     if length < info.max_model_len:
         yield StepPlan(

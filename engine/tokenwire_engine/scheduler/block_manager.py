@@ -1,8 +1,9 @@
 """Which KV blocks each request holds, from the step that admits it until it leaves.
 
-A table only grows at its end. A request begins with what others have computed: the blocks of its beginning in
-the prefix cache or, as a sample, its sibling's prompt, of which the one block that it goes on to write to is
-copied. It gives back early only what it does not see any more.
+A request has a table for each group of layers, which only grow at their ends. It begins with what others have
+computed: the blocks of its beginning in the prefix cache or, as a sample, its sibling's prompt, of which the
+blocks that it goes on to write to are copied. It gives back early only what the layers of a group do not see
+any more.
 
 Launched steps may still read or write blocks that were given back: whatever these are used for next runs
 after them.
@@ -10,10 +11,11 @@ after them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from tokenwire_engine.kv_cache.block_pool import BlockPool
 from tokenwire_engine.kv_cache.block_table import BlockTable, ceil_div, num_out_of_sight
+from tokenwire_engine.kv_cache.groups import most_in_sight
 from tokenwire_engine.kv_cache.prefix_cache import PrefixCache
 from tokenwire_engine.scheduler.counters import Counters
 from tokenwire_engine.scheduler.request import Request
@@ -26,98 +28,158 @@ class BlockManager:
     """Gives blocks to requests, and takes them back."""
 
     def __init__(
-        self, pool: BlockPool, window: int, prefix_cache: PrefixCache | None, counters: Counters
+        self,
+        pool: BlockPool,
+        windows: Sequence[int],
+        step_tokens: int,
+        prefix_cache: PrefixCache | None,
+        counters: Counters,
     ) -> None:
         """
         Args:
-            window: tokens that a token sees at most, itself included; 0: all before it.
-            prefix_cache: of the pool; None: nothing is found, and nothing kept.
+            windows: of each group of layers, those that see the most first: tokens that a token sees at most,
+                itself included; 0: all before it.
+            step_tokens: most tokens in one step.
+            prefix_cache: of the pool and the groups; None: nothing is found, and nothing kept.
             counters: where finds are counted.
         """
         self._pool = pool
         self._size = pool.block_size
-        self._window = window
+        self._windows = tuple(windows)
+        self._most_in_sight = [most_in_sight(window, self._size, step_tokens) for window in windows]
+        self._most_of_a_step = sum(map(bool, windows)) * (step_tokens // self._size)
         self._cache = prefix_cache
         self._counters = counters
+        self.has_windows = any(windows)
+        """Whether there is anything to `slide`."""
+        self.num_groups = len(self._windows)
+
+    def make_tables(self) -> list[BlockTable]:
+        """The tables of a request that holds nothing."""
+        return [BlockTable(self._size) for _ in self._windows]
 
     def num_needed(self, request: Request) -> int:
-        """Free blocks that it takes to begin a request: for all of its known tokens but those that are found
-        computed."""
-        needed = ceil_div(request.num_tokens, self._size)
+        """Free blocks that it takes to begin a request and come to the end of its known tokens: for all but
+        those that are found computed, and those that take the place of others in a window."""
         origin = request.origin
-        if origin is not None and origin.num_released > self._num_out_of_sight(request.num_tokens - 1):
+        if origin is not None and not self._still_sees(origin, request.num_tokens - 1):
             origin = request.origin = None  # whoever had it has left, or gone on too far
-        if origin is not None:
-            return needed - (request.num_tokens - 1) // self._size
+        if origin is not None:  # the block of the last token is its own, in each group
+            return self.num_groups
         if self._cache is None:
-            return needed
+            return self._num_reached(request, 0)
         # At least the last known token is computed, for the token after it, and every prompt token whose
         # log-probabilities are still due.
         most = request.num_prompt_scored if request.needs_all_prompt_logits else request.num_tokens - 1
         self._cache.follow(request.cache, request.tokens, most // self._size)
-        return needed - self._cache.num_spared(request.cache)
+        num_found = len(request.cache.nodes) * self._size
+        return self._num_reached(request, num_found) - self._cache.num_spared(request.cache)
 
     def begin(self, request: Request) -> list[Copy]:
         """Give a request, whose needs were just looked at and can be met, what is found computed; what is to
         be copied for it before the step that admits it."""
         origin, request.origin = request.origin, None
+        copies: list[Copy] = []
         if origin is not None:
-            return self._fork(request, origin)
-        if self._cache is not None:
-            self._counters.host_hit_blocks += self._cache.take(request.cache, request.table)
-            request.num_computed = request.table.capacity
+            copies = self._fork(request, origin)
+        elif self._cache is not None:
+            self._counters.host_hit_blocks += self._cache.take(request.cache, request.tables)
+            request.num_computed = request.tables[0].capacity
             self._counters.prefix_query_tokens += request.num_tokens
             self._counters.prefix_hit_tokens += request.num_computed
-        return []
+        request.capacity = request.tables[0].capacity
+        return copies
 
-    def grow(self, table: BlockTable, num_tokens: int) -> list[int]:
-        """Add the blocks that a table lacks for so many tokens; which."""
-        added = self._pool.allocate(table.blocks_needed(num_tokens))
-        table.blocks += added
+    def most_growth(self, num_requests: int) -> int:
+        """Most blocks that one step of so many running requests takes."""
+        return num_requests * self.num_groups + self._most_of_a_step
+
+    def num_lacking(self, request: Request, end: int) -> int:
+        """Blocks that `grow` would add."""
+        return sum(self._lacking(request, end))
+
+    def grow(self, request: Request, end: int) -> list[list[int]]:
+        """Add the blocks that a request lacks to compute its tokens up to `end`; which, in each group.
+
+        Where layers see all, those of all its tokens come at once, so that a prefill, once begun, never waits
+        for another; where they see only a window, as many as it has left behind will do for the next ones.
+        """
+        added = [self._pool.allocate(lacking) for lacking in self._lacking(request, end)]
+        for table, blocks in zip(request.tables, added, strict=True):
+            table.blocks += blocks
+        request.capacity = request.tables[-1].capacity
         return added
 
-    def slide(self, table: BlockTable, position: int) -> None:
+    def slide(self, request: Request, position: int) -> None:
         """Give back the blocks that a request does not see any more from a position on."""
-        if (num_hidden := self._num_out_of_sight(position)) > table.num_released:
-            self._pool.release(table.blocks[table.num_released : num_hidden])
-            table.num_released = num_hidden
+        for table, window in zip(request.tables, self._windows, strict=True):
+            if (num_hidden := num_out_of_sight(position, window, self._size)) > table.num_released:
+                self._pool.release(table.blocks[table.num_released : num_hidden])
+                table.num_released = num_hidden
 
-    def keep_filled(self, filled: Iterable[tuple[Request, BlockTable, int]]) -> None:
-        """Let blocks be found whose last token has been computed: of each request the table when that was
+    def keep_filled(self, filled: Iterable[tuple[Request, list[BlockTable], int]]) -> None:
+        """Let blocks be found whose last token has been computed: of each request the tables when that was
         planned, and how many of its tokens are computed."""
         if self._cache is None:
             return
-        for request, table, num_computed in filled:
-            if request.table is not table:  # it has left, and its blocks may be somebody else's
+        for request, tables, num_computed in filled:
+            if request.tables is not tables:  # it has left, and its blocks may be somebody else's
                 continue
-            for index in range(len(request.cache.nodes), num_computed // self._size):
-                if index < table.num_released:
-                    break
+            num_filled = num_computed // self._size
+            if tables[0].num_released >= num_filled:  # all of them are out of sight already
+                continue
+            for index in range(len(request.cache.nodes), num_filled):
                 tokens = tuple(request.tokens(index * self._size, (index + 1) * self._size))
-                if not self._cache.append(request.cache, tokens, table.blocks[index]):
+                blocks = [table.blocks[index] if index >= table.num_released else None for table in tables]
+                if not self._cache.append(request.cache, tokens, blocks):
                     break
+
+    def num_held(self, request: Request) -> int:
+        """Blocks that a request would give back if it left."""
+        return sum(len(table.blocks) - table.num_released for table in request.tables)
 
     def end(self, request: Request) -> None:
         """Take a request's blocks back."""
-        table = request.table
-        self._pool.release(reversed(table.held))  # the deepest first, as the prefix cache wants it
-        table.num_released = len(table.blocks)
-        request.table = BlockTable(self._size)
-        request.num_computed = 0
+        for table in request.tables:
+            self._pool.release(reversed(table.held))  # the deepest first, as the prefix cache wants it
+            table.num_released = len(table.blocks)
+        request.tables = self.make_tables()
+        request.num_computed = request.capacity = 0
 
-    def _fork(self, request: Request, origin: BlockTable) -> list[Copy]:
+    def _fork(self, request: Request, origin: list[BlockTable]) -> list[Copy]:
         """Give a sample the prompt that its sibling has computed, all but the last token."""
         request.num_computed = request.num_tokens - 1
         num_full, rest = divmod(request.num_computed, self._size)
-        table = request.table
-        table.blocks = origin.blocks[:num_full]
-        table.num_released = self._num_out_of_sight(request.num_computed)
-        self._pool.share(table.held)
+        for table, source, window in zip(request.tables, origin, self._windows, strict=True):
+            table.blocks = source.blocks[:num_full]
+            table.num_released = num_out_of_sight(request.num_computed, window, self._size)
+            self._pool.share(table.held)
         if not rest:
             return []
-        copy = self._pool.allocate(1)
-        table.blocks += copy
-        return [(origin.blocks[num_full], copy[0])]
+        copies = self._pool.allocate(len(self._windows))
+        for table, block in zip(request.tables, copies, strict=True):
+            table.blocks.append(block)
+        return [(source.blocks[num_full], block) for source, block in zip(origin, copies, strict=True)]
 
-    def _num_out_of_sight(self, position: int) -> int:
-        return num_out_of_sight(position, self._window, self._size)
+    def _num_reached(self, request: Request, num_found: int) -> int:
+        """Blocks in a request's tables when it holds the most, if so many tokens are found computed: those
+        out of sight by then included."""
+        num_blocks = ceil_div(request.num_tokens, self._size)
+        return sum(
+            min(num_blocks, num_out_of_sight(num_found, window, self._size) + in_sight)
+            for window, in_sight in zip(self._windows, self._most_in_sight, strict=True)
+        )
+
+    def _lacking(self, request: Request, end: int) -> list[int]:
+        num_tokens = request.num_tokens + request.num_pending
+        return [
+            table.blocks_needed(end if window else num_tokens)
+            for table, window in zip(request.tables, self._windows, strict=True)
+        ]
+
+    def _still_sees(self, tables: list[BlockTable], position: int) -> bool:
+        """Whether tables hold all that a token at a position sees."""
+        return all(
+            table.num_released <= num_out_of_sight(position, window, self._size)
+            for table, window in zip(tables, self._windows, strict=True)
+        )

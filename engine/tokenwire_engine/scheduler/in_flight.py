@@ -25,6 +25,6 @@ class StepInFlight:
     """The requests of the rows that yield log-probabilities of the prompt, in the plan's order."""
     prompts_done: list[Request] = field(default_factory=list)
     """Requests whose prompt it computes the last token of, and whose other samples wait for that."""
-    filled: list[tuple[Request, BlockTable, int]] = field(default_factory=list)
-    """Requests with a block that this step computes the last token of, their table when it was planned (a
-    request that leaves gets a new one), and how many tokens are computed then."""
+    filled: list[tuple[Request, list[BlockTable], int]] = field(default_factory=list)
+    """Requests with a block that this step computes the last token of, their tables when it was planned (a
+    request that leaves gets new ones), and how many tokens are computed then."""

@@ -58,8 +58,9 @@ class ScheduledTokens:
     """Position of the first token; everything before it is in the KV cache."""
     token_ids: Sequence[int]
     """At least one; of `PENDING` ones at most the last."""
-    new_blocks: Sequence[int]
-    """Physical block ids to append to the slot's block table before this step."""
+    new_blocks: Sequence[Sequence[int]]
+    """Physical block ids to append to the slot's block tables before this step: those of each group of
+    layers, or nothing at all."""
     samples: bool
     """Whether the last of these tokens is the last one known, so that the step yields the next token."""
     scored: ScoredPrompt | None = None

@@ -100,10 +100,13 @@ class Request:
     has_ended: bool = False
     samples: Samples = field(init=False, repr=False, compare=False)
     """It and its siblings."""
-    origin: BlockTable | None = None
-    """Whose blocks hold its prompt but for the last token, if it is a sample that has not begun."""
+    origin: list[BlockTable] | None = None
+    """The tables that hold its prompt but for the last token, if it is a sample that has not begun."""
     slot: int = NO_SLOT
-    table: BlockTable = field(default_factory=lambda: BlockTable(0))
+    tables: list[BlockTable] = field(default_factory=list)
+    """One for each group of layers."""
+    capacity: int = 0
+    """Tokens that fit into its blocks."""
     length_limit: int = 0
     """Known tokens at which it ends."""
     num_prompt_scored: int = 0

@@ -23,8 +23,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tokenwire_engine.kv_cache.block_pool import BlockPool
-from tokenwire_engine.kv_cache.block_table import BlockTable
 from tokenwire_engine.kv_cache.changes import Change
+from tokenwire_engine.kv_cache.groups import longest_sequence
 from tokenwire_engine.kv_cache.prefix_cache import PrefixCache
 from tokenwire_engine.scheduler.block_manager import BlockManager
 from tokenwire_engine.scheduler.counters import Counters
@@ -54,8 +54,9 @@ class SchedulerLimits:
     """Most tokens of prompt and output together."""
     adapts_step: bool = False
     """Whether a step gets fewer tokens than it may have, so that prompts do not hold up those who decode."""
-    window: int = 0
-    """Tokens that a token sees at most, itself included, in whatever layer; 0: all before it."""
+    windows: tuple[int, ...] = (0,)
+    """Of each group of layers, those that see the most first: tokens that a token sees at most, itself
+    included; 0: all before it."""
 
 
 class Scheduler:
@@ -84,10 +85,11 @@ class Scheduler:
         """
         self.pool = pool
         self.counters = Counters()
-        self.context_limit = min(limits.max_model_len, pool.num_tokens)
         self._budget = StepBudget(limits.max_step_tokens, limits.adapts_step)
-        self._has_window = limits.window > 0
-        self._blocks = BlockManager(pool, limits.window, prefix_cache, self.counters)
+        self._blocks = BlockManager(pool, limits.windows, limits.max_step_tokens, prefix_cache, self.counters)
+        self.context_limit = longest_sequence(
+            pool.num_blocks, limits.windows, pool.block_size, limits.max_step_tokens, limits.max_model_len
+        )
         self._free_slots = list(range(limits.max_running - 1, -1, -1))
         self._policy = policy or FirstComeFirstServed()
         self._prefix_cache = prefix_cache
@@ -137,12 +139,13 @@ class Scheduler:
         if request.num_tokens >= self.context_limit:
             raise ValueError(
                 f"the request has {request.num_tokens} tokens and needs room for at least one more; the "
-                f"context holds {self.context_limit} ({self.pool.num_tokens} in the KV cache)"
+                f"context holds {self.context_limit} (the KV cache has {self.pool.num_blocks} blocks of "
+                f"{self.pool.block_size} tokens)"
             )
         samples = self._live[request.request_id] = make_samples(request)
         now = self._clock()
         for sample in samples.members:
-            sample.table = BlockTable(self.pool.block_size)
+            sample.tables = self._blocks.make_tables()
             sample.length_limit = min(len(sample.prompt_token_ids) + sample.max_tokens, self.context_limit)
             sample.arrival, sample.arrival_s = self._num_submitted, now
             self._num_submitted += 1
@@ -187,9 +190,9 @@ class Scheduler:
         """The next step, or None when there is nothing to compute (before the steps in flight complete)."""
         for request in self._deadlines.passed(self._clock()):
             self._finish(request, FinishReason.EXPIRED, _expired(request))
-        self._make_room()
         if self._policy.is_preemptive:
             self._make_way()
+        self._make_room()
         step = StepInFlight(StepPlan(self.counters.steps))
         budget = self._budget.most
 
@@ -210,7 +213,7 @@ class Scheduler:
         # Only with tokens to spare, so that there are never more requests running than tokens in a step.
         while budget > 0 and (admitted := self._admit(step.plan)):
             step.plan.admitted.append(_admission(admitted))
-            budget -= self._schedule(admitted, budget, step, new_blocks=admitted.table.blocks.copy())
+            budget -= self._schedule(admitted, budget, step, _blocks_of(admitted))
 
         if not step.plan.scheduled:
             return None
@@ -350,47 +353,55 @@ class Scheduler:
         ahead of the requests that their own came before."""
         siblings, request.samples.unborn = request.samples.unborn, []
         for sibling in reversed(siblings):
-            sibling.origin = request.table
+            sibling.origin = request.tables
             self._begin(sibling)
 
     def _make_room(self) -> None:
-        """Let the least deserving give way until the next token of every other decode fits."""
-        if len(self._running) <= self.pool.num_free:  # none needs more than one
+        """Let the least deserving give way until all others get the blocks that their next tokens take."""
+        if self._blocks.most_growth(len(self._running)) <= self.pool.num_free:
             return
-        size = self.pool.block_size
-        growing = {
-            request.slot
-            for request in self._running.values()
-            if request.num_computed >= len(request.table.blocks) * size and not request.must_wait
-        }
-        if len(growing) <= self.pool.num_free:
-            return
-        for request in sorted(self._running.values(), key=self._policy.rank, reverse=True):
-            growing.discard(request.slot)
-            self._preempt(request)
-            if len(growing) <= self.pool.num_free:
-                return
+        ranked = sorted(self._running.values(), key=self._policy.rank)
+        while ranked and self._growth() > self.pool.num_free:
+            self._preempt(ranked.pop())
+
+    def _growth(self) -> int:
+        """Blocks that the next step of all running requests takes."""
+        growth, prefilling = 0, []
+        num_decodes = 0
+        for request in self._running.values():
+            if self._blocks.has_windows:
+                self._blocks.slide(request, request.num_computed)
+            if request.num_to_go > 1:
+                prefilling.append(request)
+            elif not request.must_wait:
+                num_decodes += 1
+                if request.num_computed >= request.capacity:
+                    growth += self._blocks.num_lacking(request, request.num_computed + 1)
+        budget = self._budget.prompt_tokens(num_decodes)
+        for request in prefilling:
+            count = min(budget, request.num_to_go)
+            budget -= count
+            growth += self._blocks.num_lacking(request, request.num_computed + count)
+        return growth
 
     def _schedule(
-        self, request: Request, budget: int, step: StepInFlight, new_blocks: Sequence[int] = ()
+        self, request: Request, budget: int, step: StepInFlight, new_blocks: Sequence[list[int]] = ()
     ) -> int:
         """Compute a request's next tokens in this step, at most `budget`; how many they are. `new_blocks`:
         blocks in its table that the runner does not know of."""
         size = self.pool.block_size
-        table = request.table
         start = request.num_computed
-        if self._has_window:
-            self._blocks.slide(table, start)
+        if self._blocks.has_windows:
+            self._blocks.slide(request, start)
         num_prompt = len(request.prompt_token_ids)
         num_tokens = num_prompt + len(request.output_token_ids) + request.num_pending
         samples = num_tokens - start <= budget
         end = num_tokens if samples else start + budget
-        # All tokens so far get their blocks with the first chunk, so that a prefill, once begun, never waits
-        # for another; after that, a decode takes one block at a time.
-        if num_tokens > len(table.blocks) * size:
-            new_blocks = [*new_blocks, *self._blocks.grow(table, num_tokens)]
+        if end > request.capacity:
+            added = self._blocks.grow(request, end)
+            new_blocks = list(map(list.__add__, new_blocks, added)) if new_blocks else added
         if end // size > start // size:
-            step.filled.append((request, table, end))
+            step.filled.append((request, request.tables, end))
         scored = None
         if request.num_prompt_logprobs is not None and (scored := request.scored_prompt(start, end)):
             step.scored.append(request)
@@ -420,7 +431,7 @@ class Scheduler:
         if self._free_slots and needed <= self.pool.num_free:
             return
         outranked = [running for running in self._running.values() if self._policy.outranks(request, running)]
-        if not outranked or needed > self.pool.num_free + sum(len(r.table.held) for r in outranked):
+        if not outranked or needed > self.pool.num_free + sum(map(self._blocks.num_held, outranked)):
             return
         for running in sorted(outranked, key=self._policy.rank, reverse=True):
             self._preempt(running)
@@ -428,9 +439,9 @@ class Scheduler:
                 return
 
     def _num_needed(self, request: Request) -> int:
-        """Free blocks that it takes to admit a request, with one to spare for each running one: who would
-        soon give way had better wait."""
-        return self._blocks.num_needed(request) + len(self._running)
+        """Free blocks that it takes to admit a request, with one to spare in each group for each
+        running one: who would soon give way had better wait."""
+        return self._blocks.num_needed(request) + len(self._running) * self._blocks.num_groups
 
     def _admit(self, plan: StepPlan) -> Request | None:
         """Let the first in line run, if there is a slot and room for it."""
@@ -526,6 +537,10 @@ def _admission(request: Request) -> Admission:
         request.output_token_ids.copy(),
         request.grammar,
     )
+
+
+def _blocks_of(request: Request) -> list[list[int]]:
+    return [table.blocks.copy() for table in request.tables]
 
 
 def _expired(request: Request) -> str:

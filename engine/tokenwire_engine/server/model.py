@@ -46,11 +46,6 @@ class ServedModel:
     grammars: GrammarCompiler | None = None
     """What makes grammars of constraints. None: requests cannot have any."""
 
-    @property
-    def pool_tokens(self) -> int:
-        """Tokens that fit into the KV cache."""
-        return self.info.num_blocks * self.info.block_size
-
     def to_proto(self) -> engine_pb2.GetModelResponse:
         """The answer to GetModel."""
         info = self.info

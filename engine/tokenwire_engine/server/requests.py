@@ -165,7 +165,7 @@ def _read_tokens(proto: engine_pb2.GenerateRequest, model: ServedModel) -> tuple
     check_vocabulary("resumed_token_ids", resumed, model.info.vocab_size)
     for limit, holder in (
         (model.info.max_model_len, "the model's context"),
-        (model.pool_tokens, "the engine's KV cache"),
+        (model.info.cache_tokens, "the engine's KV cache"),
     ):
         if len(prompt) + len(resumed) >= limit:
             tokens = f"has {len(prompt)} tokens" + (f", with {len(resumed)} resumed" if resumed else "")

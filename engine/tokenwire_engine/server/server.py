@@ -208,11 +208,11 @@ class EngineServer:
             max_step_tokens=info.max_step_tokens,
             max_model_len=info.max_model_len,
             adapts_step=self._config.max_step_tokens is None,
-            window=info.window,
+            windows=info.windows,
         )
         pool = BlockPool(info.num_blocks, info.block_size)
         host = HostTier(info.num_host_blocks) if info.num_host_blocks else None
-        prefix_cache = PrefixCache(pool, info.window, host) if self._config.prefix_cache else None
+        prefix_cache = PrefixCache(pool, info.windows, host) if self._config.prefix_cache else None
         observer = None if self._config.metrics_port is None else self._recorder
         return Scheduler(limits, pool, make_policy(self._config.policy), prefix_cache, observer=observer)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from ctypes import byref, pointer
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,6 +15,17 @@ from tokenwire_kernels.cpu import library as native
 from tokenwire_kernels.cpu.library import Context
 from tokenwire_kernels.cpu.matrix import PackedMatrix
 from tokenwire_kernels.cpu.operators import cache_shape, sequences_of
+
+
+class CacheView(Protocol):
+    """Where one group of layers finds a batch's keys and values."""
+
+    @property
+    def cache_slots(self) -> Tensor:
+        """int64 `[num_tokens]`: block * block_size + offset where each key and value is written."""
+
+    @property
+    def attention(self) -> AttentionBatch: ...
 
 
 @dataclass(slots=True, frozen=True)
@@ -35,6 +47,8 @@ class LayerWeights:
     gate_up_bias: Tensor | None
     down_bias: Tensor | None
     window: int
+    group: int
+    """Of layers that have the same `CacheView`."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -93,14 +107,14 @@ class FusedDecoder:
         self,
         token_ids: Tensor,
         positions: Tensor,
-        cache_slots: Tensor,
-        attention: AttentionBatch,
+        views: Sequence[CacheView],
         caches: Sequence[LayerCache],
     ) -> Tensor:
         """The residual stream after the last layer, float32 `[num_tokens, hidden_size]`.
 
         Args:
-            token_ids: int64 `[num_tokens]`, as are `positions` and `cache_slots`.
+            token_ids: int64 `[num_tokens]`, as are `positions`.
+            views: one for each group of layers; of the same sequences.
             caches: one for each layer; not to be changed afterwards, since what is derived from it is kept.
 
         Raises:
@@ -112,8 +126,12 @@ class FusedDecoder:
         step = native.Step(
             token_ids=token_ids.data_ptr(),
             positions=positions.data_ptr(),
-            slots=cache_slots.data_ptr(),
-            sequences=sequences_of(attention, num_tokens),
+            views=(native.View * len(views))(
+                *(
+                    native.View(view.cache_slots.data_ptr(), sequences_of(view.attention, num_tokens))
+                    for view in views
+                )
+            ),
             caches=self._pointers_to(caches),
             shape=cache_shape(caches[0].keys),
             hidden=hidden.data_ptr(),
@@ -165,4 +183,5 @@ def _native_layer(layer: LayerWeights) -> native.Layer:
         gate_up_bias=address(layer.gate_up_bias),
         down_bias=address(layer.down_bias),
         window=layer.window,
+        group=layer.group,
     )

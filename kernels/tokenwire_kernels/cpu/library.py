@@ -58,6 +58,7 @@ class Layer(Structure):
         *((name, POINTER(Matrix)) for name in ("qkv", "o", "gate_up", "down")),
         *((name, c_void_p) for name in ("qkv_bias", "o_bias", "gate_up_bias", "down_bias")),
         ("window", c_int64),
+        ("group", c_int64),
     ]
 
 
@@ -154,12 +155,15 @@ class Rotary(Structure):
     ]
 
 
+class View(Structure):
+    _fields_: ClassVar = [("slots", c_void_p), ("sequences", Sequences)]
+
+
 class Step(Structure):
     _fields_: ClassVar = [
         ("token_ids", c_void_p),
         ("positions", c_void_p),
-        ("slots", c_void_p),
-        ("sequences", Sequences),
+        ("views", POINTER(View)),
         ("caches", POINTER(Cache)),
         ("shape", CacheShape),
         ("hidden", c_void_p),

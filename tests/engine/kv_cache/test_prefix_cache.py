@@ -16,37 +16,49 @@ SIZE = 4
 class Sequence:
     """Takes the blocks for some tokens, as a request does."""
 
-    def __init__(self, cache: PrefixCache, pool: BlockPool, tokens: list[int], salt: str = "") -> None:
+    def __init__(
+        self, cache: PrefixCache, pool: BlockPool, tokens: list[int], salt: str = "", num_groups: int = 1
+    ) -> None:
         self.cache, self.pool, self.tokens = cache, pool, tokens
         self.chain = PrefixChain(("", salt))
         cache.follow(self.chain, lambda start, end: tokens[start:end], len(tokens) // SIZE)
         self.hits = len(self.chain.nodes)
-        needed = len(tokens) // SIZE - cache.num_spared(self.chain)
+        needed = len(tokens) // SIZE * num_groups - cache.num_spared(self.chain)
         self.fits = needed <= pool.num_free
-        self.table = BlockTable(SIZE)
+        self.tables = [BlockTable(SIZE) for _ in range(num_groups)]
         if self.fits:
-            cache.take(self.chain, self.table)
-            self.table.blocks += pool.allocate(len(tokens) // SIZE - self.hits)
+            cache.take(self.chain, self.tables)
+            for table in self.tables:
+                table.blocks += pool.allocate(len(tokens) // SIZE - self.hits)
 
     @property
     def blocks(self) -> list[int]:
-        return self.table.blocks
+        """In the group that sees the most."""
+        return self.tables[0].blocks
+
+    @property
+    def held(self) -> list[int]:
+        return [block for table in self.tables for block in table.held]
 
     def compute(self) -> None:
+        if self.tables[0].num_released == len(self.blocks):
+            return
         for index in range(len(self.chain.nodes), len(self.blocks)):
-            if index < self.table.num_released:
-                break
             tokens = tuple(self.tokens[index * SIZE : (index + 1) * SIZE])
-            if not self.cache.append(self.chain, tokens, self.blocks[index]):
+            blocks = [table.blocks[index] if index >= table.num_released else None for table in self.tables]
+            if not self.cache.append(self.chain, tokens, blocks):
                 break
 
     def leave(self) -> None:
-        self.pool.release(reversed(self.table.held))
+        for table in self.tables:
+            self.pool.release(reversed(table.held))
 
 
-def cached(num_blocks: int = 8, window: int = 0, num_host_blocks: int = 0) -> tuple[PrefixCache, BlockPool]:
+def cached(
+    num_blocks: int = 8, windows: tuple[int, ...] = (0,), num_host_blocks: int = 0
+) -> tuple[PrefixCache, BlockPool]:
     pool = BlockPool(num_blocks, SIZE)
-    return PrefixCache(pool, window, HostTier(num_host_blocks) if num_host_blocks else None), pool
+    return PrefixCache(pool, windows, HostTier(num_host_blocks) if num_host_blocks else None), pool
 
 
 def served(cache: PrefixCache, pool: BlockPool, tokens: list[int], salt: str = "") -> Sequence:
@@ -145,17 +157,20 @@ class CacheUse(RuleBasedStateMachine):
     """Sequences come, are computed, lose sight of their beginning and leave at random; the machine keeps what
     each block of the device and of the host really holds."""
 
-    @initialize(window=st.sampled_from([0, 0, 3, 9]), num_host_blocks=st.sampled_from([0, 2, 10]))
-    def begin(self, window: int, num_host_blocks: int) -> None:
-        self.window = window
-        self.cache, self.pool = cached(12, window, num_host_blocks)
+    @initialize(
+        windows=st.sampled_from([(0,), (0,), (3,), (9,), (0, 3), (0, 0, 9), (9, 3)]),
+        num_host_blocks=st.sampled_from([0, 2, 10]),
+    )
+    def begin(self, windows: tuple[int, ...], num_host_blocks: int) -> None:
+        self.windows = windows
+        self.cache, self.pool = cached(12, windows, num_host_blocks)
         self.live: list[Sequence] = []
         self.content: dict[int, object] = {}
         self.host_content: dict[int, object] = {}
 
     @rule(tokens=TOKENS, salt=st.sampled_from(["", "a"]), computed=st.booleans())
     def come(self, tokens: list[int], salt: str, computed: bool) -> None:
-        sequence = Sequence(self.cache, self.pool, tokens, salt)
+        sequence = Sequence(self.cache, self.pool, tokens, salt, len(self.windows))
         if not sequence.fits:
             return
         moves = self.cache.take_host_moves()
@@ -164,13 +179,14 @@ class CacheUse(RuleBasedStateMachine):
             self.host_content[target] = self.content[source]
         for source, target in moves.back:
             self.content[target] = self.host_content[source]
-        for index in range(sequence.table.num_released, len(sequence.blocks)):
-            block, content = sequence.blocks[index], (salt, tuple(tokens[: (index + 1) * SIZE]))
-            if index < sequence.hits:
-                assert self.content[block] == content
-            else:
-                assert not any(block in other.table.held for other in self.live)
-                self.content[block] = content
+        for group, table in enumerate(sequence.tables):
+            for index in range(table.num_released, len(table.blocks)):
+                block, content = table.blocks[index], (group, salt, tuple(tokens[: (index + 1) * SIZE]))
+                if index < sequence.hits:
+                    assert self.content[block] == content
+                else:
+                    assert not any(block in other.held for other in self.live)
+                    self.content[block] = content
         self.live.append(sequence)
         if computed:
             sequence.compute()
@@ -180,13 +196,14 @@ class CacheUse(RuleBasedStateMachine):
     def compute(self, data: st.DataObject) -> None:
         data.draw(st.sampled_from(self.live)).compute()
 
-    @precondition(lambda self: self.live and self.window)
+    @precondition(lambda self: self.live and any(self.windows))
     @rule(data=st.data())
     def lose_sight(self, data: st.DataObject) -> None:
         sequence = data.draw(st.sampled_from(self.live))
-        hidden = num_out_of_sight(len(sequence.tokens), self.window, SIZE)
-        self.pool.release(sequence.blocks[sequence.table.num_released : hidden])
-        sequence.table.num_released = max(hidden, sequence.table.num_released)
+        for table, window in zip(sequence.tables, self.windows, strict=True):
+            hidden = num_out_of_sight(len(sequence.tokens), window, SIZE)
+            self.pool.release(table.blocks[table.num_released : hidden])
+            table.num_released = max(hidden, table.num_released)
 
     @precondition(lambda self: self.live)
     @rule(data=st.data())
@@ -201,7 +218,7 @@ class CacheUse(RuleBasedStateMachine):
 
     @invariant()
     def counts_are_exact(self) -> None:
-        held = [block for sequence in self.live for block in sequence.table.held]
+        held = [block for sequence in self.live for block in sequence.held]
         assert all(self.pool.holders(block) == held.count(block) for block in range(12))
         assert self.pool.num_free == 12 - len(set(held))
         assert self.pool.num_idle <= self.cache.num_blocks <= self.pool.num_idle + len(set(held))
@@ -215,8 +232,11 @@ class CacheUse(RuleBasedStateMachine):
             assert node.num_children == sum(other.parent is node for other in nodes)
             if node.parent is not None:
                 assert node.parent.is_cached
-                assert node.parent.is_present or self.window
-        on_host = [node.host_block for node in nodes if node.host_block is not None]
+                assert node.parent.is_present or self.windows[0]
+            for content, wider in zip(node.contents[1:], node.contents, strict=False):
+                assert wider.is_present or not content.is_present
+        contents = [content for node in nodes for content in node.contents]
+        on_host = [content.host_block for content in contents if content.host_block is not None]
         assert len(on_host) == len(set(on_host))
 
 

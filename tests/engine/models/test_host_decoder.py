@@ -11,16 +11,16 @@ from torch import Tensor
 
 from tests.checkpoints import FAMILIES, write_checkpoint
 from tests.engine.driver import ignore_progress
+from tests.engine.models.sequence import chunk_of_sequence
 from tests.kernels.native import native_instruction_sets
 from tokenwire_engine.distributed.shard import Shard
-from tokenwire_engine.models.batch import ForwardBatch
 from tokenwire_engine.models.decoder import Decoder, load_decoder
 from tokenwire_engine.models.families.registry import read_architecture
 from tokenwire_engine.models.host_decoder import HostDecoder
 from tokenwire_engine.runner.memory import CacheGeometry, cache_geometry
 from tokenwire_engine.weights.checkpoint import open_checkpoint, stored_tensors
 from tokenwire_engine.weights.reader import WeightReader
-from tokenwire_kernels import AttentionBatch, select_kernels
+from tokenwire_kernels import select_kernels
 
 CPU = torch.device("cpu")
 NUM_POSITIONS = 600
@@ -39,7 +39,7 @@ def load(
     reader = WeightReader(stored_tensors(checkpoint.weight_files()), CPU, dtype, ignore_progress)
     kernels = select_kernels(CPU, instruction_set)
     decoder = load_decoder(reader, architecture, NUM_POSITIONS, kernels, Shard(), quantization)
-    return decoder, cache_geometry(architecture, 16, dtype)
+    return decoder, cache_geometry(architecture, 16, dtype, NUM_POSITIONS)
 
 
 def logits_of(loaded: tuple[Decoder, CacheGeometry], steps: list[list[int]]) -> Tensor:
@@ -49,22 +49,9 @@ def logits_of(loaded: tuple[Decoder, CacheGeometry], steps: list[list[int]]) -> 
     caches = geometry.allocate(geometry.blocks_for(num_tokens), CPU)
     start, logits = 0, []
     for step in steps:
-        end = start + len(step)
-        batch = ForwardBatch(
-            token_ids=torch.tensor(step),
-            positions=torch.arange(start, end),
-            cache_slots=torch.arange(start, end),
-            attention=AttentionBatch(
-                block_tables=torch.arange(geometry.blocks_for(num_tokens), dtype=torch.int32)[None],
-                query_starts=torch.tensor([0, len(step)], dtype=torch.int32),
-                context_lens=torch.tensor([end], dtype=torch.int32),
-                max_query_len=len(step),
-                max_context_len=end,
-                num_decodes=int(len(step) == 1),
-            ),
-        )
+        batch = chunk_of_sequence(step, start, geometry, num_tokens)
         logits.append(decoder.logits(decoder.forward(batch, caches)))
-        start = end
+        start += len(step)
     return torch.cat(logits)
 
 
@@ -80,6 +67,8 @@ def test_every_instruction_set_computes_what_the_layers_do(
     changes: dict[str, Any] = {"sliding_window": 20} if family == "mistral" else {}
     if family == "llama":
         changes = {"attention_bias": True, "mlp_bias": True, "intermediate_size": 90}
+    if family == "qwen2":
+        changes = {"use_sliding_window": True, "sliding_window": 20, "max_window_layers": 1}
     directory = write_checkpoint(tmp_path, family, **changes)
     steps = [token_ids(45), [7], [8]]
     expected = logits_of(load(directory, "torch"), steps)

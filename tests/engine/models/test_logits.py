@@ -12,14 +12,14 @@ from transformers import AutoModelForCausalLM
 
 from tests.checkpoints import write_checkpoint
 from tests.engine.driver import ignore_progress
+from tests.engine.models.sequence import chunk_of_sequence
 from tokenwire_engine.distributed.shard import Shard
-from tokenwire_engine.models.batch import ForwardBatch
 from tokenwire_engine.models.decoder import load_decoder
 from tokenwire_engine.models.families.registry import read_architecture
 from tokenwire_engine.runner.memory import cache_geometry
 from tokenwire_engine.weights.checkpoint import open_checkpoint, stored_tensors
 from tokenwire_engine.weights.reader import WeightReader
-from tokenwire_kernels import AttentionBatch, select_kernels
+from tokenwire_kernels import select_kernels
 
 CPU = torch.device("cpu")
 BLOCK_SIZE = 16
@@ -45,22 +45,10 @@ def engine_logits(directory: Path, token_ids: list[int]) -> Tensor:
     reader = WeightReader(stored_tensors(checkpoint.weight_files()), CPU, torch.float32, ignore_progress)
     length = len(token_ids)
     decoder = load_decoder(reader, architecture, length, select_kernels(CPU), Shard())
-    geometry = cache_geometry(architecture, BLOCK_SIZE, torch.float32)
-    num_blocks = geometry.blocks_for(length)
-    batch = ForwardBatch(
-        token_ids=torch.tensor(token_ids),
-        positions=torch.arange(length),
-        cache_slots=torch.arange(length),
-        attention=AttentionBatch(
-            block_tables=torch.arange(num_blocks, dtype=torch.int32)[None],
-            query_starts=torch.tensor([0, length], dtype=torch.int32),
-            context_lens=torch.tensor([length], dtype=torch.int32),
-            max_query_len=length,
-            max_context_len=length,
-            num_decodes=0,
-        ),
-    )
-    return decoder.logits(decoder.forward(batch, geometry.allocate(num_blocks, CPU)))
+    geometry = cache_geometry(architecture, BLOCK_SIZE, torch.float32, length)
+    batch = chunk_of_sequence(token_ids, 0, geometry, length)
+    caches = geometry.allocate(geometry.blocks_for(length), CPU)
+    return decoder.logits(decoder.forward(batch, caches))
 
 
 def assert_logits_agree(directory: Path) -> None:
@@ -75,6 +63,11 @@ def assert_logits_agree(directory: Path) -> None:
 def test_logits_agree_for_every_family(family: str, tmp_path: Path) -> None:
     windows = {"sliding_window": 40} if family == "mistral" else {}
     assert_logits_agree(write_checkpoint(tmp_path, family, **windows))
+
+
+def test_logits_agree_where_layers_see_unequally_far(tmp_path: Path) -> None:
+    windows = {"use_sliding_window": True, "sliding_window": 40, "max_window_layers": 2}
+    assert_logits_agree(write_checkpoint(tmp_path, "qwen2", num_hidden_layers=5, **windows))
 
 
 @pytest.mark.parametrize("name", SCALINGS)

@@ -25,9 +25,9 @@ def serve(
     pool = BlockPool(info.num_blocks, info.block_size)
     host = HostTier(info.num_host_blocks) if info.num_host_blocks else None
     scheduler = Scheduler(
-        SchedulerLimits(8, info.max_step_tokens, info.max_model_len, window=info.window),
+        SchedulerLimits(8, info.max_step_tokens, info.max_model_len, windows=info.windows),
         pool,
-        prefix_cache=PrefixCache(pool, info.window, host) if prefix_cache else None,
+        prefix_cache=PrefixCache(pool, info.windows, host) if prefix_cache else None,
     )
     everyone: list[Request] = []
     for request in requests:

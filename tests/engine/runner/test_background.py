@@ -14,7 +14,9 @@ PROMPT = [1, 2, 3]
 
 def prefill(step: int = 0) -> StepPlan:
     admission = Admission(0, SamplingParams(), PROMPT, [])
-    return StepPlan(step, admitted=[admission], scheduled=[ScheduledTokens(0, 0, PROMPT, [0], samples=True)])
+    return StepPlan(
+        step, admitted=[admission], scheduled=[ScheduledTokens(0, 0, PROMPT, [[0]], samples=True)]
+    )
 
 
 def decode(step: int) -> StepPlan:

@@ -7,6 +7,7 @@ import torch
 
 from tokenwire_engine.runner.batch import assemble
 from tokenwire_engine.runner.block_tables import BlockTables
+from tokenwire_engine.runner.staging import Staging
 from tokenwire_engine.scheduler.plan import ScheduledTokens
 
 CPU = torch.device("cpu")
@@ -15,7 +16,7 @@ CPU = torch.device("cpu")
 def tables_of(blocks: dict[int, list[int]]) -> BlockTables:
     tables = BlockTables(num_slots=4, max_blocks=8, device=CPU)
     for slot, row in blocks.items():
-        tables.append(slot, row)
+        tables.append(slot, [row])
     return tables
 
 
@@ -35,7 +36,7 @@ def test_decodes_come_first_and_samples_keep_the_plans_order() -> None:
     assert arrays["slots"] == [1, 3, 0, 2]
     assert arrays["token_ids"] == [20, 40, 10, 11, 12, 30, 31]
     assert arrays["positions"] == [16, 4, 0, 1, 2, 0, 1]
-    assert arrays["cache_slots"] == [2 * 16, 16 + 4, 5 * 16, 5 * 16 + 1, 5 * 16 + 2, 3 * 16, 3 * 16 + 1]
+    assert arrays["cache_slots"] == [[2 * 16, 16 + 4, 5 * 16, 5 * 16 + 1, 5 * 16 + 2, 3 * 16, 3 * 16 + 1]]
     assert arrays["query_starts"] == [0, 1, 2, 5, 7]
     assert arrays["context_lens"] == [17, 5, 3, 2]
     assert batch.sampled_slots == [0, 1, 3]
@@ -57,9 +58,29 @@ def test_a_batch_of_decodes_samples_all_of_its_tokens_in_order() -> None:
 
 def test_a_table_grows_at_its_end_and_starts_anew_when_cleared() -> None:
     tables = tables_of({1: [4, 6]})
-    tables.append(1, [9])
-    assert tables.rows(torch.tensor([1]), 3).tolist() == [[4, 6, 9]]
+    tables.append(1, [[9]])
+    assert tables.rows(torch.tensor([1]), 3).tolist() == [[[4, 6, 9]]]
     tables.clear(1)
-    tables.append(1, [8])
-    assert tables.rows(torch.tensor([1]), 1).tolist() == [[8]]
-    assert tables.cache_slots(np.array([1, 1]), np.array([0, 15]), 16).tolist() == [128, 143]
+    tables.append(1, [[8]])
+    assert tables.rows(torch.tensor([1]), 1).tolist() == [[[8]]]
+    assert tables.cache_slots(np.array([1, 1]), np.array([0, 15]), 16).tolist() == [[128, 143]]
+
+
+def test_each_group_of_layers_has_tables_and_places_of_its_own() -> None:
+    tables = BlockTables(num_slots=2, max_blocks=3, device=CPU, num_groups=2)
+    tables.append(0, [[4], [9]])
+    tables.append(1, [[2, 3], [7, 5]])
+    tables.append(0, [[1], [8]])
+    assert tables.rows(torch.tensor([1, 0]), 2).tolist() == [[[2, 3], [4, 1]], [[7, 5], [9, 8]]]
+    batch = assemble(
+        [ScheduledTokens(0, 15, [1, 2], [], samples=True), ScheduledTokens(1, 31, [3], [], samples=True)],
+        tables,
+        block_size=16,
+    )
+    forward = batch.on_device(Staging(CPU, 0).send(batch.arrays), tables, 16)
+    assert [view.cache_slots.tolist() for view in forward.views] == [[63, 79, 16], [95, 159, 128]]
+    assert all(view.cache_slots.is_contiguous() for view in forward.views)
+    assert [view.attention.block_tables.tolist() for view in forward.views] == [
+        [[2, 3], [4, 1]],
+        [[7, 5], [9, 8]],
+    ]

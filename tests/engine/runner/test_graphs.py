@@ -95,6 +95,18 @@ def test_replayed_steps_yield_the_tokens_of_eager_ones(
     assert recorder.num_replays > scheduler.counters.steps / 2
 
 
+def test_layers_that_see_unequally_far_have_rows_of_their_own(tmp_path: Path) -> None:
+    windows = {"use_sliding_window": True, "sliding_window": 20, "max_window_layers": 2}
+    mixed = write_checkpoint(tmp_path / "mixed", "qwen2", **windows)
+    expected, _ = serve(load(mixed), requests_with(PLAIN * 2))
+    recorder = Recorder()
+    replayed, scheduler = serve(
+        load(mixed, recorder), requests_with(PLAIN * 2), prefix_cache=True, overlap=True
+    )
+    assert replayed == expected
+    assert recorder.num_replays > scheduler.counters.steps / 2
+
+
 def test_preempted_and_resumed_requests_keep_their_tokens(directory: Path) -> None:
     options = {"kv_cache_memory": 16 * 16 * 768, "max_step_tokens": 24}
     expected, _ = serve(load(directory), requests_with(PLAIN * 2))
@@ -149,7 +161,7 @@ def test_a_steady_step_sends_nothing(directory: Path, monkeypatch: pytest.Monkey
         StepPlan(
             0,
             admitted=[Admission(slot, GREEDY, prompt, []) for slot, prompt in prompts.items()],
-            scheduled=[ScheduledTokens(slot, 0, prompt, [slot], True) for slot, prompt in prompts.items()],
+            scheduled=[ScheduledTokens(slot, 0, prompt, [[slot]], True) for slot, prompt in prompts.items()],
         )
     )
     sends: list[int] = []

@@ -13,6 +13,7 @@ import torch
 from tests.checkpoints import write_checkpoint
 from tests.engine.driver import ignore_progress
 from tokenwire_engine.config import EngineConfig
+from tokenwire_engine.kv_cache.groups import group_layers
 from tokenwire_engine.models.errors import ModelError
 from tokenwire_engine.runner import memory
 from tokenwire_engine.runner.graphs import Replay
@@ -21,7 +22,9 @@ from tokenwire_engine.runner.local import LocalRunner
 from tokenwire_engine.runner.memory import CacheGeometry, host_budget, num_cache_blocks
 from tokenwire_engine.sampling.params import SamplingParams
 
-GEOMETRY = CacheGeometry(num_layers=2, num_kv_heads=4, head_dim=8, block_size=16, dtype=torch.float32)
+GEOMETRY = CacheGeometry(
+    group_layers([0, 0]), num_kv_heads=4, head_dim=8, block_size=16, dtype=torch.float32, step_tokens=512
+)
 
 
 @pytest.fixture(scope="module")

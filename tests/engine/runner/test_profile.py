@@ -29,7 +29,7 @@ def test_the_cache_gets_what_weights_steps_and_graphs_leave(
     _, architecture = read_architecture(checkpoint.config)
     reader = WeightReader(stored_tensors(checkpoint.weight_files()), cpu, torch.float32, ignore_progress)
     decoder = load_decoder(reader, architecture, 256, kernels, Shard())
-    geometry = cache_geometry(architecture, 16, torch.float32)
+    geometry = cache_geometry(architecture, 16, torch.float32, 64)
     gib = 1 << 30
 
     def peak(device: torch.device, work: Callable[[], None]) -> int:

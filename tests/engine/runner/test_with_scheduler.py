@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -61,14 +62,21 @@ def test_requests_that_preempt_each_other_get_the_tokens_that_they_get_alone(tmp
     assert {len(tokens) for tokens in together.values()} == {MAX_TOKENS}
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral"])
+WINDOWS: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "mistral": {"sliding_window": 24},
+    "qwen2": {"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 2},
+}
+"""Families whose layers all see everything, or a window, or some the one and some the other."""
+
+
+@pytest.mark.parametrize("family", WINDOWS)
 @pytest.mark.parametrize("host_blocks", [0, 40])
 def test_a_pool_too_small_for_the_load_gives_the_tokens_of_one_that_is_not(
     tmp_path: Path, family: str, host_blocks: int
 ) -> None:
-    window = {"sliding_window": 24} if family == "mistral" else {}
     config = EngineConfig(
-        model=str(write_checkpoint(tmp_path / "model", family, **window)),
+        model=str(write_checkpoint(tmp_path / "model", family, **WINDOWS[family])),
         device="cpu",
         dtype="float32",
         max_running=8,
@@ -83,20 +91,19 @@ def test_a_pool_too_small_for_the_load_gives_the_tokens_of_one_that_is_not(
     expected, scheduler = serve(load_runner(config, ignore_progress), requests())
     assert scheduler.counters.preemptions == 0
     small = load_runner(replace(config, kv_cache_memory=NUM_BLOCKS * 16 * 768), ignore_progress)
-    assert small.info.num_host_blocks == host_blocks
+    assert small.info.num_host_blocks == host_blocks * len(small.info.windows)
     squeezed, scheduler = serve(small, [*requests(), Request("late", common, GREEDY, 70)], True, overlap=True)
     assert {n: squeezed[n] for n in expected} == expected
-    # With a window, what each needs at a time fits.
-    assert (scheduler.counters.preemptions > 0) == (not window)
+    # With windows only, what each needs at a time fits.
+    assert (scheduler.counters.preemptions > 0) == (family != "mistral")
     assert (scheduler.counters.host_hit_blocks > 0) == (host_blocks > 0)
 
 
-@pytest.mark.parametrize("family", ["llama", "mistral"])
+@pytest.mark.parametrize("family", WINDOWS)
 def test_a_shared_beginning_gives_the_tokens_that_computing_it_again_gives(
     tmp_path: Path, family: str
 ) -> None:
-    window = {"sliding_window": 24} if family == "mistral" else {}
-    directory = write_checkpoint(tmp_path / "model", family, **window)
+    directory = write_checkpoint(tmp_path / "model", family, **WINDOWS[family])
     config = EngineConfig(model=str(directory), device="cpu", max_running=8, max_step_tokens=40)
     runner = load_runner(config, ignore_progress)
     common = torch.randint(3, 320, (83,), generator=torch.Generator().manual_seed(1)).tolist()

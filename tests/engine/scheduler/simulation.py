@@ -38,7 +38,7 @@ class Simulation:
         policy: str = "fcfs",
         prefix_cache: bool = True,
         overlap: bool = False,
-        window: int = 0,
+        windows: tuple[int, ...] = (0,),
         num_host_blocks: int = 0,
     ) -> None:
         """`overlap`: whether each step but the last is followed by another before it completes."""
@@ -46,16 +46,16 @@ class Simulation:
         self.pool = BlockPool(num_blocks, block_size)
         self.policy = make_policy(policy)
         self.host = HostTier(num_host_blocks) if num_host_blocks else None
-        self.prefix_cache = PrefixCache(self.pool, window, self.host) if prefix_cache else None
+        self.prefix_cache = PrefixCache(self.pool, windows, self.host) if prefix_cache else None
         self.scheduler = Scheduler(
-            SchedulerLimits(max_running, max_step_tokens, max_model_len, window=window),
+            SchedulerLimits(max_running, max_step_tokens, max_model_len, windows=windows),
             self.pool,
             self.policy,
             self.prefix_cache,
             clock=lambda: self.now,
         )
         info = model_info(
-            num_blocks=num_blocks, block_size=block_size, max_step_tokens=max_step_tokens, window=window
+            num_blocks=num_blocks, block_size=block_size, max_step_tokens=max_step_tokens, windows=windows
         )
         self.runner = HashRunner(info)
         self.requests: list[Request] = []
@@ -156,7 +156,9 @@ class Simulation:
     def check(self) -> None:
         """Nobody but running requests holds blocks, each as often as it is in a table, and every other block
         is free or idle."""
-        tables = Counter(block for request in self.requests for block in request.table.held)
+        tables = Counter(
+            block for request in self.requests for table in request.tables for block in table.held
+        )
         assert all(self.pool.holders(block) == tables[block] for block in range(self.pool.num_blocks))
         assert self.pool.num_free == self.pool.num_blocks - len(tables)
         shares = self.prefix_cache or any(request.num_samples > 1 for request in self.requests)

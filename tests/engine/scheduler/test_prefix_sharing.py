@@ -16,7 +16,7 @@ def test_a_second_request_computes_only_what_the_first_did_not() -> None:
     plan = simulation.step()
     assert plan is not None
     row = plan.scheduled[0]
-    assert (row.start, row.token_ids, len(row.new_blocks)) == (48, [2, 3], 4)
+    assert (row.start, row.token_ids, len(row.new_blocks[0])) == (48, [2, 3], 4)
     simulation.run()
     assert simulation.delivered[1] == continuation([*COMMON, 2, 3], 2)
     assert [simulation.finished[number].cached_prompt_tokens for number in (0, 1)] == [0, 48]
@@ -43,7 +43,7 @@ def test_running_requests_share_their_common_blocks() -> None:
     simulation.step()
     assert simulation.scheduler.num_running == 4
     assert simulation.pool.num_free == 12 - 3 - 4
-    assert simulation.pool.holders(simulation.requests[0].table.blocks[0]) == 4
+    assert simulation.pool.holders(simulation.requests[0].tables[0].blocks[0]) == 4
     simulation.run()
     for number in range(4):
         assert simulation.delivered[number] == continuation([*COMMON, number], 12)

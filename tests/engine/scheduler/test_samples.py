@@ -28,9 +28,9 @@ def test_samples_share_full_blocks_and_copy_the_one_that_they_write_to() -> None
     plan = simulation.step()
     assert plan is not None
     first, *others = simulation.requests
-    assert [request.table.blocks[:2] for request in others] == [first.table.blocks[:2]] * 2
-    assert simulation.pool.holders(first.table.blocks[0]) == 3
-    assert plan.copies == [(first.table.blocks[2], request.table.blocks[2]) for request in others]
+    assert [request.tables[0].blocks[:2] for request in others] == [first.tables[0].blocks[:2]] * 2
+    assert simulation.pool.holders(first.tables[0].blocks[0]) == 3
+    assert plan.copies == [(first.tables[0].blocks[2], request.tables[0].blocks[2]) for request in others]
 
 
 def test_a_prompt_that_ends_with_its_block_needs_no_copy_but_of_the_last_block() -> None:

@@ -159,7 +159,7 @@ def test_a_pool_smaller_than_the_context_ends_a_request_when_it_is_full() -> Non
 
 def test_a_request_that_could_never_fit_is_refused_with_the_numbers() -> None:
     simulation = Simulation(num_blocks=2)
-    with pytest.raises(ValueError, match=r"has 32 tokens .* holds 32 \(32 in the KV cache\)"):
+    with pytest.raises(ValueError, match=r"has 32 tokens .* holds 32 \(.* 2 blocks of 16 tokens\)"):
         simulation.submit([1] * 32)
 
 

@@ -53,6 +53,7 @@ struct tw_layer {
     const float *gate_up_bias;
     const float *down_bias;
     int64_t window;
+    int64_t group;        // Which of a step's views it has.
 };
 
 struct tw_model {
@@ -138,11 +139,16 @@ struct tw_rotary {
     tw_cache_shape shape;
 };
 
+// Where one group of layers finds a batch's keys and values; groups differ in slots and block tables only.
+struct tw_view {
+    const int64_t *slots;          // [num_tokens]
+    tw_sequences sequences;
+};
+
 struct tw_step {
     const int64_t *token_ids;
     const int64_t *positions;
-    const int64_t *slots;
-    tw_sequences sequences;
+    const tw_view *views;          // One per group of layers.
     const tw_cache *caches;        // One per layer.
     tw_cache_shape shape;
     float *hidden;                 // [num_tokens, hidden_size]: the residual stream after the last layer.

@@ -20,7 +20,7 @@ TW_INLINE void embed_row(const T *table, int64_t hidden, int64_t token_id, float
 }
 
 void embed_phase(Worker &worker, const tw_model &model, const tw_step &step) {
-    for (int64_t begin, end; worker.claim(step.sequences.num_tokens, begin, end);)
+    for (int64_t begin, end; worker.claim(step.views[0].sequences.num_tokens, begin, end);)
         for (int64_t token = begin; token < end; ++token) {
             float *out = step.hidden + token * model.hidden_size;
 #define TW_CALL(T) embed_row(static_cast<const T *>(model.embedding), model.hidden_size, step.token_ids[token], out)
@@ -34,7 +34,7 @@ void forward_body(Worker &worker, const void *argument) {
     const ForwardArguments &a = *static_cast<const ForwardArguments *>(argument);
     const tw_model &model = *a.model;
     const tw_step &step = *a.step;
-    const int64_t tokens = step.sequences.num_tokens, hidden = model.hidden_size, head_dim = model.head_dim;
+    const int64_t tokens = step.views[0].sequences.num_tokens, hidden = model.hidden_size, head_dim = model.head_dim;
     const int64_t q_size = model.num_heads * head_dim, kv_size = model.num_kv_heads * head_dim;
     const int64_t qkv_size = q_size + 2 * kv_size;
     float *qkv = static_cast<float *>(worker.shared(kSharedQkv));
@@ -54,7 +54,6 @@ void forward_body(Worker &worker, const void *argument) {
     rotary.cos = model.cos;
     rotary.sin = model.sin;
     rotary.positions = step.positions;
-    rotary.slots = step.slots;
     rotary.eps = model.eps;
     rotary.dtype = TW_FLOAT32;
     rotary.shape = step.shape;
@@ -69,18 +68,20 @@ void forward_body(Worker &worker, const void *argument) {
     attention.scale = model.attention_scale;
     attention.soft_cap = model.soft_cap;
     attention.shape = step.shape;
-    attention.sequences = step.sequences;
 
     embed_phase(worker, model, step);
     for (int64_t index = 0; index < model.num_layers; ++index) {
         const tw_layer &layer = model.layers[index];
+        const tw_view &view = step.views[layer.group];
         linear_phase(worker, {layer.qkv, {step.hidden, hidden, layer.attention_norm, model.eps}, tokens,
                               layer.qkv_bias, TW_STORE, qkv, qkv_size});
         rotary.q_norm = layer.q_norm;
         rotary.k_norm = layer.k_norm;
+        rotary.slots = view.slots;
         rotary.cache = attention.cache = step.caches[index];
         rotary_phase(worker, rotary);
         attention.window = layer.window;
+        attention.sequences = view.sequences;
         attention_phase(worker, attention, a.tasks, a.num_tasks, partials, a.has_parts);
         linear_phase(worker, {layer.o, {attended, q_size, nullptr, 0.0f}, tokens, layer.o_bias, TW_ADD,
                               step.hidden, hidden});

@@ -93,7 +93,7 @@ void sample(Pool &pool, const float *logits, const tw_sampling *sampling, int64_
 }
 
 void forward(Pool &pool, const tw_model *model, const tw_step *step) {
-    const int64_t tokens = step->sequences.num_tokens;
+    const int64_t tokens = step->views[0].sequences.num_tokens;
     const int64_t qkv = (model->num_heads + 2 * model->num_kv_heads) * model->head_dim;
     int64_t activations = 0;
     for (int64_t index = 0; index < model->num_layers; ++index) {
@@ -110,7 +110,7 @@ void forward(Pool &pool, const tw_model *model, const tw_step *step) {
     arguments.model = model;
     arguments.step = step;
     arguments.num_tasks =
-        plan_attention(pool, worker, step->sequences, model->num_heads, step->shape, arguments.has_parts);
+        plan_attention(pool, worker, step->views[0].sequences, model->num_heads, step->shape, arguments.has_parts);
     arguments.tasks = static_cast<const AttentionTask *>(worker.shared(kSharedTasks));
     pool.run(forward_body, &arguments);
 }

@@ -208,7 +208,7 @@ void tw_sample(tw_context *context, const float *logits, const tw_sampling *samp
 }
 
 int64_t tw_forward(tw_context *context, const tw_model *model, const tw_step *step) {
-    for (int64_t token = 0; token < step->sequences.num_tokens; ++token)
+    for (int64_t token = 0; token < step->views[0].sequences.num_tokens; ++token)
         if (step->token_ids[token] < 0 || step->token_ids[token] >= model->vocab_size) return 1 + token;
     Turn turn(context);
     context->table.forward(context->pool, model, step);
