@@ -6,7 +6,14 @@ STAMP := $(VENV)/.installed
 PEERS := llama.cpp vllm
 GOOGLE_APIS = $(shell $(BIN)/python -c "import google.rpc, pathlib; print(pathlib.Path(next(iter(google.rpc.__path__))).parent.parent)")
 
-.PHONY: install serve test test-all lint format protos bench bench-peers bench-scheduler bench-stream clean
+# A machine with a GPU often has PyTorch already, and perhaps no network: there, nothing is installed.
+HAS_TORCH := $(shell $(PYTHON) -c "import importlib.util as u; print('yes' * all(map(u.find_spec, ('torch', 'safetensors'))))" 2>/dev/null)
+GPU_NEEDS := $(if $(wildcard $(STAMP)),,$(if $(HAS_TORCH),,install))
+GPU_PYTHON = PYTHONPATH=$(CURDIR):$(CURDIR)/kernels:$(CURDIR)/engine:$(CURDIR)/services:$(CURDIR)/clients/python \
+	$(if $(wildcard $(STAMP)),$(BIN)/python,$(if $(HAS_TORCH),$(PYTHON),$(BIN)/python))
+
+.PHONY: install serve test test-all test-gpu lint format protos bench bench-gpu bench-peers bench-scheduler \
+	bench-stream clean
 
 install: $(STAMP)
 
@@ -27,6 +34,10 @@ test: install
 test-all: install
 	$(BIN)/python -m pytest -m "" $(ARGS)
 
+# The kernels natively, and the engine's tokens beside a CPU's; skipped, with the reason, without a GPU.
+test-gpu: $(GPU_NEEDS)
+	$(GPU_PYTHON) -m pytest -rs tests/gpu tests/kernels tests/engine/runner $(ARGS)
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -46,6 +57,10 @@ protos: install
 
 bench: install
 	$(BIN)/python -m benchmarks $(ARGS)
+
+# Ceilings, kernels, steps, throughput, serving and start-up of one NVIDIA GPU, in at most 8 minutes.
+bench-gpu: $(GPU_NEEDS)
+	$(GPU_PYTHON) -m benchmarks.gpu $(ARGS)
 
 # The other systems that `python -m benchmarks.offline --peers` runs, each in an environment of its own.
 # llama.cpp is compiled for this machine; every package is pinned, and none but these is installed.

@@ -31,14 +31,22 @@ class Load:
     gaps_s: list[float] = field(default_factory=list)
 
 
-async def run(port: int, model: str, streams: int, rounds: int, tokens: int, spread_s: float) -> Load:
+async def run(
+    port: int,
+    model: str,
+    streams: int,
+    rounds: int,
+    tokens: int,
+    spread_s: float,
+    prompt: str = "Say something.",
+) -> Load:
     """`streams` at a time, `rounds` times, of `tokens` tokens each; the first ones begin within `spread_s`.
 
     Raises:
         RuntimeError: a stream did not end as it should.
     """
     load = Load(streams * rounds * tokens)
-    request = _request(model, tokens)
+    request = _request(model, tokens, prompt)
     begin = time.perf_counter()
 
     async def keep_one_going(number: int) -> None:
@@ -51,11 +59,11 @@ async def run(port: int, model: str, streams: int, rounds: int, tokens: int, spr
     return load
 
 
-def _request(model: str, tokens: int) -> bytes:
+def _request(model: str, tokens: int, prompt: str) -> bytes:
     body = json.dumps(
         {
             "model": model,
-            "prompt": "Say something.",
+            "prompt": prompt,
             "max_tokens": tokens,
             "ignore_eos": True,
             "stream": True,

@@ -1,0 +1,1 @@
+"""What a GPU makes of this engine: ceilings, kernels, steps, throughput, the whole stack and the start."""

@@ -1,0 +1,88 @@
+"""The shapes of attention that are measured: decodes in batches over short and long pasts, and prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from benchmarks.gpu.peers import AttentionShape, Peer, attention_peers
+from benchmarks.gpu.section import Context
+from benchmarks.gpu.timing import Call
+from tokenwire_kernels import AttentionBatch, Kernels, LayerCache
+
+BLOCK_SIZE = 16
+
+
+@dataclass(slots=True, frozen=True)
+class AttentionCase:
+    """One shape, and what it moves and computes at least."""
+
+    shape: str
+    bytes: int
+    flops: int
+    make: Callable[[], Call]
+    peers: list[Peer]
+
+
+def cases(context: Context, kernels: Kernels) -> Iterator[AttentionCase]:
+    """Decodes first."""
+    if context.quick:
+        decodes, prompts, heads = [(1, 20), (3, 40)], [(1, 24, 24)], [(4, 2, 16)]
+    else:
+        decodes = [(1, 1024), (1, 8192), (8, 8192), (32, 1024), (32, 8192), (128, 1024), (256, 1024)]
+        prompts = [(1, 2048, 2048), (1, 8192, 8192), (4, 512, 4096)]
+        heads = [(32, 8, 128), (32, 8, 64)]
+    for num_heads, num_kv_heads, head_dim in heads:
+        for num_seqs, past in decodes:
+            yield _case(
+                AttentionShape(
+                    num_seqs, 1, past, num_heads, num_kv_heads, head_dim, BLOCK_SIZE, context.device
+                ),
+                kernels,
+            )
+        for num_seqs, queries, past in prompts:
+            yield _case(
+                AttentionShape(
+                    num_seqs, queries, past, num_heads, num_kv_heads, head_dim, BLOCK_SIZE, context.device
+                ),
+                kernels,
+            )
+
+
+def _case(shape: AttentionShape, kernels: Kernels) -> AttentionCase:
+    itemsize = torch.bfloat16.itemsize
+    cached = shape.num_seqs * shape.context * shape.num_kv_heads * shape.head_dim
+    asked = shape.num_seqs * shape.num_queries * shape.num_heads * shape.head_dim
+    # Query i of n sees context - n + i + 1 tokens; a score and a weighted value are 2 operations a number.
+    seen = shape.num_queries * (2 * shape.context - shape.num_queries + 1) // 2
+    flops = 4 * shape.num_seqs * seen * shape.num_heads * shape.head_dim if shape.num_queries > 1 else 0
+    name = "decode" if shape.num_queries == 1 else f"{shape.num_queries} queries"
+    heads = f"{shape.num_heads} heads of {shape.head_dim} over {shape.num_kv_heads}"
+    return AttentionCase(
+        f"{name}, {shape.num_seqs} x {shape.context}, {heads}",
+        itemsize * (2 * cached + 2 * asked),
+        flops,
+        lambda: _call(shape, kernels),
+        attention_peers(shape),
+    )
+
+
+def _call(shape: AttentionShape, kernels: Kernels) -> Call:
+    device, blocks = shape.device, shape.num_seqs * shape.blocks_per_seq
+    keys, values = (
+        shape.randn(blocks, shape.num_kv_heads, shape.block_size, shape.head_dim) for _ in range(2)
+    )
+    cache = LayerCache(keys, values)
+    q = shape.randn(shape.num_seqs * shape.num_queries, shape.num_heads, shape.head_dim)
+    starts = torch.arange(shape.num_seqs + 1, dtype=torch.int32, device=device) * shape.num_queries
+    batch = AttentionBatch(
+        block_tables=shape.block_tables(),
+        query_starts=starts,
+        context_lens=torch.full((shape.num_seqs,), shape.context, dtype=torch.int32, device=device),
+        max_query_len=shape.num_queries,
+        max_context_len=shape.context,
+        num_decodes=shape.num_seqs if shape.num_queries == 1 else 0,
+    )
+    return lambda: kernels.paged_attention(q, cache, batch, shape.scale)

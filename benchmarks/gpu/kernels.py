@@ -1,0 +1,198 @@
+"""Every kernel as a fraction of its ceiling, beside what else computes the same.
+
+A kernel that reads and writes memory is held against the read bandwidth; one that multiplies matrices,
+against the rate of the largest product. Bytes are the fewest that can be moved: each input once, each output
+once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from benchmarks.gpu import attention_cases
+from benchmarks.gpu.findings import Findings
+from benchmarks.gpu.peers import Peer
+from benchmarks.gpu.section import Context
+from benchmarks.gpu.timing import Call, copies, seconds_per_call
+from tokenwire_kernels import Kernels, LayerCache, SamplingBatch, describe_kernels, select_kernels
+
+
+@dataclass(slots=True)
+class Case:
+    """One operator at one shape."""
+
+    operator: str
+    shape: str
+    bytes: int
+    make: Callable[[], Call]
+    """A call on inputs of its own."""
+    flops: int = 0
+    """0: memory is what it waits for."""
+    peers: list[Peer] = field(default_factory=list)
+
+
+def measure(context: Context, findings: Findings) -> None:
+    """All cases, as far as the time goes; each with its peers."""
+    kernels = select_kernels(context.device, "torch")
+    findings.table("Implementations", "operator", "implementation")
+    for operator, implementation in describe_kernels(kernels):
+        findings.row(operator, implementation)
+    findings.table(
+        "Kernels", "operator", "shape", "µs", "GB/s", "% of read", "TFLOP/s", "% of matmul", "peers, µs"
+    )
+    absent: set[str] = set()
+    for case in _cases(context, kernels):
+        if not context.has_time(3.0, findings, f"{case.operator} {case.shape}"):
+            continue
+        try:
+            _measure(context, findings, case, absent)
+        except (RuntimeError, NotImplementedError) as error:
+            if isinstance(error, torch.AcceleratorError):
+                raise
+            findings.note(f"{case.operator} {case.shape} failed: {str(error).splitlines()[0]}")
+
+
+def _measure(context: Context, findings: Findings, case: Case, absent: set[str]) -> None:
+    count = 2 if context.quick else copies(case.bytes, context.device)
+    seconds = seconds_per_call([case.make() for _ in range(count)], context.device)
+    peers = []
+    for peer in case.peers:
+        try:
+            peers.append(f"{peer.name} {1e6 * seconds_per_call(peer.calls(count), context.device):.1f}")
+        except Exception as error:  # whatever another library raises
+            if isinstance(error, torch.AcceleratorError):
+                raise
+            message = next(iter(str(error).splitlines()), "")
+            reason = f"{peer.name}: {type(error).__name__}: {message}"
+            if reason not in absent:
+                absent.add(reason)
+                findings.note(f"peer left out, {reason}")
+    rate, flops = case.bytes / seconds, case.flops / seconds
+    findings.row(
+        case.operator,
+        case.shape,
+        1e6 * seconds,
+        rate / 1e9,
+        context.share("read", rate),
+        flops / 1e12 if flops else None,
+        context.share("matmul", flops) if flops else None,
+        ", ".join(peers) or None,
+    )
+
+
+def _cases(context: Context, kernels: Kernels) -> Iterator[Case]:
+    """Those that decide most first: attention, products, then what is small."""
+    yield from (
+        Case("paged_attention", case.shape, case.bytes, case.make, case.flops, case.peers)
+        for case in attention_cases.cases(context, kernels)
+    )
+    yield from _products(context)
+    yield from _small(context, kernels)
+    yield from _sampling(context, kernels)
+
+
+def _products(context: Context) -> Iterator[Case]:
+    """The products of an 8B Llama's step, as the engine computes them."""
+    shapes = {"qkv": (6144, 4096), "o": (4096, 4096), "gate_up": (28672, 4096), "down": (4096, 14336)}
+    if context.quick:
+        shapes = {"qkv": (96, 64)}
+    for rows in [1, 4] if context.quick else [1, 8, 32, 128, 512, 4096]:
+        for name, (n, k) in shapes.items():
+
+            def make(rows: int = rows, n: int = n, k: int = k) -> Call:
+                x, weight = _randn(context, rows, k), _randn(context, n, k)
+                return lambda: functional.linear(x, weight)
+
+            moved = 2 * (rows * k + n * k + rows * n)
+            shape = f"{name}, {rows} x {n} x {k}"
+            yield Case("linear (cuBLAS)", shape, moved, make, 2 * rows * n * k)
+
+
+def _small(context: Context, kernels: Kernels) -> Iterator[Case]:
+    hidden, inner = (64, 96) if context.quick else (4096, 14336)
+    for rows in [1, 3] if context.quick else [1, 32, 256, 4096]:
+
+        def norm(rows: int = rows) -> Call:
+            x, weight = _randn(context, rows, hidden), _randn(context, hidden)
+            return lambda: kernels.rms_norm(x, weight, 1e-5)
+
+        def add_norm(rows: int = rows) -> Call:
+            x, residual, weight = (_randn(context, *s) for s in ((rows, hidden), (rows, hidden), (hidden,)))
+            return lambda: kernels.add_rms_norm(x, residual, weight, 1e-5)
+
+        def gate(rows: int = rows) -> Call:
+            gate_up = _randn(context, rows, 2 * inner)
+            return lambda: kernels.silu_and_mul(gate_up)
+
+        yield Case("rms_norm", f"{rows} x {hidden}", 2 * hidden * (2 * rows + 1), norm)
+        yield Case("add_rms_norm", f"{rows} x {hidden}", 2 * hidden * (4 * rows + 1), add_norm)
+        yield Case("silu_and_mul", f"{rows} x {inner}", 2 * rows * inner * 3, gate)
+        yield _rotary(context, kernels, rows)
+
+
+def _rotary(context: Context, kernels: Kernels, rows: int) -> Case:
+    heads, kv_heads, head_dim = (4, 2, 16) if context.quick else (32, 8, 128)
+    blocks = rows + 1
+
+    def make() -> Call:
+        qkv = _randn(context, rows, heads + 2 * kv_heads, head_dim)
+        q, k, v = torch.split(qkv, [heads, kv_heads, kv_heads], dim=1)
+        angles = torch.rand(8192, head_dim // 2, device=context.device)
+        keys, values = (_randn(context, blocks, kv_heads, 16, head_dim) for _ in range(2))
+        cache = LayerCache(keys, values)
+        positions = torch.randint(0, 8192, (rows,), device=context.device)
+        slots = torch.randperm(rows, device=context.device) * 16
+        return lambda: kernels.rotary_and_cache(q, k, v, angles, angles, positions, cache, slots)
+
+    moved = rows * (2 * 2 * heads + 2 * 4 * kv_heads) * head_dim + rows * 4 * head_dim
+    return Case(
+        "rotary_and_cache", f"{rows} tokens, {heads} heads of {head_dim} over {kv_heads}", moved, make
+    )
+
+
+def _sampling(context: Context, kernels: Kernels) -> Iterator[Case]:
+    vocab_size = 320 if context.quick else 128256
+    for rows in [1, 3] if context.quick else [1, 32, 256]:
+
+        def greedy(rows: int = rows) -> Call:
+            logits = torch.randn(rows, vocab_size, device=context.device)
+            return lambda: kernels.greedy(logits)
+
+        def draw(rows: int = rows, unfiltered: bool = True) -> Call:
+            logits = torch.randn(rows, vocab_size, device=context.device)
+            batch = _sampling_batch(rows, context.device, unfiltered)
+            return lambda: kernels.sample(logits, batch)
+
+        def argmax(rows: int = rows) -> Call:
+            logits = torch.randn(rows, vocab_size, device=context.device)
+            return lambda: logits.argmax(dim=-1)
+
+        moved, shape = 4 * rows * vocab_size, f"{rows} x {vocab_size}"
+        yield Case("greedy", shape, moved, greedy, peers=[Peer("torch.argmax", argmax)])
+        yield Case("sample", f"{shape}, temperature", moved, draw)
+        yield Case("sample", f"{shape}, top-k 40, top-p 0.9", moved, lambda draw=draw: draw(unfiltered=False))  # type: ignore[misc]
+
+
+def _sampling_batch(rows: int, device: torch.device, unfiltered: bool) -> SamplingBatch:
+    def full(value: float, dtype: torch.dtype) -> Tensor:
+        return torch.full((rows,), value, dtype=dtype, device=device)
+
+    return SamplingBatch(
+        temperatures=full(0.8, torch.float32),
+        top_k=full(0 if unfiltered else 40, torch.int32),
+        top_p=full(1.0 if unfiltered else 0.9, torch.float32),
+        min_p=full(0.0, torch.float32),
+        seeds=torch.arange(rows, device=device),
+        sample_indices=full(0, torch.int32),
+        positions=torch.arange(rows, device=device),
+        all_unfiltered=unfiltered,
+    )
+
+
+def _randn(context: Context, *shape: int) -> Tensor:
+    return torch.randn(*shape, device=context.device, dtype=torch.bfloat16)
