@@ -17,6 +17,7 @@ from torch import Tensor
 from tokenwire_engine.models.errors import ModelError
 from tokenwire_engine.runner.base import Progress
 from tokenwire_engine.weights.checkpoint import StoredTensor
+from tokenwire_engine.weights.upload import Uploader
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class WeightReader:
         self._tensors = tensors
         self._unread = set(tensors)
         self._progress = progress
+        self._uploader: Uploader | None = None
         self.num_parameters = 0
         """Elements read so far."""
 
@@ -58,7 +60,8 @@ class WeightReader:
         """One parameter: the pieces, concatenated along the first dimension.
 
         Returns:
-            A contiguous tensor on the device, in the reader's dtype. Not to be written to.
+            A contiguous tensor on the device, in the reader's dtype. Not to be written to; and, unless the
+            device is a CPU, not to be read before `finish`: until then it may still be on its way.
 
         Raises:
             ModelError: a tensor is missing, has another shape than expected, or is not of a floating dtype.
@@ -68,11 +71,19 @@ class WeightReader:
             return stored[0].contiguous()
         num_rows = sum(len(tensor) for tensor in stored)
         parameter = torch.empty((num_rows, *stored[0].shape[1:]), dtype=self.dtype, device=self.device)
-        filled = 0
-        for tensor in stored:
-            parameter[filled : filled + len(tensor)].copy_(tensor)
-            filled += len(tensor)
+        for part, tensor in zip(
+            torch.split(parameter, [len(tensor) for tensor in stored]), stored, strict=True
+        ):
+            self._copy(part, tensor)
         return parameter
+
+    def _copy(self, target: Tensor, source: Tensor) -> None:
+        if self.device.type == "cpu":
+            target.copy_(source)
+            return
+        if self._uploader is None:
+            self._uploader = Uploader(self.device)
+        self._uploader.copy(target, source)
 
     def views(self, *pieces: Piece) -> list[Tensor]:
         """The pieces as they are stored: views of the mapped files, each in its own dtype.
@@ -85,7 +96,11 @@ class WeightReader:
         return stored
 
     def finish(self, ignored: Sequence[str] = ()) -> None:
-        """Warn of tensors that nobody asked for, except those whose name ends with one of `ignored`."""
+        """Wait until all parameters are there, and warn of tensors that nobody asked for, except those whose
+        name ends with one of `ignored`."""
+        if self._uploader is not None:
+            self._uploader.wait()
+            self._uploader = None
         unread = sorted(name for name in self._unread if not name.endswith(tuple(ignored)))
         if unread:
             logger.warning("%d tensors of the checkpoint are not used, %s first", len(unread), unread[0])
