@@ -29,6 +29,7 @@ from tokenwire_engine.weights.reader import Piece, WeightReader
 from tokenwire_kernels import Kernels, LayerCache, select_kernels
 
 BLOCK_SIZE = 16
+STEP_TOKENS = 8192
 _LLAMA_ROPE = {
     "rope_type": "llama3",
     "low_freq_factor": 1.0,
@@ -120,7 +121,7 @@ class RandomModel:
 
     def allocate(self, num_blocks: int) -> list[LayerCache]:
         """A KV cache of random numbers."""
-        geometry = cache_geometry(self.architecture, BLOCK_SIZE, self.dtype)
+        geometry = cache_geometry(self.architecture, BLOCK_SIZE, self.dtype, STEP_TOKENS)
         caches = geometry.allocate(num_blocks, self.device)
         for cache in caches:
             cache.keys.normal_()
@@ -141,8 +142,8 @@ class RandomModel:
             num_parameters=0,
             block_size=BLOCK_SIZE,
             num_blocks=len(caches[0].keys),
-            max_step_tokens=8192,
-            window=0,
+            max_step_tokens=STEP_TOKENS,
+            windows=(0,),
             num_host_blocks=0,
             default_sampling=SamplingParams(),
         )

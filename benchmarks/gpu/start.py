@@ -28,7 +28,7 @@ def main() -> None:
     runner.warm_up()
     startup("first token")
     prompt = [1, 2, 3]
-    rows = [ScheduledTokens(0, 0, prompt, [0], samples=True)]
+    rows = [ScheduledTokens(0, 0, prompt, [[0]], samples=True)]
     runner.launch(StepPlan(0, admitted=[Admission(0, GREEDY, prompt, [])], scheduled=rows))
     runner.collect()
     startup.finish()

@@ -47,7 +47,7 @@ class Decoding:
             plan.admitted = [Admission(slot, GREEDY, [1] * (self._position + 1), []) for slot in slots]
         for slot in slots:
             first = slot * self._blocks
-            blocks = range(first, first + self._blocks) if admits else ()
+            blocks = [range(first, first + self._blocks)] if admits else []
             token = 1 if admits else PENDING
             plan.scheduled.append(ScheduledTokens(slot, self._position, [token], blocks, samples=True))
         self._position += 1

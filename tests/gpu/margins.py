@@ -35,7 +35,7 @@ def choices(runner: LocalRunner, prompts: Sequence[list[int]], num_tokens: int) 
         for slot, prompt in enumerate(prompts):
             if step == 0:
                 plan.admitted.append(Admission(slot, WITH_RIVAL, prompt, []))
-            new = range(slot * blocks, (slot + 1) * blocks) if step == 0 else ()
+            new = [range(slot * blocks, (slot + 1) * blocks)] if step == 0 else []
             tokens = prompt if step == 0 else found[slot].token_ids[-1:]
             start = 0 if step == 0 else len(prompt) + step - 1
             plan.scheduled.append(ScheduledTokens(slot, start, tokens, new, samples=True))
