@@ -28,7 +28,7 @@ from triton.compiler import ASTSource
 from triton.compiler import compile as compile_kernel
 from triton.runtime.jit import JITFunction
 
-from tokenwire_kernels import AttentionBatch, DecodeRows, HeadNorms, LayerCache, SamplingBatch
+from tokenwire_kernels import AttentionBatch, DecodeRows, HeadNorms, LayerCache, RowNorm, SamplingBatch
 from tokenwire_kernels.triton import (
     activation,
     attention,
@@ -36,10 +36,12 @@ from tokenwire_kernels.triton import (
     chunk_attention,
     decode,
     decode_attention,
+    few_rows,
     norm,
     rotary,
     sampling,
 )
+from tokenwire_kernels.triton.linear import linear
 from tokenwire_kernels.triton.target import AMPERE, BLACKWELL, HOPPER, Gpu, assuming
 
 SHARED_MEMORY_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
@@ -116,6 +118,7 @@ def _launches(quick: bool) -> list[Launch]:
             found += _record(case, [norm], partial(norm.rms_norm, x, weight, 1e-5))
             found += _record(case, [norm], partial(norm.add_rms_norm, x, x, weight, 1e-5))
             found += _record(case, [activation], partial(activation.silu_and_mul, x))
+            found += _record(f"{name}, {hidden} to 4096", [norm, few_rows], partial(_few_rows, x, 4096))
         for head_dim in [64, 128] if quick else [64, 80, 96, 128, 192, 256]:
             heads = (32, 8, head_dim)
             case = f"{name}, 32 heads of {head_dim} over 8"
@@ -286,6 +289,17 @@ def _attention(
     q, cache = _empty(514, heads, head_dim, dtype=dtype), _cache(cache_dtype, kv_heads, head_dim)
     given = _empty(heads, dtype=torch.float32) if sinks else None
     attention.paged_attention(q, cache, batch, 0.1, window, soft_cap, given)
+
+
+def _few_rows(x: Tensor, out_features: int) -> None:
+    """What a decoder's layer multiplies for one token, and for a tile of 16."""
+    hidden, dtype = x.shape[1], x.dtype
+    norm = RowNorm(_empty(hidden, dtype=dtype), 1e-5)
+    weight, gate_up = (_empty(n, hidden, dtype=dtype) for n in (out_features, 8 * out_features))
+    for num_rows in (1, 16):
+        rows, residual = x[:num_rows], _empty(num_rows, out_features, dtype=dtype)
+        linear(rows, weight, residual=residual)
+        linear(rows, gate_up, norm=norm, is_gated=True)
 
 
 def _cache(dtype: torch.dtype, kv_heads: int, head_dim: int) -> LayerCache:

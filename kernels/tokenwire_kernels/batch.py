@@ -28,6 +28,15 @@ class LayerCache:
 
 
 @dataclass(slots=True, frozen=True)
+class RowNorm:
+    """RMS normalization of each row."""
+
+    weight: Tensor
+    """[hidden], the dtype of the rows."""
+    eps: float
+
+
+@dataclass(slots=True, frozen=True)
 class HeadNorms:
     """RMS normalization of each head's query and key before they are rotated (QK-norm)."""
 

@@ -17,7 +17,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from tokenwire_kernels.batch import AttentionBatch, DecodeRows, HeadNorms, LayerCache, SamplingBatch
+from tokenwire_kernels.batch import AttentionBatch, DecodeRows, HeadNorms, LayerCache, RowNorm, SamplingBatch
 from tokenwire_kernels.cpu.library import Context, NativeError
 from tokenwire_kernels.fallback import Fallback, implementation_of
 
@@ -52,12 +52,25 @@ class PagedAttention(Protocol):
     ) -> Tensor: ...
 
 
+class LinearOperator(Protocol):
+    def __call__(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        norm: RowNorm | None = None,
+        is_gated: bool = False,
+        residual: Tensor | None = None,
+    ) -> Tensor: ...
+
+
 @dataclass(slots=True, frozen=True)
 class Kernels:
     """The operators of a dense decoder. Each is defined by the function of its name under `reference/`."""
 
     rms_norm: Callable[[Tensor, Tensor, float], Tensor]
     add_rms_norm: Callable[[Tensor, Tensor, Tensor, float], Tensor]
+    linear: LinearOperator
     rotary_and_cache: RotaryAndCache
     paged_attention: PagedAttention
     silu_and_mul: Callable[[Tensor], Tensor]

@@ -13,20 +13,22 @@ from torch import Tensor
 from tokenwire_engine.distributed.shard import Shard
 from tokenwire_engine.layers.linear import RowParallelLinear, load_column_parallel, load_row_parallel
 from tokenwire_engine.layers.matmul import Linear
+from tokenwire_engine.layers.norm import load_norm
 from tokenwire_engine.layers.rotary import RotaryTable
 from tokenwire_engine.models.architecture import Architecture
 from tokenwire_engine.models.batch import ForwardBatch
 from tokenwire_engine.weights.reader import Piece, WeightReader
-from tokenwire_kernels import HeadNorms, Kernels, LayerCache
+from tokenwire_kernels import HeadNorms, Kernels, LayerCache, RowNorm
 
 
 @dataclass(slots=True, frozen=True)
 class Attention:
-    """One layer's attention: project, rotate and cache, attend, project back."""
+    """One layer's attention: normalize and project, rotate and cache, attend, project back."""
 
+    norm: RowNorm
     qkv: Linear
     o: RowParallelLinear
-    norms: HeadNorms | None
+    head_norms: HeadNorms | None
     num_heads: int
     """Of this rank, as is `num_kv_heads`."""
     num_kv_heads: int
@@ -38,20 +40,20 @@ class Attention:
     soft_cap: float
     kernels: Kernels
 
-    def __call__(self, x: Tensor, batch: ForwardBatch, rotary: RotaryTable, cache: LayerCache) -> Tensor:
-        """`[num_tokens, hidden_size]` to the same."""
-        num_tokens, view = len(x), batch.views[self.group]
-        heads = self.qkv(x).view(num_tokens, -1, self.head_dim)
+    def __call__(self, residual: Tensor, batch: ForwardBatch, rotary: RotaryTable, cache: LayerCache) -> None:
+        """Add to the residual stream `[num_tokens, hidden_size]` what it computes from it."""
+        num_tokens, view = len(residual), batch.views[self.group]
+        heads = self.qkv(residual, norm=self.norm).view(num_tokens, -1, self.head_dim)
         q = heads[:, : self.num_heads]
         k = heads[:, self.num_heads : self.num_heads + self.num_kv_heads]
         v = heads[:, self.num_heads + self.num_kv_heads :]
         self.kernels.rotary_and_cache(
-            q, k, v, rotary.cos, rotary.sin, batch.positions, cache, view.cache_slots, self.norms
+            q, k, v, rotary.cos, rotary.sin, batch.positions, cache, view.cache_slots, self.head_norms
         )
         attended = self.kernels.paged_attention(
             q, cache, view.attention, self.scale, self.window, self.soft_cap
         )
-        return self.o(attended.reshape(num_tokens, -1))
+        self.o.add(attended.view(num_tokens, -1), residual)
 
 
 def load_attention(
@@ -59,7 +61,9 @@ def load_attention(
 ) -> Attention:
     names = architecture.names
     prefix = names.layer.format(layer)
+    attention_norm = prefix + names.attention_norm
     return Attention(
+        norm=load_norm(reader, attention_norm, architecture.hidden_size, architecture.norm_eps),
         qkv=load_column_parallel(
             reader,
             shard,
@@ -67,6 +71,7 @@ def load_attention(
             [architecture.q_size, architecture.kv_size, architecture.kv_size],
             architecture.hidden_size,
             bias=architecture.qkv_bias,
+            kernels=kernels,
         ),
         o=load_row_parallel(
             reader,
@@ -75,8 +80,9 @@ def load_attention(
             architecture.hidden_size,
             architecture.q_size,
             bias=architecture.o_bias,
+            kernels=kernels,
         ),
-        norms=_load_head_norms(reader, prefix, architecture) if architecture.qk_norm else None,
+        head_norms=_load_head_norms(reader, prefix, architecture) if architecture.qk_norm else None,
         num_heads=shard.count(architecture.num_heads, "attention heads"),
         num_kv_heads=shard.count(architecture.num_kv_heads, "KV heads"),
         head_dim=architecture.head_dim,

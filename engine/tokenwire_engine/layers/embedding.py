@@ -12,6 +12,7 @@ from torch.nn import functional
 from tokenwire_engine.layers.matmul import Linear, make_linear
 from tokenwire_engine.models.architecture import Architecture
 from tokenwire_engine.weights.reader import Piece, WeightReader
+from tokenwire_kernels import Kernels
 
 
 class Embedding:
@@ -27,12 +28,14 @@ class Embedding:
         return functional.embedding(token_ids, self.weight)
 
 
-def load_embeddings(reader: WeightReader, architecture: Architecture) -> tuple[Embedding, Linear]:
+def load_embeddings(
+    reader: WeightReader, architecture: Architecture, kernels: Kernels
+) -> tuple[Embedding, Linear]:
     """The embedding and the output projection, which are one tensor where the architecture ties them."""
     shape = (architecture.vocab_size, architecture.hidden_size)
     embedding = reader.read(Piece(f"{architecture.names.embedding}.weight", shape))
     if architecture.tied_embeddings:
-        return Embedding(embedding), make_linear(embedding)
+        return Embedding(embedding), make_linear(embedding, None, kernels)
     return Embedding(embedding), make_linear(
-        reader.read(Piece(f"{architecture.names.lm_head}.weight", shape))
+        reader.read(Piece(f"{architecture.names.lm_head}.weight", shape)), None, kernels
     )

@@ -15,6 +15,7 @@ from torch import Tensor
 from tokenwire_engine.distributed.shard import Shard
 from tokenwire_engine.layers.matmul import Linear, make_linear
 from tokenwire_engine.weights.reader import Piece, WeightReader
+from tokenwire_kernels import Kernels
 
 
 class RowParallelLinear:
@@ -26,12 +27,14 @@ class RowParallelLinear:
         self.partial = partial
         self.shard = shard
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """`[num_tokens, in_features / size]` to `[num_tokens, out_features]`."""
+    def add(self, x: Tensor, residual: Tensor) -> None:
+        """Add y `[num_tokens, out_features]` of x `[num_tokens, in_features / size]` to the residual."""
+        if self.shard.size == 1:
+            self.partial(x, residual=residual)
+            return
         y = self.partial(x)
-        if self.shard.size > 1:
-            torch.distributed.all_reduce(y)
-        return y
+        torch.distributed.all_reduce(y)
+        residual.add_(y)
 
 
 def load_column_parallel(
@@ -41,6 +44,7 @@ def load_column_parallel(
     out_features: Sequence[int],
     in_features: int,
     bias: bool,
+    kernels: Kernels,
 ) -> Linear:
     """Several projections of the same input as one layer: its output is theirs, side by side.
 
@@ -57,16 +61,21 @@ def load_column_parallel(
         Piece(f"{name}.bias", (total,), rows=span)
         for name, total, span in zip(names, out_features, spans, strict=True)
     ]
-    return make_linear(reader.read(*weights), reader.read(*biases) if bias else None)
+    return make_linear(reader.read(*weights), reader.read(*biases) if bias else None, kernels)
 
 
 def load_row_parallel(
-    reader: WeightReader, shard: Shard, name: str, out_features: int, in_features: int, bias: bool
+    reader: WeightReader,
+    shard: Shard,
+    name: str,
+    out_features: int,
+    in_features: int,
+    bias: bool,
+    kernels: Kernels,
 ) -> RowParallelLinear:
     """A projection of a divided input. The bias belongs to rank 0, so that the sum has it once."""
     columns = shard.span(in_features, f"inputs of {name}")
     weight = reader.read(Piece(f"{name}.weight", (out_features, in_features), columns=columns))
     has_bias = bias and shard.rank == 0
-    return RowParallelLinear(
-        make_linear(weight, reader.read(Piece(f"{name}.bias", (out_features,))) if has_bias else None), shard
-    )
+    added = reader.read(Piece(f"{name}.bias", (out_features,))) if has_bias else None
+    return RowParallelLinear(make_linear(weight, added, kernels), shard)

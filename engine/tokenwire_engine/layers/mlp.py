@@ -9,22 +9,23 @@ from torch import Tensor
 from tokenwire_engine.distributed.shard import Shard
 from tokenwire_engine.layers.linear import RowParallelLinear, load_column_parallel, load_row_parallel
 from tokenwire_engine.layers.matmul import Linear
+from tokenwire_engine.layers.norm import load_norm
 from tokenwire_engine.models.architecture import Architecture
 from tokenwire_engine.weights.reader import WeightReader
-from tokenwire_kernels import Kernels
+from tokenwire_kernels import Kernels, RowNorm
 
 
 @dataclass(slots=True, frozen=True)
 class MLP:
-    """down(silu(gate(x)) * up(x)), with gate and up as one product."""
+    """down(silu(gate(x)) * up(x)) of the normalized x, with gate and up as one product."""
 
+    norm: RowNorm
     gate_up: Linear
     down: RowParallelLinear
-    kernels: Kernels
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """`[num_tokens, hidden_size]` to the same."""
-        return self.down(self.kernels.silu_and_mul(self.gate_up(x)))
+    def __call__(self, residual: Tensor) -> None:
+        """Add to the residual stream `[num_tokens, hidden_size]` what it computes from it."""
+        self.down.add(self.gate_up(residual, norm=self.norm, is_gated=True), residual)
 
 
 def load_mlp(
@@ -34,6 +35,7 @@ def load_mlp(
     prefix = names.layer.format(layer)
     hidden_size, intermediate_size = architecture.hidden_size, architecture.intermediate_size
     return MLP(
+        norm=load_norm(reader, prefix + names.mlp_norm, hidden_size, architecture.norm_eps),
         gate_up=load_column_parallel(
             reader,
             shard,
@@ -41,9 +43,15 @@ def load_mlp(
             [intermediate_size, intermediate_size],
             hidden_size,
             bias=architecture.mlp_bias,
+            kernels=kernels,
         ),
         down=load_row_parallel(
-            reader, shard, prefix + names.down, hidden_size, intermediate_size, bias=architecture.mlp_bias
+            reader,
+            shard,
+            prefix + names.down,
+            hidden_size,
+            intermediate_size,
+            bias=architecture.mlp_bias,
+            kernels=kernels,
         ),
-        kernels=kernels,
     )

@@ -2,7 +2,7 @@
 
 There are two forms: one of layers that are tensors and operators, which runs everywhere, and one for CPUs
 with native kernels, where a step is one call (`host_decoder.py`). In the first, the residual stream is one
-buffer to which each block's output is added by the normalization that follows it.
+buffer, which each block normalizes in its first product and adds to in its last.
 """
 
 from __future__ import annotations
@@ -18,23 +18,21 @@ from tokenwire_engine.layers.attention import Attention, load_attention
 from tokenwire_engine.layers.embedding import Embedding, load_embeddings
 from tokenwire_engine.layers.matmul import Linear
 from tokenwire_engine.layers.mlp import MLP, load_mlp
-from tokenwire_engine.layers.norm import RMSNorm, load_norm
+from tokenwire_engine.layers.norm import load_norm
 from tokenwire_engine.layers.rotary import RotaryTable, rotary_table
 from tokenwire_engine.models.architecture import Architecture
 from tokenwire_engine.models.batch import ForwardBatch
 from tokenwire_engine.models.errors import ModelError
 from tokenwire_engine.models.host_decoder import load_host_decoder
 from tokenwire_engine.weights.reader import WeightReader
-from tokenwire_kernels import Kernels, LayerCache
+from tokenwire_kernels import Kernels, LayerCache, RowNorm
 
 
 @dataclass(slots=True, frozen=True)
 class DecoderLayer:
     """Attention and MLP, each behind its normalization."""
 
-    attention_norm: RMSNorm
     attention: Attention
-    mlp_norm: RMSNorm
     mlp: MLP
 
 
@@ -69,25 +67,21 @@ class LayeredDecoder:
 
     embedding: Embedding
     layers: Sequence[DecoderLayer]
-    final_norm: RMSNorm
+    final_norm: RowNorm
     lm_head: Linear
     rotary: RotaryTable
 
     def forward(self, batch: ForwardBatch, caches: Sequence[LayerCache]) -> Tensor:
         """See `Decoder.forward`."""
         residual = self.embedding(batch.token_ids)
-        x = self.layers[0].attention_norm(residual)
-        for index, (layer, cache) in enumerate(zip(self.layers, caches, strict=True)):
-            if index:
-                x = layer.attention_norm.add(x, residual)
-            x = layer.attention(x, batch, self.rotary, cache)
-            x = layer.mlp_norm.add(x, residual)
-            x = layer.mlp(x)
-        return residual.add_(x)
+        for layer, cache in zip(self.layers, caches, strict=True):
+            layer.attention(residual, batch, self.rotary, cache)
+            layer.mlp(residual)
+        return residual
 
     def logits(self, hidden: Tensor, out: Tensor | None = None) -> Tensor:
         """See `Decoder.logits`."""
-        logits = self.lm_head(self.final_norm(hidden))
+        logits = self.lm_head(hidden, norm=self.final_norm)
         return logits.float() if out is None else out.copy_(logits)
 
 
@@ -123,20 +117,15 @@ def _load_layered_decoder(
     reader: WeightReader, architecture: Architecture, num_positions: int, kernels: Kernels, shard: Shard
 ) -> LayeredDecoder:
     names = architecture.names
-    hidden_size, eps = architecture.hidden_size, architecture.norm_eps
-    embedding, lm_head = load_embeddings(reader, architecture)
-    layers = []
-    for layer in range(architecture.num_layers):
-        prefix = names.layer.format(layer)
-        layers.append(
-            DecoderLayer(
-                attention_norm=load_norm(reader, prefix + names.attention_norm, hidden_size, eps, kernels),
-                attention=load_attention(reader, shard, architecture, layer, kernels),
-                mlp_norm=load_norm(reader, prefix + names.mlp_norm, hidden_size, eps, kernels),
-                mlp=load_mlp(reader, shard, architecture, layer, kernels),
-            )
+    embedding, lm_head = load_embeddings(reader, architecture, kernels)
+    layers = [
+        DecoderLayer(
+            attention=load_attention(reader, shard, architecture, layer, kernels),
+            mlp=load_mlp(reader, shard, architecture, layer, kernels),
         )
-    final_norm = load_norm(reader, names.final_norm, hidden_size, eps, kernels)
+        for layer in range(architecture.num_layers)
+    ]
+    final_norm = load_norm(reader, names.final_norm, architecture.hidden_size, architecture.norm_eps)
     # A tied checkpoint may hold the matrix twice, and old ones hold the rotary frequencies.
     reader.finish(ignored=(f"{names.lm_head}.weight", "rotary_emb.inv_freq"))
     return LayeredDecoder(

@@ -6,8 +6,9 @@ from ctypes import byref
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from tokenwire_kernels.batch import AttentionBatch, HeadNorms, LayerCache, SamplingBatch
+from tokenwire_kernels.batch import AttentionBatch, HeadNorms, LayerCache, RowNorm, SamplingBatch
 from tokenwire_kernels.cpu import library as native
 from tokenwire_kernels.cpu.library import Context
 from tokenwire_kernels.reference import attention as reference_attention
@@ -73,6 +74,24 @@ class Operators:
             native.DTYPES[gate_up.dtype],
         )
         return out
+
+    def linear(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        norm: RowNorm | None = None,
+        is_gated: bool = False,
+        residual: Tensor | None = None,
+    ) -> Tensor:
+        """See `reference.linear.linear`. The matrix is as it came: models on a CPU have theirs packed
+        (`cpu/matrix.py`), and a pass of their own."""
+        if norm is not None:
+            x = self.rms_norm(x, norm.weight, norm.eps)
+        y = functional.linear(x, weight, bias)
+        if is_gated:
+            y = self.silu_and_mul(y)
+        return y if residual is None else residual.add_(y)
 
     def rotary_and_cache(
         self,

@@ -8,6 +8,7 @@ from tokenwire_kernels.reference.activation import silu_and_mul
 from tokenwire_kernels.reference.attention import paged_attention
 from tokenwire_kernels.reference.bitmask import apply_token_bitmask
 from tokenwire_kernels.reference.decode import advance_decodes, gather_block_tables, record_tokens
+from tokenwire_kernels.reference.linear import linear
 from tokenwire_kernels.reference.norm import add_rms_norm, rms_norm
 from tokenwire_kernels.reference.rotary import rotary_and_cache
 from tokenwire_kernels.reference.sampling import greedy, sample
@@ -18,6 +19,7 @@ __all__ = [
     "apply_token_bitmask",
     "gather_block_tables",
     "greedy",
+    "linear",
     "paged_attention",
     "record_tokens",
     "rms_norm",
