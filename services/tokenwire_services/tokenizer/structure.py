@@ -142,19 +142,12 @@ class _GrammarWriter:
     def _calls(
         self, chat: tokenizer_pb2.ChatPrompt, is_forced: bool, has_answer: bool
     ) -> tuple[str, list[str]]:
-        """What calls tools, and perhaps says something, with its rules; "" where nothing is to be enforced,
-        or can be."""
+        """What calls tools, and perhaps says something, with its rules; "" where nothing is enforced."""
         syntax, choice = self._syntax, chat.tool_choice
         if syntax is None:
             return "", []
         at_most_one = chat.HasField("parallel_tool_calls") and not chat.parallel_tool_calls
         if not (is_forced or at_most_one or has_answer or any(tool.strict for tool in chat.tools)):
-            return "", []
-        if syntax.grammar is None:
-            if is_forced:
-                raise unimplemented(
-                    "chat.tool_choice", f"calls as {syntax.name} writes them cannot be forced"
-                )
             return "", []
         if len(chat.tools) > MAX_TOOLS:
             raise invalid_argument("chat.tools", f"{len(chat.tools)} tools; expected at most {MAX_TOOLS}")

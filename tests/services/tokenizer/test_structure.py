@@ -56,6 +56,7 @@ CALLS = {
     "deepseek_v31": f"{deepseek.CALLS_BEGIN}{deepseek.CALL_BEGIN}get_weather{deepseek.SEPARATOR}{PARIS}"
     f"{deepseek.CALL_END}{deepseek.CALLS_END}",
     "llama3_json": f'{{"name": "get_weather", "parameters": {PARIS}}}',
+    "pythonic": '[get_weather(city="Paris")]',
     "harmony": f"<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>{PARIS}<|call|>",
 }
 
@@ -128,6 +129,7 @@ def test_a_required_call_is_enforced_in_the_models_syntax(vocabulary: Tokenizer,
         ("hermes", f"{CALLS['hermes']}\n{CALLS['hermes'].replace(PARIS, ROME)}"),
         ("llama3_json", f"{CALLS['llama3_json']}; {CALLS['llama3_json'].replace(PARIS, ROME)}"),
         ("mistral_named", CALLS["mistral_named"] + CALLS["mistral_named"].replace(PARIS, ROME)),
+        ("pythonic", '[get_weather(city="Paris"), get_weather(city="Rome")]'),
         (
             "mistral",
             f'[TOOL_CALLS][{{"name": "get_weather", "arguments": {PARIS}}}, '
@@ -144,6 +146,37 @@ def test_several_calls_at_once_are_the_callers_to_allow(
     assert allows(vocabulary, one, CALLS[syntax])
     assert not allows(vocabulary, one, both)
     assert parsed(one, both)[2] == ["get_weather", "get_weather"]
+
+
+def test_arguments_in_python_are_named_in_their_order_and_typed(vocabulary: Tokenizer) -> None:
+    schema = {
+        "properties": {
+            "city": {"type": "string"},
+            "days": {"type": "integer", "maximum": 7},
+            "indoors": {"type": "boolean"},
+            "not-a-name": {"type": "string"},
+            "near": {"$ref": "#/$defs/place"},
+        },
+        "required": ["days", "near"],
+        "$defs": {"place": {"type": "object", "properties": {"x": {"type": "number"}}, "required": ["x"]}},
+    }
+    tool = ToolDefinition(name="api.forecast", parameters_json=json.dumps(schema))
+    model = model_with(vocabulary, TEMPLATES["pythonic"])
+    required = structure(model, tools=[tool, TIME], tool_choice="required")
+    full = '[api.forecast(city="Oslo", days=3, indoors=True, near={"x": 1.5})]'
+    assert allows(vocabulary, required, full)
+    assert parsed(required, full) == ("", "", ["api.forecast"])
+    assert allows(vocabulary, required, '[api.forecast(days=3, near={"x": 1})]')
+    assert allows(vocabulary, required, "[get_time()]")
+    assert allows(vocabulary, required, '[get_time(zone="UTC", offset=[1, 2])]')
+    for wrong in (
+        '[api.forecast(city="Oslo", near={"x": 1})]',
+        '[api.forecast(days=9, near={"x": 1})]',
+        "[api.forecast(days=3, near={})]",
+        '[api.forecast(near={"x": 1}, days=3)]',
+        "[]",
+    ):
+        assert not allows(vocabulary, required, wrong), wrong
 
 
 def strict(tool: ToolDefinition) -> ToolDefinition:
@@ -225,7 +258,12 @@ def test_a_constraint_without_tools_or_reasoning_is_the_engines_as_it_is(vocabul
     ("template", "chat", "code", "field"),
     [
         ("plain", {"tools": [WEATHER]}, "UNIMPLEMENTED", "chat.tools"),
-        ("pythonic", {"tools": [WEATHER], "tool_choice": "required"}, "UNIMPLEMENTED", "chat.tool_choice"),
+        (
+            "pythonic",
+            {"tools": [ToolDefinition(name="get-weather")], "tool_choice": "required"},
+            "INVALID_ARGUMENT",
+            "chat.tools",
+        ),
         ("hermes", {"tools": [WEATHER], "tool_choice": "get_time"}, "INVALID_ARGUMENT", "chat.tool_choice"),
         ("hermes", {"tool_choice": "required"}, "INVALID_ARGUMENT", "chat.tool_choice"),
     ],

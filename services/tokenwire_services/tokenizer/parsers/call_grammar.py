@@ -27,6 +27,11 @@ class Tool:
     strict: bool
 
 
+def json_arguments(rule: str, tool: Tool) -> list[str]:
+    """The rules, of which `rule` is the first, of a tool's arguments as a JSON object."""
+    return [f"{rule}: {json_rule(tool.schema, lenient=not tool.strict)}"]
+
+
 @dataclass(slots=True, frozen=True)
 class CallSyntax:
     """How calls are written, in parts; `NAME` and `ARGUMENTS` stand for those of each tool."""
@@ -40,6 +45,8 @@ class CallSyntax:
     """Whether a name is a JSON string."""
     text: str = r"/(.|\n)*/ calls?"
     """What an answer is that may call: text, perhaps with calls behind it. Empty: not to be told apart."""
+    arguments: Callable[[str, Tool], list[str]] = json_arguments
+    """Writes the rules of a tool's arguments; the name of the first is given."""
 
 
 NAME, ARGUMENTS = "\0name", "\0arguments"
@@ -56,6 +63,9 @@ def write_calls(
 
     Args:
         marks: which of the syntax's parts may be control tokens.
+
+    Raises:
+        StatusError: INVALID_ARGUMENT for a tool that the syntax has no words for.
     """
 
     def quoted(name: str) -> str:
@@ -79,7 +89,7 @@ def write_calls(
     ]
     for index, tool in enumerate(tools):
         rules.append(f"call_{index}: {parts(syntax.call, index)}")
-        rules.append(f"arguments_{index}: {json_rule(tool.schema, lenient=not tool.strict)}")
+        rules += syntax.arguments(f"arguments_{index}", tool)
     return rules
 
 

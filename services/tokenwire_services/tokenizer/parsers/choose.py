@@ -17,6 +17,7 @@ from tokenwire_services.tokenizer.parsers import (
 )
 from tokenwire_services.tokenizer.parsers.base import OutputParser
 from tokenwire_services.tokenizer.parsers.call_grammar import ARGUMENTS, NAME, CallSyntax
+from tokenwire_services.tokenizer.parsers.pythonic_grammar import python_arguments
 
 AUTO, NONE = "auto", "none"
 REASONING_PARSERS = ("think", "harmony")
@@ -35,10 +36,10 @@ class ToolSyntax:
     make_parser: Callable[[], OutputParser]
     evidence: tuple[str, ...]
     """Texts of which a template that teaches it has one."""
-    marks: tuple[str, ...] = ()
+    marks: tuple[str, ...]
     """Control tokens that the parser looks for; they stay in its text even where special tokens do not."""
-    grammar: Callable[[str], CallSyntax] | None = None
-    """How the model of a template writes calls; None: it cannot be made to."""
+    grammar: Callable[[str], CallSyntax]
+    """How the model of a template writes calls."""
     make_call_id: Callable[[], str] = make_call_id
 
 
@@ -73,6 +74,18 @@ def _deepseek_calls(template: str) -> CallSyntax:
     )
 
 
+def _pythonic_calls(template: str) -> CallSyntax:
+    return CallSyntax(
+        (NAME, "(", ARGUMENTS, ")"),
+        before=("[",),
+        between=(", ",),
+        after=("]",),
+        quotes_names=False,
+        text=r"calls | /([^\[ \n](.|\n)*)?/",
+        arguments=python_arguments,
+    )
+
+
 def _harmony_calls(template: str) -> CallSyntax:
     header = (
         harmony.CHANNEL,
@@ -103,6 +116,7 @@ TOOL_SYNTAXES = (
         pythonic.PythonicParser,
         ("[func_name1(", pythonic.PYTHON_START),
         (pythonic.PYTHON_START, pythonic.PYTHON_END),
+        _pythonic_calls,
     ),
     ToolSyntax(
         "llama3_json",
