@@ -63,6 +63,7 @@ IMAGE = {"type": "image_url", "image_url": {"url": "https://example.com/cat.png"
         ("logit_bias", {str(2**32): 1}, "logit_bias", "invalid_value"),
         ("logit_bias", {"5": 101}, "logit_bias.5", "decimal_above_max_value"),
         ("logit_bias", {"5": "1"}, "logit_bias.5", "invalid_type"),
+        ("guided_json", {"type": "object"}, "guided_json", "unsupported_parameter"),
         ("bad_words", ["fine", " "], "bad_words[1]", "invalid_value"),
         ("allowed_token_ids", [], "allowed_token_ids", "array_below_min_length"),
         ("logprobs", 5, "logprobs", "invalid_type"),
