@@ -40,6 +40,8 @@ from tokenwire_kernels.triton import (
     norm,
     rotary,
     sampling,
+    thresholds,
+    typical,
 )
 from tokenwire_kernels.triton.linear import linear
 from tokenwire_kernels.triton.target import AMPERE, BLACKWELL, HOPPER, Gpu, assuming
@@ -136,10 +138,11 @@ def _launches(quick: bool) -> list[Launch]:
     found += _record("tables of 8192 blocks", [decode], _decode_step)
     logits = _empty(32, 128256, dtype=torch.float32)
     case = "vocabulary 128256"
-    found += _record(case, [sampling], partial(sampling.greedy, logits))
-    found += _record(case, [sampling], partial(sampling.sample, logits, _sampling_batch(unfiltered=False)))
+    samplers = [sampling, thresholds, typical]
+    found += _record(case, samplers, partial(sampling.greedy, logits))
+    found += _record(case, samplers, partial(sampling.sample, logits, _sampling_batch(unfiltered=False)))
     unfiltered = _sampling_batch(unfiltered=True)
-    found += _record(f"{case}, unfiltered", [sampling], partial(sampling.sample, logits, unfiltered))
+    found += _record(f"{case}, unfiltered", samplers, partial(sampling.sample, logits, unfiltered))
     masked = partial(
         bitmask.apply_token_bitmask,
         logits,
@@ -147,9 +150,9 @@ def _launches(quick: bool) -> list[Launch]:
         _empty(32, dtype=torch.int64),
     )
     found += _record(case, [bitmask], masked)
-    typical = _sampling_batch(unfiltered=False)
-    typical.typical_p = typical.top_p
-    found += _record(f"{case}, typical-p", [sampling], partial(sampling.sample, logits, typical))
+    with_typical_p = _sampling_batch(unfiltered=False)
+    with_typical_p.typical_p = with_typical_p.top_p
+    found += _record(f"{case}, typical-p", samplers, partial(sampling.sample, logits, with_typical_p))
     return found
 
 

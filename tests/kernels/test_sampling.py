@@ -111,6 +111,25 @@ def test_a_draw_is_a_race_among_the_tokens_that_the_filters_keep(
     assert_drawn_by_race(logits, batch, kernels.sample(logits, batch))
 
 
+@pytest.mark.parametrize("filters", [{"top_p": 0.6}, {"top_k": 1100}, {"top_k": 1100, "top_p": 0.3}], ids=str)
+def test_filters_keep_their_share_of_an_almost_flat_distribution(
+    kernels: ModuleType, filters: dict[str, float]
+) -> None:
+    logits, batch = 0.01 * torch.randn(2, 2500), batch_of(2, **filters)
+    assert_drawn_by_race(logits, batch, kernels.sample(logits, batch))
+
+
+def test_a_threshold_is_found_wherever_it_lies(kernels: ModuleType) -> None:
+    """Far below the largest logit, between two levels of it, and where most logits are equal."""
+    logits = torch.randn(4, 3000)
+    logits[0] *= 12
+    logits[1, 5] = 30.0
+    logits[2] = logits[2].round()
+    logits[3, 100:] = -INF
+    batch = batch_of(4, top_k=[900, 200, 40, 150], top_p=[1.0, 1.0, 0.5, 0.99])
+    assert_drawn_by_race(logits, batch, kernels.sample(logits, batch))
+
+
 def test_rows_of_one_batch_keep_their_own_parameters(kernels: ModuleType) -> None:
     logits = 2 * torch.randn(5, 600)
     batch = batch_of(
