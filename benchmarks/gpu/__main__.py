@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def main(arguments: list[str] | None = None) -> Path:
 
     given = sys.argv[1:] if arguments is None else arguments
     report: dict[str, Any] = {
-        "machine": machine.describe(),
+        "machine": machine.describe() | _card(device),
         "command": " ".join(["python -m benchmarks.gpu", *given]),
         "date": datetime.date.today().isoformat(),
         "quick": options.quick,
@@ -112,6 +113,26 @@ def _kill(child: subprocess.Popen[bytes]) -> None:
     """End the child with all that it has started."""
     os.killpg(child.pid, signal.SIGKILL)
     child.wait()
+
+
+def _card(device: str) -> dict[str, str | int]:
+    """What else is to be known of the GPU and its software."""
+    if not device.startswith("cuda"):
+        return {}
+    properties = torch.cuda.get_device_properties(device)
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        driver = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        driver = "unknown"
+    return {
+        "gpu_memory_gib": round(properties.total_memory / 2**30),
+        "multiprocessors": properties.multi_processor_count,
+        "capability": f"{properties.major}.{properties.minor}",
+        "driver": driver,
+        "cuda": torch.version.cuda or "none",
+        "triton": version("triton"),
+    }
 
 
 def _ceilings(tables: list[dict[str, Any]]) -> dict[str, float]:

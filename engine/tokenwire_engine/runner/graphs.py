@@ -34,6 +34,9 @@ from tokenwire_kernels import AttentionBatch, DecodeRows, Kernels, LayerCache, S
 
 HISTORY = 2
 """Steps whose tokens are kept for the host: as many as may be launched and not collected."""
+LARGEST = 512
+"""Rows of the largest graph. Logits of so many rows are kept, and the more rows, the longer the device takes
+over what the host has to launch."""
 CAPTURED_MODES = (SamplingMode.GREEDY, SamplingMode.UNFILTERED, SamplingMode.FILTERED)
 
 Replay = Callable[[], object]
@@ -46,8 +49,10 @@ class NotCapturableError(RuntimeError):
     """The work cannot be captured here: it can still be done."""
 
 
-def graph_sizes(max_rows: int) -> list[int]:
-    """Rows of each graph, ascending: 1, 2, 4, then every 8 up to 64, every 16 up to 256, every 32 beyond."""
+def graph_sizes(max_running: int) -> list[int]:
+    """Rows of each graph, ascending: 1, 2, 4, then every 8 up to 64, every 16 up to 256, every 32 beyond, up
+    to the most requests that are computed at a time, or `LARGEST`."""
+    max_rows = min(max_running, LARGEST)
     sizes = [1, 2, 4, *range(8, 64, 8), *range(64, 256, 16), *range(256, max_rows, 32)]
     return [size for size in sizes if size < max_rows] + [max_rows]
 
@@ -100,13 +105,14 @@ class GraphExecutor:
         self._staging = staging
         self._landing = landing
         self._block_size = block_size
-        num_rows, device = slots.num_slots, slots.latest_tokens.device
+        self._sizes = graph_sizes(slots.num_slots)
+        num_rows, device = self._sizes[-1], slots.latest_tokens.device
         self._columns = RowColumns({"slots": np.int64, "positions": np.int64} | COLUMNS, num_rows, device)
         self._token_ids = torch.zeros(num_rows, dtype=torch.int64, device=device)
         self._context_lens = torch.zeros(num_rows, dtype=torch.int32, device=device)
         self._next_positions = torch.zeros(num_rows, dtype=torch.int64, device=device)
         # In each group of layers.
-        self._row_tables = torch.zeros_like(slots.tables.on_device)
+        self._row_tables = torch.zeros_like(slots.tables.on_device[:, :num_rows])
         self._cache_slots = torch.zeros(len(self._row_tables), num_rows, dtype=torch.int64, device=device)
         self._query_starts = torch.arange(num_rows + 1, dtype=torch.int32, device=device)
         self._logits = torch.zeros(num_rows, len(decoder.embedding.weight), device=device)
@@ -116,7 +122,6 @@ class GraphExecutor:
         """As `_steps` will be once all that is queued was computed."""
         self._held: Decodes | None = None
         """The rows on the device, at the positions that they computed last; None: to be sent anew."""
-        self._sizes = graph_sizes(num_rows)
         self._forward: dict[int, Replay] = {}
         self._sample: dict[tuple[int, SamplingMode], Replay] = {}
         self._capture(capture)
@@ -128,7 +133,7 @@ class GraphExecutor:
     def execute(self, step: int, scheduled: Sequence[ScheduledTokens]) -> Launched | None:
         """See `StepExecutor.execute`."""
         decodes = decodes_of(scheduled)
-        if decodes is None:
+        if decodes is None or len(decodes.slots) > self._sizes[-1]:
             return None
         count = len(decodes.slots)
         size = self._sizes[bisect_left(self._sizes, count)]

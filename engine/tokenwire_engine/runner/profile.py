@@ -86,10 +86,13 @@ def _memory_needed(
     prompt = [ScheduledTokens(0, 0, [0] * longest, [], samples=True)]
     needed = _peak(device, lambda: step(prompt))
     if captures:
-        decodes = [ScheduledTokens(slot, 0, [0], [], samples=True) for slot in range(num_rows)]
+        sizes = graph_sizes(max_running)
+        decodes = [
+            ScheduledTokens(slot, 0, [0], [], samples=True) for slot in range(min(num_rows, sizes[-1]))
+        ]
         needed += _peak(device, lambda: step(decodes))
-        needed += num_rows * vocab_size * torch.float32.itemsize
-        needed += GRAPH_BYTES * len(graph_sizes(max_running))
+        needed += sizes[-1] * vocab_size * torch.float32.itemsize
+        needed += GRAPH_BYTES * len(sizes)
     return needed
 
 

@@ -18,6 +18,7 @@ from tests.checkpoints import write_checkpoint
 from tests.engine.driver import GREEDY, generate, ignore_progress
 from tests.engine.runner.serving import requests_with, serve
 from tokenwire_engine.config import EngineConfig
+from tokenwire_engine.runner import graphs
 from tokenwire_engine.runner.graphs import Capture, NotCapturableError, Replay, graph_sizes
 from tokenwire_engine.runner.load import load_runner
 from tokenwire_engine.runner.local import LocalRunner
@@ -43,11 +44,16 @@ SPECIAL = [
 
 
 class Recorder:
-    """Stands for the capture of graphs: counts replays, and does the work again at each."""
+    """Stands for the capture of graphs: counts replays, and does the work again at each.
+
+    Attributes:
+        fails_at: the replay that does the work and then fails.
+    """
 
     def __init__(self) -> None:
         self.num_captured = 0
         self.num_replays = 0
+        self.fails_at: int | None = None
 
     def __call__(self, work: Callable[[], None]) -> Replay:
         work()  # as capturing does, which must leave nothing behind
@@ -56,6 +62,8 @@ class Recorder:
         def replay() -> None:
             self.num_replays += 1
             work()
+            if self.num_replays == self.fails_at:
+                raise RuntimeError("an injected failure")
 
         return replay
 
@@ -78,6 +86,7 @@ def test_the_sizes_of_graphs_end_with_the_largest_batch() -> None:
     assert graph_sizes(32) == [1, 2, 4, 8, 16, 24, 32]
     assert graph_sizes(100)[-5:] == [56, 64, 80, 96, 100]
     assert graph_sizes(320)[-4:] == [240, 256, 288, 320]
+    assert graph_sizes(4096)[-2:] == [480, 512]
 
 
 @pytest.mark.parametrize("instruction_set", [None, "torch"])
@@ -189,6 +198,45 @@ def test_what_cannot_be_captured_is_computed_eagerly_and_one_line_says_so(
         "steps are not captured as CUDA graphs, which makes them slower: "
         "the reference computes paged_attention"
     ]
+
+
+def test_batches_larger_than_the_largest_graph_are_computed_eagerly(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graphs, "LARGEST", 3)
+    prompts = [[3 + n, 4, 5] for n in range(5)]
+    recorder = Recorder()
+    runner = load(directory, recorder)
+    expected = generate(load(directory), prompts, 10)
+    assert generate(runner, prompts, 10) == expected
+    assert recorder.num_replays == 0
+    assert generate(runner, prompts[:3], 10) == expected[:3]
+    assert recorder.num_replays > 0
+
+
+@pytest.mark.parametrize("failing", [1, 2], ids=["forward", "sampling"])
+def test_a_step_that_failed_can_be_computed_again(directory: Path, failing: int) -> None:
+    recorder = Recorder()
+    runner = load(directory, recorder)
+    prompt = [5, 6, 7]
+    (expected,) = generate(load(directory), [prompt], 6)
+    runner.launch(
+        StepPlan(
+            0,
+            admitted=[Admission(0, GREEDY, prompt, [])],
+            scheduled=[ScheduledTokens(0, 0, prompt, [[0]], True)],
+        )
+    )
+    tokens = runner.collect().token_ids
+    recorder.fails_at = recorder.num_replays + 2 + failing
+    for step in range(1, 6):
+        plan = StepPlan(step, scheduled=[ScheduledTokens(0, 2 + step, tokens[-1:], [], True)])
+        if step == 2:
+            with pytest.raises(RuntimeError, match="an injected failure"):
+                runner.launch(plan)
+        runner.launch(plan)
+        tokens += runner.collect().token_ids
+    assert tokens == expected
 
 
 def test_graphs_are_captured_unless_told_otherwise(directory: Path) -> None:
