@@ -141,6 +141,7 @@ def _ceilings(tables: list[dict[str, Any]]) -> dict[str, float]:
     for key, name, unit in (
         ("read", ceilings.READ, 1e9),
         ("copy", ceilings.COPY, 1e9),
+        ("upload", ceilings.UPLOAD, 1e9),
         ("matmul", ceilings.MATMUL, 1e12),
     ):
         try:

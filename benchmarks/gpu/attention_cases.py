@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import torch
 
-from benchmarks.gpu.peers import AttentionShape, Peer, attention_peers
+from benchmarks.gpu.case import Case
+from benchmarks.gpu.peers import AttentionShape, attention_peers
 from benchmarks.gpu.section import Context
 from benchmarks.gpu.timing import Call
 from tokenwire_kernels import AttentionBatch, Kernels, LayerCache
@@ -15,18 +15,7 @@ from tokenwire_kernels import AttentionBatch, Kernels, LayerCache
 BLOCK_SIZE = 16
 
 
-@dataclass(slots=True, frozen=True)
-class AttentionCase:
-    """One shape, and what it moves and computes at least."""
-
-    shape: str
-    bytes: int
-    flops: int
-    make: Callable[[], Call]
-    peers: list[Peer]
-
-
-def cases(context: Context, kernels: Kernels) -> Iterator[AttentionCase]:
+def cases(context: Context, kernels: Kernels) -> Iterator[Case]:
     """Decodes first."""
     if context.quick:
         decodes, prompts, heads = [(1, 20), (3, 40)], [(1, 24, 24)], [(4, 2, 16)]
@@ -51,7 +40,7 @@ def cases(context: Context, kernels: Kernels) -> Iterator[AttentionCase]:
             )
 
 
-def _case(shape: AttentionShape, kernels: Kernels) -> AttentionCase:
+def _case(shape: AttentionShape, kernels: Kernels) -> Case:
     itemsize = torch.bfloat16.itemsize
     cached = shape.num_seqs * shape.context * shape.num_kv_heads * shape.head_dim
     asked = shape.num_seqs * shape.num_queries * shape.num_heads * shape.head_dim
@@ -60,11 +49,12 @@ def _case(shape: AttentionShape, kernels: Kernels) -> AttentionCase:
     flops = 4 * shape.num_seqs * seen * shape.num_heads * shape.head_dim if shape.num_queries > 1 else 0
     name = "decode" if shape.num_queries == 1 else f"{shape.num_queries} queries"
     heads = f"{shape.num_heads} heads of {shape.head_dim} over {shape.num_kv_heads}"
-    return AttentionCase(
+    return Case(
+        "paged_attention",
         f"{name}, {shape.num_seqs} x {shape.context}, {heads}",
         itemsize * (2 * cached + 2 * asked),
-        flops,
         lambda: _call(shape, kernels),
+        flops,
         attention_peers(shape),
     )
 

@@ -1,4 +1,4 @@
-"""What the device does at best: reading and copying memory, and multiplying matrices.
+"""What the device does at best: reading and copying memory, taking it from the host, multiplying matrices.
 
 Everything else in the report is a fraction of these. The highest of several ways to do the same counts.
 """
@@ -14,13 +14,16 @@ from benchmarks.gpu.section import Context
 from benchmarks.gpu.timing import Call, seconds_per_call
 
 TITLE = "Ceilings"
-READ, COPY, MATMUL = "read, GB/s", "copy (read + written), GB/s", "bf16 matrix product, TFLOP/s"
+READ, COPY, UPLOAD = "read, GB/s", "copy (read + written), GB/s", "locked host memory to device, GB/s"
+MATMUL = "bf16 matrix product, TFLOP/s"
 
 
 def measure(context: Context, findings: Findings) -> None:
-    """The three ceilings."""
+    """All ceilings."""
     findings.table(TITLE, "what", "measured", "how")
     _measure_memory(context, findings, 1 << (16 if context.quick else 32))
+    if context.device.type == "cuda":
+        _measure_upload(context, findings, 1 << (16 if context.quick else 30))
     _measure_products(context, findings)
 
 
@@ -32,6 +35,13 @@ def _measure_memory(context: Context, findings: Findings, size: int) -> None:
     target = torch.empty_like(source)
     seconds = seconds_per_call([lambda: target.copy_(source)], context.device)
     findings.row(COPY, 2 * size / seconds / 1e9, f"{size >> 10} KiB, torch.Tensor.copy_")
+
+
+def _measure_upload(context: Context, findings: Findings, size: int) -> None:
+    source = torch.empty(size, dtype=torch.uint8, pin_memory=True)
+    target = torch.empty(size, dtype=torch.uint8, device=context.device)
+    seconds = seconds_per_call([lambda: target.copy_(source, non_blocking=True)], context.device)
+    findings.row(UPLOAD, size / seconds / 1e9, f"{size >> 10} KiB, torch.Tensor.copy_")
 
 
 def _measure_products(context: Context, findings: Findings) -> None:

@@ -7,33 +7,18 @@ once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from benchmarks.gpu import attention_cases
+from benchmarks.gpu import attention_cases, linear_cases
+from benchmarks.gpu.case import Case, randn
 from benchmarks.gpu.findings import Findings
 from benchmarks.gpu.peers import Peer
 from benchmarks.gpu.section import Context
 from benchmarks.gpu.timing import Call, copies, seconds_per_call
 from tokenwire_kernels import Kernels, LayerCache, SamplingBatch, describe_kernels, select_kernels
-
-
-@dataclass(slots=True)
-class Case:
-    """One operator at one shape."""
-
-    operator: str
-    shape: str
-    bytes: int
-    make: Callable[[], Call]
-    """A call on inputs of its own."""
-    flops: int = 0
-    """0: memory is what it waits for."""
-    peers: list[Peer] = field(default_factory=list)
 
 
 def measure(context: Context, findings: Findings) -> None:
@@ -87,30 +72,10 @@ def _measure(context: Context, findings: Findings, case: Case, absent: set[str])
 
 def _cases(context: Context, kernels: Kernels) -> Iterator[Case]:
     """Those that decide most first: attention, products, then what is small."""
-    yield from (
-        Case("paged_attention", case.shape, case.bytes, case.make, case.flops, case.peers)
-        for case in attention_cases.cases(context, kernels)
-    )
-    yield from _products(context)
+    yield from attention_cases.cases(context, kernels)
+    yield from linear_cases.cases(context, kernels)
     yield from _small(context, kernels)
     yield from _sampling(context, kernels)
-
-
-def _products(context: Context) -> Iterator[Case]:
-    """The products of an 8B Llama's step, as the engine computes them."""
-    shapes = {"qkv": (6144, 4096), "o": (4096, 4096), "gate_up": (28672, 4096), "down": (4096, 14336)}
-    if context.quick:
-        shapes = {"qkv": (96, 64)}
-    for rows in [1, 4] if context.quick else [1, 8, 32, 128, 512, 4096]:
-        for name, (n, k) in shapes.items():
-
-            def make(rows: int = rows, n: int = n, k: int = k) -> Call:
-                x, weight = _randn(context, rows, k), _randn(context, n, k)
-                return lambda: functional.linear(x, weight)
-
-            moved = 2 * (rows * k + n * k + rows * n)
-            shape = f"{name}, {rows} x {n} x {k}"
-            yield Case("linear (cuBLAS)", shape, moved, make, 2 * rows * n * k)
 
 
 def _small(context: Context, kernels: Kernels) -> Iterator[Case]:
@@ -118,15 +83,15 @@ def _small(context: Context, kernels: Kernels) -> Iterator[Case]:
     for rows in [1, 3] if context.quick else [1, 32, 256, 4096]:
 
         def norm(rows: int = rows) -> Call:
-            x, weight = _randn(context, rows, hidden), _randn(context, hidden)
+            x, weight = randn(context, rows, hidden), randn(context, hidden)
             return lambda: kernels.rms_norm(x, weight, 1e-5)
 
         def add_norm(rows: int = rows) -> Call:
-            x, residual, weight = (_randn(context, *s) for s in ((rows, hidden), (rows, hidden), (hidden,)))
+            x, residual, weight = (randn(context, *s) for s in ((rows, hidden), (rows, hidden), (hidden,)))
             return lambda: kernels.add_rms_norm(x, residual, weight, 1e-5)
 
         def gate(rows: int = rows) -> Call:
-            gate_up = _randn(context, rows, 2 * inner)
+            gate_up = randn(context, rows, 2 * inner)
             return lambda: kernels.silu_and_mul(gate_up)
 
         yield Case("rms_norm", f"{rows} x {hidden}", 2 * hidden * (2 * rows + 1), norm)
@@ -140,10 +105,10 @@ def _rotary(context: Context, kernels: Kernels, rows: int) -> Case:
     blocks = rows + 1
 
     def make() -> Call:
-        qkv = _randn(context, rows, heads + 2 * kv_heads, head_dim)
+        qkv = randn(context, rows, heads + 2 * kv_heads, head_dim)
         q, k, v = torch.split(qkv, [heads, kv_heads, kv_heads], dim=1)
         angles = torch.rand(8192, head_dim // 2, device=context.device)
-        keys, values = (_randn(context, blocks, kv_heads, 16, head_dim) for _ in range(2))
+        keys, values = (randn(context, blocks, kv_heads, 16, head_dim) for _ in range(2))
         cache = LayerCache(keys, values)
         positions = torch.randint(0, 8192, (rows,), device=context.device)
         slots = torch.randperm(rows, device=context.device) * 16
@@ -192,7 +157,3 @@ def _sampling_batch(rows: int, device: torch.device, unfiltered: bool) -> Sampli
         positions=torch.arange(rows, device=device),
         all_unfiltered=unfiltered,
     )
-
-
-def _randn(context: Context, *shape: int) -> Tensor:
-    return torch.randn(*shape, device=context.device, dtype=torch.bfloat16)

@@ -23,7 +23,8 @@ class Context:
     """Tiny shapes and few repetitions: what is measured then means nothing."""
     budget_s: float
     ceilings: dict[str, float] = field(default_factory=dict)
-    """Measured by the first section: "read" and "copy" in bytes/s, "matmul" in FLOP/s; empty if it failed."""
+    """Measured by the first section: "read", "copy" and "upload" (from the host) in bytes/s, "matmul" in
+    FLOP/s; empty if it failed."""
     begun: float = field(default_factory=time.monotonic)
 
     @property

@@ -42,7 +42,11 @@ def _measure_model(context: Context, findings: Findings, name: str) -> None:
         findings.row(phase, first.get(phase), second.get(phase))
     findings.row("in all", sum(first.values()), sum(second.values()))
     rate = size / second["loading weights"]
-    findings.note(f"{name}: {size / 1e9:.2f} GB of safetensors were loaded at {rate / 1e9:.2f} GB/s")
+    share = context.share("upload", rate)
+    findings.note(
+        f"{name}: {size / 1e9:.2f} GB of safetensors were loaded at {rate / 1e9:.2f} GB/s"
+        + ("" if share is None else f", {share:.0f} % of what the device takes from locked memory")
+    )
 
 
 def _start(directory: Path, context: Context) -> dict[str, float]:
