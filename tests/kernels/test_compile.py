@@ -44,7 +44,7 @@ def test_the_usual_shapes_fit_every_generation() -> None:
         "decode",
         "chunk",
         "few_rows",
-        "sample",
+        "race",
     } <= kernels
     _assert_fit(usages)
 
