@@ -13,7 +13,7 @@ GPU_PYTHON = PYTHONPATH=$(CURDIR):$(CURDIR)/kernels:$(CURDIR)/engine:$(CURDIR)/s
 	$(if $(wildcard $(STAMP)),$(BIN)/python,$(if $(HAS_TORCH),$(PYTHON),$(BIN)/python))
 
 .PHONY: install serve test test-all test-gpu lint format protos bench bench-gpu bench-peers bench-scheduler \
-	bench-stream clean
+	bench-stream tune clean
 
 install: $(STAMP)
 
@@ -61,6 +61,10 @@ bench: install
 # Ceilings, kernels, steps, throughput, serving and start-up of one NVIDIA GPU, in at most 8 minutes.
 bench-gpu: $(GPU_NEEDS)
 	$(GPU_PYTHON) -m benchmarks.gpu $(ARGS)
+
+# The fastest tile of the products of few rows, for each shape, on this GPU: into linear_tiles.json.
+tune: $(GPU_NEEDS)
+	$(GPU_PYTHON) -m benchmarks.tune $(ARGS)
 
 # The other systems that `python -m benchmarks.offline --peers` runs, each in an environment of its own.
 # llama.cpp is compiled for this machine; every package is pinned, and none but these is installed.

@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -79,7 +80,7 @@ def presumed_tile(shape: Shape, gpu: Gpu, itemsize: int) -> StreamTile | None:
 
 
 @cache
-def _table() -> dict[str, dict[str, dict[str, dict[str, int] | None]]]:
-    """By GPU, then by shape: {"tile": ..., and what was measured}."""
-    table: dict[str, dict[str, dict[str, dict[str, int] | None]]] = json.loads(TABLE.read_text())
+def _table() -> dict[str, dict[str, dict[str, Any]]]:
+    """By GPU, then by shape: {"tile": of `StreamTile`, or null for cuBLAS, and what was measured}."""
+    table: dict[str, dict[str, dict[str, Any]]] = json.loads(TABLE.read_text())
     return table
