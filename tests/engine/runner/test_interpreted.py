@@ -1,0 +1,50 @@
+"""The engine on its Triton kernels, under Triton's interpreter: what a GPU would run, but for the capture."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.checkpoints import write_checkpoint
+from tests.engine.driver import generate, ignore_progress
+from tokenwire_engine.config import EngineConfig
+from tokenwire_engine.runner import load as loading
+from tokenwire_engine.runner.graphs import Capture
+from tokenwire_engine.runner.load import load_runner
+from tokenwire_engine.runner.local import LocalRunner
+from tokenwire_engine.sampling.params import SamplingParams
+from tokenwire_kernels import Kernels
+from tokenwire_kernels import triton as triton_kernels
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="kernels are not interpreted with a GPU")
+SAMPLING = [
+    SamplingParams(temperature=0.0),
+    SamplingParams(temperature=0.9, seed=3),
+    SamplingParams(temperature=0.8, top_k=20, top_p=0.9, seed=4),
+]
+PROMPTS = [[5, 6, 7, 8], [9], [10, 11]]
+
+
+def load(directory: Path, capture: Capture | None = None) -> LocalRunner:
+    config = EngineConfig(
+        model=str(directory), device="cpu", dtype="float32", max_running=4, cpu_instruction_set="torch"
+    )
+    return load_runner(config, ignore_progress, capture)
+
+
+def test_interpreted_kernels_yield_the_references_tokens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = write_checkpoint(tmp_path / "model", "qwen3", num_hidden_layers=2, max_position_embeddings=64)
+    expected = generate(load(directory), PROMPTS, 5, sampling=SAMPLING)
+
+    def interpreted(config: EngineConfig, device: torch.device) -> Kernels:
+        names = [field.name for field in fields(Kernels) if field.name != "native"]
+        return Kernels(**{name: getattr(triton_kernels, name) for name in names})
+
+    monkeypatch.setattr(loading, "choose_kernels", interpreted)
+    assert generate(load(directory), PROMPTS, 5, sampling=SAMPLING) == expected
+    assert generate(load(directory, lambda work: work), PROMPTS, 5, sampling=SAMPLING) == expected
