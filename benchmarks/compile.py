@@ -117,42 +117,42 @@ def _launches(quick: bool) -> list[Launch]:
         for hidden in [4096] if quick else [576, 4096, 8192]:
             case = f"{name}, hidden {hidden}"
             x, weight = _empty(32, hidden, dtype=dtype), _empty(hidden, dtype=dtype)
-            found += _record(case, [norm], partial(norm.rms_norm, x, weight, 1e-5))
-            found += _record(case, [norm], partial(norm.add_rms_norm, x, x, weight, 1e-5))
-            found += _record(case, [activation], partial(activation.silu_and_mul, x))
-            found += _record(f"{name}, {hidden} to 4096", [norm, few_rows], partial(_few_rows, x, 4096))
+            found += recorded(case, [norm], partial(norm.rms_norm, x, weight, 1e-5))
+            found += recorded(case, [norm], partial(norm.add_rms_norm, x, x, weight, 1e-5))
+            found += recorded(case, [activation], partial(activation.silu_and_mul, x))
+            found += recorded(f"{name}, {hidden} to 4096", [norm, few_rows], partial(_few_rows, x, 4096))
         for head_dim in [64, 128] if quick else [64, 80, 96, 128, 192, 256]:
             heads = (32, 8, head_dim)
             case = f"{name}, 32 heads of {head_dim} over 8"
             attends = [decode_attention, chunk_attention]
-            found += _record(case, [rotary], partial(_rotary, dtype, *heads))
-            found += _record(case, attends, partial(_attention, dtype, dtype, *heads))
+            found += recorded(case, [rotary], partial(_rotary, dtype, *heads))
+            found += recorded(case, attends, partial(_attention, dtype, dtype, *heads))
             window = partial(_attention, dtype, dtype, *heads, window=4096, soft_cap=50.0, sinks=True)
-            found += _record(f"{case}, window, soft cap, sinks", attends, window)
+            found += recorded(f"{case}, window, soft cap, sinks", attends, window)
             if dtype == torch.bfloat16 and head_dim in (64, 128):
                 case += ", fp8 cache"
                 norms = partial(_rotary, dtype, *heads, torch.float8_e4m3fn)
-                found += _record(f"{case}, QK-norm", [rotary], norms)
+                found += recorded(f"{case}, QK-norm", [rotary], norms)
                 fp8 = partial(_attention, dtype, torch.float8_e4m3fn, *heads)
-                found += _record(case, attends, fp8)
-    found += _record("tables of 8192 blocks", [decode], _decode_step)
+                found += recorded(case, attends, fp8)
+    found += recorded("tables of 8192 blocks", [decode], _decode_step)
     logits = _empty(32, 128256, dtype=torch.float32)
     case = "vocabulary 128256"
     samplers = [sampling, thresholds, typical]
-    found += _record(case, samplers, partial(sampling.greedy, logits))
-    found += _record(case, samplers, partial(sampling.sample, logits, _sampling_batch(unfiltered=False)))
+    found += recorded(case, samplers, partial(sampling.greedy, logits))
+    found += recorded(case, samplers, partial(sampling.sample, logits, _sampling_batch(unfiltered=False)))
     unfiltered = _sampling_batch(unfiltered=True)
-    found += _record(f"{case}, unfiltered", samplers, partial(sampling.sample, logits, unfiltered))
+    found += recorded(f"{case}, unfiltered", samplers, partial(sampling.sample, logits, unfiltered))
     masked = partial(
         bitmask.apply_token_bitmask,
         logits,
         _empty(32, 4008, dtype=torch.int32),
         _empty(32, dtype=torch.int64),
     )
-    found += _record(case, [bitmask], masked)
+    found += recorded(case, [bitmask], masked)
     with_typical_p = _sampling_batch(unfiltered=False)
     with_typical_p.typical_p = with_typical_p.top_p
-    found += _record(f"{case}, typical-p", samplers, partial(sampling.sample, logits, with_typical_p))
+    found += recorded(f"{case}, typical-p", samplers, partial(sampling.sample, logits, with_typical_p))
     return found
 
 
@@ -209,7 +209,7 @@ def _resources(cubin: bytes) -> tuple[int, int]:
     return fields["REG"], fields["STACK"] + fields["LOCAL"]
 
 
-def _record(case: str, modules: list[ModuleType], operator: Callable[[], object]) -> list[Launch]:
+def recorded(case: str, modules: list[ModuleType], operator: Callable[[], object]) -> list[Launch]:
     """The launches that an operator makes of the modules' kernels, none of which is carried out."""
     found: list[Launch] = []
     with ExitStack() as stack:

@@ -50,7 +50,7 @@ def _measure_model(context: Context, findings: Findings, name: str) -> None:
     fitting = {point: blocks for point, blocks in needed.items() if blocks <= room}
     caches = model.allocate(max(fitting.values()))
     for captures in (True, False):
-        runner = model.runner(caches, max(sequences), captures)
+        runner = model.runner(caches, max(sequences), model.capture() if captures else None)
         for num_seqs, past in needed:
             point = f"{name}, {num_seqs} x {past}"
             if not captures and (past != contexts[0] or num_seqs not in sequences[:3:2]):

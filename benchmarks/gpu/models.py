@@ -77,7 +77,8 @@ class RandomWeights(WeightReader):
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__({}, device, dtype, lambda phase, fraction=None: None)
-        self._generator = torch.Generator(device).manual_seed(0)
+        # On the meta device, where only shapes are computed, there is none.
+        self._generator = None if device.type == "meta" else torch.Generator(device).manual_seed(0)
 
     def read(self, *pieces: Piece) -> Tensor:
         """See `WeightReader.read`. Norms are near 1; rows of matrices keep the size of what they are
@@ -128,8 +129,10 @@ class RandomModel:
             cache.values.normal_()
         return caches
 
-    def runner(self, caches: list[LayerCache], max_running: int, captures: bool = True) -> LocalRunner:
-        """A runner on a cache, with steps of decodes captured or not."""
+    def runner(
+        self, caches: list[LayerCache], max_running: int, capture: Capture | None = None
+    ) -> LocalRunner:
+        """A runner on a cache; with `capture`, steps of decodes are captured."""
         info = ModelInfo(
             name=self.name,
             checkpoint=Path(),
@@ -147,10 +150,10 @@ class RandomModel:
             num_host_blocks=0,
             default_sampling=SamplingParams(),
         )
-        capture = self._capture() if captures else None
         return LocalRunner(info, self.decoder, caches, self.kernels, self.device, max_running, capture)
 
-    def _capture(self) -> Capture:
+    def capture(self) -> Capture:
+        """How steps are captured on the device; on a CPU, they are computed again."""
         if self.device.type == "cuda":
             return CudaGraphs(self.device, self.kernels)
         return lambda work: work

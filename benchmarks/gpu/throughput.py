@@ -36,7 +36,7 @@ def measure(context: Context, findings: Findings) -> None:
         caches = model.allocate(min(room, 2 * 512 * MOST // BLOCK_SIZE))
         for at_a_time in (3,) if context.quick else (256, 512):
             if context.has_time(10.0, findings, f"{name}, {at_a_time} at a time"):
-                runner = model.runner(caches, at_a_time)
+                runner = model.runner(caches, at_a_time, model.capture())
                 runner.warm_up()
                 _measure(context, findings, runner, name, at_a_time)
                 runner.close()

@@ -62,5 +62,6 @@ class Staging:
         }
 
     def _allocate(self, capacity: int) -> None:
-        self._buffers = [torch.empty(capacity, dtype=torch.uint8, pin_memory=True) for _ in range(2)]
+        is_cuda = self._device.type == "cuda"
+        self._buffers = [torch.empty(capacity, dtype=torch.uint8, pin_memory=is_cuda) for _ in range(2)]
         self._target = torch.empty(capacity, dtype=torch.uint8, device=self._device)
