@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 
+import torch
+
 from tokenwire_engine.config import EngineConfig
 from tokenwire_engine.distributed.shard import Shard
 from tokenwire_engine.models.architecture import Architecture
@@ -46,6 +48,8 @@ def load_runner(config: EngineConfig, progress: Progress, capture: Capture | Non
         ModelError: the model cannot be found, read or supported, or does not fit; one line that says which.
     """
     device = choose_device(config.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # of this thread, which is the one that will launch: Triton asks for it
     progress("finding the model")
     located = locate(config.model)
     checkpoint = open_checkpoint(located.directory)
@@ -106,7 +110,10 @@ def load_runner(config: EngineConfig, progress: Progress, capture: Capture | Non
         progress("capturing CUDA graphs")
         capture = CudaGraphs(device, kernels)
     with explained("capturing CUDA graphs", FEWER_GRAPHS):
-        return LocalRunner(info, decoder, caches, kernels, device, config.max_running, capture)
+        runner = LocalRunner(info, decoder, caches, kernels, device, config.max_running, capture)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # what the capture's first runs left on their stream
+    return runner
 
 
 def _max_model_len(config: EngineConfig, architecture: Architecture) -> int:

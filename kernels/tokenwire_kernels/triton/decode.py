@@ -50,7 +50,7 @@ def record_tokens(tokens: Tensor, rows: DecodeRows, latest_tokens: Tensor, histo
     )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def _advance_kernel(
     slots_ptr, positions_ptr, token_ids_ptr, context_lens_ptr, next_positions_ptr, step_ptr,
     latest_tokens_ptr, num_rows, ROWS: tl.constexpr,
@@ -92,7 +92,7 @@ def _gather_kernel(
         tl.store(cache_slots_ptr + row, cache_slot)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def _record_kernel(
     tokens_ptr, slots_ptr, step_ptr, latest_tokens_ptr, history_ptr, num_rows, history_stride,
     LENGTH: tl.constexpr, ROWS: tl.constexpr,
