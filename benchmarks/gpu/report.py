@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.report import table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 STATUS = {"done": "", "skipped": " (skipped)", "failed": " (failed)", "cut": " (cut short)"}
 
@@ -40,26 +43,53 @@ def _shown(value: object) -> str:
 
 
 def draw(report: dict[str, Any], output: Path) -> list[str]:
-    """Plot the decode steps beside the bandwidth's bound; the file names, none without matplotlib."""
-    tables = [each for section in report["sections"] for each in section["tables"]]
-    decode = next((each for each in tables if each["title"] == "Decode" and each["rows"]), None)
-    if decode is None or find_spec("matplotlib") is None:
+    """Plot steps and kernels as shares of what the device does at best; the file names, none without
+    matplotlib."""
+    if find_spec("matplotlib") is None:
         return []
+    tables = {each["title"]: each for section in report["sections"] for each in section["tables"]}
+    plots = []
+    for title, plot in (("Decode", _draw_decode), ("Kernels", _draw_kernels)):
+        if tables.get(title, {}).get("rows"):
+            file = output.with_name(f"{output.name}-{title.lower()}.png")
+            plot(_records(tables[title])).savefig(file, dpi=150)
+            plots.append(file.name)
+    return plots
+
+
+def _records(given: dict[str, Any]) -> list[dict[str, Any]]:
+    """A table's rows by column."""
+    return [dict(zip(given["columns"], row, strict=True)) for row in given["rows"]]
+
+
+def _draw_decode(steps: list[dict[str, Any]]) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="tight")
     axes = figure.subplots()
-    at = {name: decode["columns"].index(name) for name in decode["columns"]}
     lines: dict[str, list[tuple[int, float]]] = {}
-    for row in decode["rows"]:
-        if row[at["graphs"]] == "on" and row[at["% of read"]] is not None:
-            label = f"{row[at['model']]}, {row[at['context']]} tokens each"
-            lines.setdefault(label, []).append((row[at["sequences"]], row[at["% of read"]]))
+    for step in steps:
+        if step["graphs"] == "on" and step["% of read"] is not None:
+            label = f"{step['model']}, {step['context']} tokens each"
+            lines.setdefault(label, []).append((step["sequences"], step["% of read"]))
     for label, points in lines.items():
         axes.plot(*zip(*sorted(points), strict=True), marker="o", label=label)
     axes.set(xscale="log", xlabel="sequences", ylabel="% of the read bandwidth", ylim=(0, 105))
     if lines:
         axes.legend(fontsize="small")
-    file = output.with_name(output.name + "-decode.png")
-    figure.savefig(file, dpi=150)
-    return [file.name]
+    return figure
+
+
+def _draw_kernels(kernels: list[dict[str, Any]]) -> Figure:
+    """One bar a kernel: the larger of its shares of bandwidth and of the matrix product's rate."""
+    from matplotlib.figure import Figure
+
+    named = [f"{kernel['operator']}: {kernel['shape']}" for kernel in kernels]
+    shares = [max(kernel["% of read"] or 0, kernel["% of matmul"] or 0) for kernel in kernels]
+    figure = Figure(figsize=(8, 1 + 0.18 * len(kernels)), layout="tight")
+    axes = figure.subplots()
+    axes.barh(named, shares)
+    axes.invert_yaxis()
+    axes.tick_params(axis="y", labelsize=5)
+    axes.set(xlabel="% of the ceiling", xlim=(0, 105))
+    return figure

@@ -25,6 +25,9 @@ def test_every_section_is_measured_and_reported(tmp_path: Path) -> None:
     assert {section["status"] for section in report["sections"]} == {"done"}, report
     assert all(table["rows"] for section in report["sections"] for table in section["tables"])
     page = output.with_name(output.name + ".md").read_text()
+    for plot in ("decode", "kernels"):
+        assert f"({output.name}-{plot}.png)" in page
+        assert output.with_name(f"{output.name}-{plot}.png").stat().st_size > 0
     assert "to try the benchmark out: the figures mean nothing" in page
     for title in ("Ceilings", "Kernels", "Decode", "Throughput", "Start of tiny", "Serving"):
         assert f"### {title}\n" in page
