@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -106,6 +106,9 @@ def launches(gpu: Gpu, quick: bool = False) -> list[Launch]:
     """Every distinct launch over the table of shapes, as an operator makes it on that GPU."""
     with assuming(gpu):
         found = _launches(quick)
+    if gpu.capability >= 90:
+        with assuming(replace(gpu, launches_dependents=True)):
+            found += _dependent_launches()
     return [launch for launch in found if gpu.capability >= launch.least_capability]
 
 
@@ -153,6 +156,19 @@ def _launches(quick: bool) -> list[Launch]:
     with_typical_p = _sampling_batch(unfiltered=False)
     with_typical_p.typical_p = with_typical_p.top_p
     found += recorded(f"{case}, typical-p", samplers, partial(sampling.sample, logits, with_typical_p))
+    return found
+
+
+def _dependent_launches() -> list[Launch]:
+    """Those kernels of a step of decodes that may begin early."""
+    dtype = torch.bfloat16
+    x, weight = _empty(1, 4096, dtype=dtype), _empty(4096, dtype=dtype)
+    case = "dependent launch, bfloat16"
+    found = _record(f"{case}, hidden 4096", [norm], partial(norm.rms_norm, x, weight, 1e-5))
+    found += _record(f"{case}, 4096 to 4096", [norm, few_rows], partial(_few_rows, x, 4096))
+    heads = f"{case}, 32 heads of 128 over 8"
+    found += _record(heads, [rotary], partial(_rotary, dtype, 32, 8, 128))
+    found += _record(heads, [decode_attention], partial(_decodes, dtype, 32, 8, 128))
     return found
 
 
@@ -245,7 +261,9 @@ class _Recorder:
 
     def _note(self, *positional: Any, **named: Any) -> None:
         names = [parameter.name for parameter in self.function.params]
-        options: dict[str, Any] = {key: named.pop(key) for key in ("num_warps", "num_stages") if key in named}
+        options: dict[str, Any] = {
+            key: named.pop(key) for key in ("num_warps", "num_stages", "launch_pdl") if key in named
+        }
         given = {**dict(zip(names, positional, strict=False)), **named}
         arguments = {name: given[name] for name in names}
         kernel = self.name.strip("_").removesuffix("_kernel")
@@ -292,6 +310,20 @@ def _attention(
     q, cache = _empty(514, heads, head_dim, dtype=dtype), _cache(cache_dtype, kv_heads, head_dim)
     given = _empty(heads, dtype=torch.float32) if sinks else None
     attention.paged_attention(q, cache, batch, 0.1, window, soft_cap, given)
+
+
+def _decodes(dtype: torch.dtype, heads: int, kv_heads: int, head_dim: int) -> None:
+    batch = AttentionBatch(
+        block_tables=_empty(2, 512, dtype=torch.int32),
+        query_starts=_empty(3, dtype=torch.int32),
+        context_lens=_empty(2, dtype=torch.int32),
+        max_query_len=1,
+        max_context_len=8192,
+        num_decodes=2,
+    )
+    attention.paged_attention(
+        _empty(2, heads, head_dim, dtype=dtype), _cache(dtype, kv_heads, head_dim), batch, 0.1
+    )
 
 
 def _few_rows(x: Tensor, out_features: int) -> None:

@@ -103,6 +103,7 @@ def test_an_fp8_cache_holds_heads_over_their_scales_and_saturates(kernels: Modul
     wanted = (expected / scales[:, None, :, None].double()).clamp(-448, 448)
     if kernels is triton and not torch.cuda.is_available():
         # Triton's interpreter loses the carry where rounding reaches the next power of two.
-        carried = wanted.to(torch.float8_e4m3fn).double().frexp().exponent > wanted.frexp().exponent
+        near = wanted * (1 + 2**-9)  # q and k were rounded on their way
+        carried = near.to(torch.float8_e4m3fn).double().frexp().exponent > wanted.frexp().exponent
         stored, wanted = stored[~carried], wanted[~carried]
     torch.testing.assert_close(stored, wanted, rtol=2**-4 + 2**-9, atol=2**-9 + 2**-11)

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from tokenwire_kernels.batch import AttentionBatch, LayerCache
 from tokenwire_kernels.triton.attend import attend, finish, nothing_seen
+from tokenwire_kernels.triton.dependent import launch_options, wait_for_kernels_before
 from tokenwire_kernels.triton.target import gpu_of
 
 _TILE_ELEMENTS = 8 * 1024
@@ -70,11 +71,12 @@ def decode_attention(
         *line, *rest, scale, soft_cap, q.stride(0), batch.block_tables.stride(0),
         **shape, WINDOW=window, CAPPED=soft_cap > 0.0, BLOCK_SIZE=block_size,
         PROGRAMS=schedule.num_programs, ROWS=tile.rows, KEYS=tile.keys,
-        num_warps=tile.warps, num_stages=tile.stages,
+        num_warps=tile.warps, num_stages=tile.stages, **launch_options(q.device),
     )  # fmt: skip
     _combine_kernel[(schedule.num_programs - 1, shape["GROUP"])](
-        *line, *rest, **shape, PROGRAMS=schedule.num_programs, PARTS=_PARTS, num_warps=4
-    )
+        *line, *rest, **shape, PROGRAMS=schedule.num_programs, PARTS=_PARTS,
+        num_warps=4, **launch_options(q.device),
+    )  # fmt: skip
 
 
 @dataclass(slots=True, frozen=True)
@@ -169,9 +171,10 @@ def _decode_kernel(
     scale, soft_cap, q_stride, table_stride,
     GROUP: tl.constexpr, NUM_KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, COLUMNS: tl.constexpr,
     WINDOW: tl.constexpr, CAPPED: tl.constexpr, BLOCK_SIZE: tl.constexpr,
-    PROGRAMS: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr,
+    PROGRAMS: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     """One run of tiles: the end of a past, whole pasts, and the beginning of another."""
+    wait_for_kernels_before(DEPENDENT)
     program = tl.program_id(0)
     seq = tl.load(first_seqs_ptr + program)
     num_tiles = tl.load(tile_starts_ptr + num_seqs) * NUM_KV_HEADS
@@ -235,10 +238,11 @@ def _combine_kernel(
     tile_starts_ptr, first_seqs_ptr, num_seqs,
     query_starts_ptr, out_ptr, parts_ptr, part_weights_ptr, sinks_ptr, value_scales_ptr,
     GROUP: tl.constexpr, NUM_KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, COLUMNS: tl.constexpr,
-    PROGRAMS: tl.constexpr, PARTS: tl.constexpr,
+    PROGRAMS: tl.constexpr, PARTS: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     """The past that was cut first between a program and the next, for one head of a group: its parts, each
     in proportion to its share of the softmax's denominator."""
+    wait_for_kernels_before(DEPENDENT)
     program, member = tl.program_id(0), tl.program_id(1)
     num_tiles = tl.load(tile_starts_ptr + num_seqs) * NUM_KV_HEADS
     run = tl.cdiv(num_tiles, PROGRAMS)

@@ -22,6 +22,7 @@ import triton.language as tl
 from torch import Tensor
 
 from tokenwire_kernels.batch import RowNorm
+from tokenwire_kernels.triton.dependent import launch_options, prefetch, wait_for_kernels_before
 
 MOST_ROWS = 64
 _MOST_TILES = 1 << 16
@@ -66,7 +67,7 @@ def few_rows_linear(
         num_rows, num_outputs, in_features, x.stride(0), norm.eps if norm else 0.0,
         GATED=is_gated, SPLITS=tile.splits, EVEN=in_features % (tile.depth * tile.splits) == 0,
         ROWS=rows, OUTPUTS=tile.outputs, DEPTH=tile.depth,
-        num_warps=tile.warps, num_stages=tile.stages,
+        num_warps=tile.warps, num_stages=tile.stages, **launch_options(x.device),
     )  # fmt: skip
     return out
 
@@ -83,7 +84,7 @@ def _few_rows_kernel(
     x_ptr, weight_ptr, bias_ptr, norm_ptr, residual_ptr, out_ptr, parts_ptr, counters_ptr,
     num_rows, num_outputs, in_features, x_stride, eps,
     GATED: tl.constexpr, SPLITS: tl.constexpr, EVEN: tl.constexpr,
-    ROWS: tl.constexpr, OUTPUTS: tl.constexpr, DEPTH: tl.constexpr,
+    ROWS: tl.constexpr, OUTPUTS: tl.constexpr, DEPTH: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     tile, split = tl.program_id(0), tl.program_id(1)
     dtype = x_ptr.dtype.element_ty
@@ -93,6 +94,17 @@ def _few_rows_kernel(
     x_row_ptr = x_ptr + row * x_stride
     weight_row_ptr = weight_ptr + output.to(tl.int64) * in_features
     up_row_ptr = weight_row_ptr + num_outputs.to(tl.int64) * in_features
+
+    part_depth = tl.cdiv(tl.cdiv(in_features, DEPTH), SPLITS) * DEPTH
+    begin = split * part_depth
+    if DEPENDENT:  # the matrix is constant: its first stages are asked for while the kernels before end
+        LINE: tl.constexpr = 64
+        ahead = tl.minimum(begin + tl.arange(0, 4 * DEPTH // LINE) * LINE, in_features - 1)[None, :]
+        near_row = tl.minimum(output, num_outputs - 1).to(tl.int64) * in_features
+        prefetch(weight_ptr + near_row + ahead)
+        if GATED:
+            prefetch(weight_ptr + num_outputs.to(tl.int64) * in_features + near_row + ahead)
+    wait_for_kernels_before(DEPENDENT)
 
     scale = tl.full([1, ROWS], 1.0, tl.float32)
     if norm_ptr is not None:
@@ -105,8 +117,6 @@ def _few_rows_kernel(
 
     product = tl.zeros([OUTPUTS, ROWS], tl.float32)
     product_up = tl.zeros([OUTPUTS, ROWS], tl.float32)
-    part_depth = tl.cdiv(tl.cdiv(in_features, DEPTH), SPLITS) * DEPTH
-    begin = split * part_depth
     for start in range(begin, tl.minimum(begin + part_depth, in_features), DEPTH):
         at = start + tl.arange(0, DEPTH)
         x_mask, weight_mask = is_row, is_output

@@ -13,6 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from tokenwire_kernels.triton.dependent import launch_options, wait_for_kernels_before
+
 _TILE = 1024
 """Elements that a program normalizes at least, so that short rows (a head's query or key) share one."""
 
@@ -43,7 +45,7 @@ def _launch(x: Tensor, residual: Tensor | None, weight: Tensor, out: Tensor, eps
         x, x if residual is None else residual, weight, out,
         outer * inner, inner, x.stride(0), x.stride(1), eps,
         HIDDEN=hidden, COLUMNS=columns, ROWS=rows, ADD=residual is not None,
-        num_warps=norm_warps(columns),
+        num_warps=norm_warps(columns), **launch_options(x.device),
     )  # fmt: skip
 
 
@@ -57,7 +59,9 @@ def _rms_norm_kernel(
     x_ptr, residual_ptr, weight_ptr, out_ptr,
     num_rows, inner, x_outer_stride, x_inner_stride, eps,
     HIDDEN: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr, ADD: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):  # fmt: skip
+    wait_for_kernels_before(DEPENDENT)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
     column = tl.arange(0, COLUMNS)[None, :]
     mask = (row < num_rows) & (column < HIDDEN)

@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from tokenwire_kernels.batch import HeadNorms, LayerCache
+from tokenwire_kernels.triton.dependent import launch_options, wait_for_kernels_before
 
 _HEADS = 4
 """Heads per program: enough programs for a small decode batch, enough work in each for a large one."""
@@ -44,7 +45,7 @@ def rotary_and_cache(
         q.stride(0), k.stride(0), v.stride(0),
         NUM_HEADS=num_heads, NUM_KV_HEADS=num_kv_heads, HEAD_DIM=head_dim, HALF=half, BLOCK_SIZE=block_size,
         HEADS=_HEADS, PAIRS=triton.next_power_of_2(half), COLUMNS=triton.next_power_of_2(head_dim),
-        num_warps=4 if head_dim > 64 else 2,
+        num_warps=4 if head_dim > 64 else 2, **launch_options(q.device),
     )  # fmt: skip
 
 
@@ -55,7 +56,9 @@ def _rotary_and_cache_kernel(
     q_stride, k_stride, v_stride,
     NUM_HEADS: tl.constexpr, NUM_KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, HALF: tl.constexpr,
     BLOCK_SIZE: tl.constexpr, HEADS: tl.constexpr, PAIRS: tl.constexpr, COLUMNS: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):  # fmt: skip
+    wait_for_kernels_before(DEPENDENT)
     token = tl.program_id(0).to(tl.int64)
     Q_PROGRAMS: tl.constexpr = (NUM_HEADS + HEADS - 1) // HEADS
     program = tl.program_id(1)

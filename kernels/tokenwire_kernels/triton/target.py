@@ -21,12 +21,16 @@ class Gpu:
     """Compute capability, 80 for 8.0."""
     processors: int
     """Streaming multiprocessors."""
+    launches_dependents: bool = False
+    """Whether kernels begin before those ahead of them have ended (`dependent.py`)."""
 
 
 AMPERE, HOPPER, BLACKWELL = Gpu(80, 108), Gpu(90, 132), Gpu(100, 148)
 """An A100, an H200 and a B200."""
 _assumed = Gpu(90, 4)
 """Few processors, so that the interpreter has few programs to run."""
+_launches_dependents = False
+"""Until it has run on a GPU."""
 
 
 def gpu_of(device: torch.device) -> Gpu:
@@ -45,7 +49,15 @@ def assuming(gpu: Gpu) -> Iterator[None]:
         _assumed = before
 
 
+def launch_dependents(does: bool = True) -> None:
+    """Let kernels begin early, on GPUs that can; what was captured before stays as it was."""
+    global _launches_dependents
+    _launches_dependents = does
+    _gpu.cache_clear()
+
+
 @cache
 def _gpu(device: torch.device) -> Gpu:
     properties = torch.cuda.get_device_properties(device)
-    return Gpu(10 * properties.major + properties.minor, properties.multi_processor_count)
+    capability = 10 * properties.major + properties.minor
+    return Gpu(capability, properties.multi_processor_count, _launches_dependents and capability >= 90)
