@@ -26,6 +26,7 @@ class Context:
     """Measured by the first section: "read", "copy" and "upload" (from the host) in bytes/s, "matmul" in
     FLOP/s; empty if it failed."""
     begun: float = field(default_factory=time.monotonic)
+    """When its process was started, by the monotonic clock."""
 
     @property
     def left_s(self) -> float:

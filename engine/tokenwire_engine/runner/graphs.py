@@ -37,6 +37,10 @@ HISTORY = 2
 LARGEST = 512
 """Rows of the largest graph. Logits of so many rows are kept, and the more rows, the longer the device takes
 over what the host has to launch."""
+ROW_COLUMNS: dict[str, type[np.generic]] = {"slots": np.int64, "positions": np.int64} | COLUMNS
+"""What the host tells of each row."""
+PADDING = {"slots": -1, "top_p": 1, "typical_p": 1}
+"""Of a row without a request, where it is not 0: greedy, and nothing filtered."""
 CAPTURED_MODES = (SamplingMode.GREEDY, SamplingMode.UNFILTERED, SamplingMode.FILTERED)
 
 Replay = Callable[[], object]
@@ -107,7 +111,7 @@ class GraphExecutor:
         self._block_size = block_size
         self._sizes = graph_sizes(slots.num_slots)
         num_rows, device = self._sizes[-1], slots.latest_tokens.device
-        self._columns = RowColumns({"slots": np.int64, "positions": np.int64} | COLUMNS, num_rows, device)
+        self._columns = RowColumns(ROW_COLUMNS, num_rows, device)
         self._token_ids = torch.zeros(num_rows, dtype=torch.int64, device=device)
         self._context_lens = torch.zeros(num_rows, dtype=torch.int32, device=device)
         self._next_positions = torch.zeros(num_rows, dtype=torch.int64, device=device)
@@ -168,13 +172,13 @@ class GraphExecutor:
             or not np.array_equal(held.positions + 1, decodes.positions)
         ):
             rows = {"slots": decodes.slots, "positions": decodes.positions - 1}
-            self._columns.write(rows | self._slots.sampler.columns(decodes.slots), {"slots": -1})
+            self._columns.write(rows | self._slots.sampler.columns(decodes.slots), PADDING)
         self._held = decodes
 
     # What is captured.
 
     def _capture(self, capture: Capture) -> None:
-        self._columns.on_device["slots"].fill_(-1)
+        self._columns.write({name: np.empty(0, dtype) for name, dtype in ROW_COLUMNS.items()}, PADDING)
         for size in reversed(self._sizes):
             self._forward[size] = capture(lambda size=size: self._compute(size))  # type: ignore[misc]
             for mode in CAPTURED_MODES:
