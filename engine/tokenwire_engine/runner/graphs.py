@@ -14,22 +14,21 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from tokenwire_engine.models.batch import CacheView, ForwardBatch
 from tokenwire_engine.models.decoder import Decoder
+from tokenwire_engine.runner.decodes import Decodes, decodes_of
 from tokenwire_engine.runner.launched import Landing, Launched
 from tokenwire_engine.runner.row_columns import RowColumns
 from tokenwire_engine.runner.slots import SlotState
 from tokenwire_engine.runner.staging import Staging
 from tokenwire_engine.sampling.mode import SamplingMode
 from tokenwire_engine.sampling.sampler import COLUMNS, Sampled
-from tokenwire_engine.scheduler.plan import PENDING, ScheduledTokens
+from tokenwire_engine.scheduler.plan import ScheduledTokens
 from tokenwire_kernels import AttentionBatch, DecodeRows, Kernels, LayerCache, SamplingBatch
 
 HISTORY = 2
@@ -59,28 +58,6 @@ def graph_sizes(max_running: int) -> list[int]:
     max_rows = min(max_running, LARGEST)
     sizes = [1, 2, 4, *range(8, 64, 8), *range(64, 256, 16), *range(256, max_rows, 32)]
     return [size for size in sizes if size < max_rows] + [max_rows]
-
-
-@dataclass(slots=True, frozen=True)
-class Decodes:
-    """A plan's rows as columns, each row of one token, which samples the next."""
-
-    slots: NDArray[np.int64]
-    positions: NDArray[np.int64]
-    token_ids: NDArray[np.int64]
-    """`PENDING` where only the device knows."""
-
-
-def decodes_of(scheduled: Sequence[ScheduledTokens]) -> Decodes | None:
-    """None where a row is anything but a decode."""
-    if not all(len(row.token_ids) == 1 and row.samples and row.scored is None for row in scheduled):
-        return None
-    count = len(scheduled)
-    return Decodes(
-        np.fromiter((row.slot for row in scheduled), np.int64, count),
-        np.fromiter((row.start for row in scheduled), np.int64, count),
-        np.fromiter((row.token_ids[0] for row in scheduled), np.int64, count),
-    )
 
 
 class GraphExecutor:
@@ -144,7 +121,7 @@ class GraphExecutor:
         sampler = self._slots.sampler
         mode = sampler.mode(decodes.slots)
         slots = decodes.slots.tolist()
-        arrays = self._slots.tables.take_changes() | _known_tokens(decodes)
+        arrays = self._slots.tables.take_changes() | decodes.known_tokens()
         if mode is SamplingMode.SPECIAL:
             arrays |= sampler.prepare(slots, decodes.positions + 1)
         sent = self._staging.send(arrays) if arrays else {}
@@ -165,12 +142,7 @@ class GraphExecutor:
 
     def _hold(self, decodes: Decodes) -> None:
         """Make the device's rows those of the batch, one position before what is to be computed."""
-        held = self._held
-        if (
-            held is None
-            or not np.array_equal(held.slots, decodes.slots)
-            or not np.array_equal(held.positions + 1, decodes.positions)
-        ):
+        if self._held is None or not decodes.follow(self._held):
             rows = {"slots": decodes.slots, "positions": decodes.positions - 1}
             self._columns.write(rows | self._slots.sampler.columns(decodes.slots), PADDING)
         self._held = decodes
@@ -239,11 +211,3 @@ class GraphExecutor:
             next_positions=self._next_positions[:size],
             step=self._steps,
         )
-
-
-def _known_tokens(decodes: Decodes) -> dict[str, NDArray[np.int64]]:
-    """Tokens that the host knows, by slot; empty when all are the device's own."""
-    (places,) = np.nonzero(decodes.token_ids != PENDING)
-    if not len(places):
-        return {}
-    return {"known_slots": decodes.slots[places], "known_tokens": decodes.token_ids[places]}
