@@ -164,11 +164,11 @@ def _dependent_launches() -> list[Launch]:
     dtype = torch.bfloat16
     x, weight = _empty(1, 4096, dtype=dtype), _empty(4096, dtype=dtype)
     case = "dependent launch, bfloat16"
-    found = _record(f"{case}, hidden 4096", [norm], partial(norm.rms_norm, x, weight, 1e-5))
-    found += _record(f"{case}, 4096 to 4096", [norm, few_rows], partial(_few_rows, x, 4096))
+    found = recorded(f"{case}, hidden 4096", [norm], partial(norm.rms_norm, x, weight, 1e-5))
+    found += recorded(f"{case}, 4096 to 4096", [norm, few_rows], partial(_few_rows, x, 4096))
     heads = f"{case}, 32 heads of 128 over 8"
-    found += _record(heads, [rotary], partial(_rotary, dtype, 32, 8, 128))
-    found += _record(heads, [decode_attention], partial(_decodes, dtype, 32, 8, 128))
+    found += recorded(heads, [rotary], partial(_rotary, dtype, 32, 8, 128))
+    found += recorded(heads, [decode_attention], partial(_decodes, dtype, 32, 8, 128))
     return found
 
 
