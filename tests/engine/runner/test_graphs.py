@@ -126,6 +126,17 @@ def test_preempted_and_resumed_requests_keep_their_tokens(directory: Path) -> No
         assert replayed == expected
 
 
+def test_layers_that_see_unequally_far_have_rows_of_their_own_tables(tmp_path: Path) -> None:
+    directory = write_checkpoint(
+        tmp_path / "model", "qwen2", use_sliding_window=True, sliding_window=20, max_window_layers=1
+    )
+    expected, _ = serve(load(directory), requests_with(PLAIN))
+    runner = load(directory, Recorder())
+    assert runner.info.windows == (0, 20)
+    replayed, _ = serve(runner, requests_with(PLAIN), prefix_cache=True, overlap=True)
+    assert replayed == expected
+
+
 def test_requests_that_come_and_go_share_the_rows(directory: Path) -> None:
     """More requests than slots, of different lengths: rows are taken over by others in every few steps."""
     generator = torch.Generator().manual_seed(3)
