@@ -132,7 +132,7 @@ def test_layers_that_see_unequally_far_have_rows_of_their_own_tables(tmp_path: P
     )
     expected, _ = serve(load(directory), requests_with(PLAIN))
     runner = load(directory, Recorder())
-    assert runner.info.windows == (0, 20)
+    assert runner.info.windows == (0, 20, 20)
     replayed, _ = serve(runner, requests_with(PLAIN), prefix_cache=True, overlap=True)
     assert replayed == expected
 
