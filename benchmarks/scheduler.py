@@ -187,7 +187,7 @@ def _plan_cost(running: int, steps: int = 50) -> PlanCost:
         plan = scheduler.plan()
         planned = time.thread_time()
         assert plan is not None
-        assert len(plan.scheduled) == running
+        assert plan.num_rows == running
         result = _result(plan)
         collected = time.thread_time()
         scheduler.complete(result)
@@ -259,7 +259,7 @@ def plot(queue_times: dict[str, tuple[list[float], list[float]]], path: Path) ->
 
 
 def _result(plan: StepPlan) -> StepResult:
-    slots = [row.slot for row in plan.scheduled if row.samples]
+    slots = [row.slot for row in plan.rows() if row.samples]
     return StepResult(plan.step, slots, [1] * len(slots))
 
 

@@ -133,7 +133,8 @@ class HashRunner:
         for slot in self._slots.values():
             if slot.computed is not None:
                 self._slide_windows(slot, slot.computed)
-        for row in plan.scheduled:
+        rows = plan.rows()
+        for row in rows:
             self._slide_windows(self._slots[row.slot], row.start)
         for source, target in plan.host_moves.out:
             assert not self._holders[source], "a block that somebody holds is evicted"
@@ -144,11 +145,11 @@ class HashRunner:
         for source, target in plan.copies:
             assert not self._holders[target], "a block that somebody holds is copied to"
             self._cache[target] = list(self._cache[source])
-        slots = [row.slot for row in plan.scheduled]
+        slots = [row.slot for row in rows]
         assert len(set(slots)) == len(slots), "a slot is scheduled twice"
         assert 0 < plan.num_tokens <= self.info.max_step_tokens
         result = StepResult(plan.step, [], [])
-        for row in plan.scheduled:
+        for row in rows:
             slot = self._slots[row.slot]
             if row.new_blocks:
                 self._append(slot, row.new_blocks)

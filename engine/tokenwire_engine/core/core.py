@@ -152,7 +152,7 @@ class EngineCore:
         self._meter.add(seconds, self._scheduler.counters)
 
     def _fail(self, plan: StepPlan, error: Exception) -> None:
-        logger.error("step %d failed with %d requests", plan.step, len(plan.scheduled), exc_info=error)
+        logger.error("step %d failed with %d requests", plan.step, plan.num_rows, exc_info=error)
         self._scheduler.fail(f"a step of the request failed: {type(error).__name__}: {error}")
 
     def _publish(self) -> None:

@@ -65,11 +65,12 @@ def most_blocks(num_tokens: int, windows: Sequence[int], block_size: int, step_t
 
 
 def most_in_sight(window: int, block_size: int, step_tokens: int) -> int:
-    """Most blocks that the tokens of one step see together, however long their sequence is."""
+    """Most blocks that a sequence has to hold for a step, however long it is."""
     if not window:
         return sys.maxsize
-    # Those of the step and those before the first that it sees, wherever in a block they begin.
-    return ceil_div(window - 1 + step_tokens, block_size) + 1
+    # The tokens of the step, and what the first of them sees, or the step before that is still on its way;
+    # wherever in a block they begin.
+    return ceil_div(max(window - 1, step_tokens) + step_tokens, block_size) + 1
 
 
 def longest_sequence(

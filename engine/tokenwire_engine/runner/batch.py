@@ -6,7 +6,6 @@ the plan's order. Everything per token is numpy over the whole batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from tokenwire_engine.models.batch import CacheView, ForwardBatch
 from tokenwire_engine.runner.block_tables import BlockTables
-from tokenwire_engine.scheduler.plan import PENDING, ScheduledTokens, ScoredPrompt
+from tokenwire_engine.scheduler.plan import PENDING, ScoredPrompt, StepPlan
 from tokenwire_kernels import AttentionBatch
 
 
@@ -59,29 +58,33 @@ class StepBatch:
         return ForwardBatch(sent["token_ids"], sent["positions"], views)
 
 
-def assemble(scheduled: Sequence[ScheduledTokens], tables: BlockTables, block_size: int) -> StepBatch:
+def assemble(plan: StepPlan, tables: BlockTables, block_size: int) -> StepBatch:
     """Lay a plan's rows out as a flat batch. The tables must already hold the rows' blocks."""
-    lengths = np.array([len(row.token_ids) for row in scheduled], dtype=np.int64)
-    order = np.argsort(lengths > 1, kind="stable")
-    ordered = [scheduled[index] for index in order]
-    lengths = lengths[order]
+    decodes, scheduled = plan.decodes, plan.scheduled
+    num_steady = len(decodes.slots)
+    plan_lengths = np.array([1] * num_steady + [len(row.token_ids) for row in scheduled], dtype=np.int64)
+    plan_slots = np.array([*decodes.slots, *(row.slot for row in scheduled)], dtype=np.int64)
+    plan_starts = np.array([*decodes.starts, *(row.start for row in scheduled)], dtype=np.int64)
+    samples = np.array([True] * num_steady + [row.samples for row in scheduled], dtype=bool)
+
+    order = np.argsort(plan_lengths > 1, kind="stable")
+    lengths, slots, starts = plan_lengths[order], plan_slots[order], plan_starts[order]
     num_tokens = int(lengths.sum())
-    slots = np.array([row.slot for row in ordered], dtype=np.int64)
-    starts = np.array([row.start for row in ordered], dtype=np.int64)
-    query_starts = np.zeros(len(ordered) + 1, dtype=np.int32)
+    query_starts = np.zeros(len(order) + 1, dtype=np.int32)
     np.cumsum(lengths, out=query_starts[1:])
     # A token's position is its row's start plus its place in the row.
     positions = np.arange(num_tokens) + np.repeat(starts - query_starts[:-1], lengths)
     context_lens = (starts + lengths).astype(np.int32)
 
     token_slots = np.repeat(slots, lengths)
-    token_ids = np.fromiter(
-        chain.from_iterable(row.token_ids for row in ordered), dtype=np.int64, count=num_tokens
+    token_ids = np.full(num_tokens, PENDING, dtype=np.int64)
+    token_ids[num_steady:] = list(
+        chain.from_iterable(scheduled[index].token_ids for index in order[num_steady:] - num_steady)
     )
 
-    last_tokens = np.empty(len(ordered), dtype=np.int64)
+    last_tokens = np.empty(len(order), dtype=np.int64)
     last_tokens[order] = query_starts[1:] - 1
-    sampled = np.array([row.samples for row in scheduled], dtype=bool)
+    sampled_slots = plan_slots[samples]
     num_decodes = int(np.count_nonzero(lengths == 1))
     return StepBatch(
         arrays={
@@ -91,20 +94,18 @@ def assemble(scheduled: Sequence[ScheduledTokens], tables: BlockTables, block_si
             "slots": slots,
             "query_starts": query_starts,
             "context_lens": context_lens,
-            "sampled_tokens": last_tokens[sampled],
-            "sampled_slots": np.array([row.slot for row in scheduled if row.samples], dtype=np.int64),
+            "sampled_tokens": last_tokens[samples],
+            "sampled_slots": sampled_slots,
         }
         | _pending_arrays(token_ids, token_slots)
-        | _scored_arrays(scheduled, query_starts[:-1], order),
+        | _scored_arrays(plan, query_starts[:-1], order),
         num_decodes=num_decodes,
         max_query_len=int(lengths.max()),
         max_context_len=int(context_lens.max()),
-        sampled_slots=[row.slot for row in scheduled if row.samples],
-        sampled_positions=np.array(
-            [row.start + len(row.token_ids) for row in scheduled if row.samples], dtype=np.int64
-        ),
+        sampled_slots=sampled_slots.tolist(),
+        sampled_positions=(plan_starts + plan_lengths)[samples],
         scored=[row.scored for row in scheduled if row.scored],
-        samples_all=num_decodes == len(scheduled) and bool(sampled.all()),
+        samples_all=num_decodes == len(order) and bool(samples.all()),
     )
 
 
@@ -116,7 +117,7 @@ def _pending_arrays(token_ids: NDArray[np.int64], slots: NDArray[np.int64]) -> d
 
 
 def _scored_arrays(
-    scheduled: Sequence[ScheduledTokens], first_tokens: NDArray[np.int32], order: NDArray[np.int64]
+    plan: StepPlan, first_tokens: NDArray[np.int32], order: NDArray[np.int64]
 ) -> dict[str, NDArray[Any]]:
     """Which of the batch's tokens score a prompt's next token, and that token; empty when none does.
 
@@ -124,13 +125,14 @@ def _scored_arrays(
         first_tokens: where in the batch each row begins, rows in the batch's order.
         order: of the plan's rows in the batch.
     """
+    scheduled = plan.scheduled
     if not any(row.scored for row in scheduled):
         return {}
     begin = np.empty(len(order), dtype=np.int64)
     begin[order] = first_tokens
     places = [
         np.arange(len(row.scored.token_ids)) + begin[index] + row.scored.start - row.start
-        for index, row in enumerate(scheduled)
+        for index, row in enumerate(scheduled, start=len(plan.decodes.slots))
         if row.scored
     ]
     targets = [row.scored.token_ids for row in scheduled if row.scored]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenwire_engine.scheduler.plan import PENDING, ScheduledTokens
+from tokenwire_engine.scheduler.plan import PENDING, StepPlan
 
 
 @dataclass(slots=True, frozen=True)
@@ -34,13 +33,13 @@ class Decodes:
         return {"known_slots": self.slots[places], "known_tokens": self.token_ids[places]}
 
 
-def decodes_of(scheduled: Sequence[ScheduledTokens]) -> Decodes | None:
+def decodes_of(plan: StepPlan) -> Decodes | None:
     """None where a row is anything but a decode."""
-    if not all(len(row.token_ids) == 1 and row.samples and row.scored is None for row in scheduled):
+    steady, others = plan.decodes, plan.scheduled
+    if not all(len(row.token_ids) == 1 and row.samples and row.scored is None for row in others):
         return None
-    count = len(scheduled)
     return Decodes(
-        np.fromiter((row.slot for row in scheduled), np.int64, count),
-        np.fromiter((row.start for row in scheduled), np.int64, count),
-        np.fromiter((row.token_ids[0] for row in scheduled), np.int64, count),
+        np.array([*steady.slots, *(row.slot for row in others)], dtype=np.int64),
+        np.array([*steady.starts, *(row.start for row in others)], dtype=np.int64),
+        np.array([PENDING] * len(steady.slots) + [row.token_ids[0] for row in others], dtype=np.int64),
     )

@@ -14,7 +14,7 @@ from tokenwire_engine.runner.slots import SlotState
 from tokenwire_engine.runner.staging import Staging
 from tokenwire_engine.sampling.sampler import Sampled
 from tokenwire_engine.sampling.scores import Scores, joined, score
-from tokenwire_engine.scheduler.plan import ScheduledTokens
+from tokenwire_engine.scheduler.plan import StepPlan
 from tokenwire_kernels import LayerCache
 
 
@@ -37,10 +37,10 @@ class EagerExecutor:
         self._landing = landing
         self._block_size = block_size
 
-    def execute(self, step: int, scheduled: Sequence[ScheduledTokens]) -> Launched:
+    def execute(self, plan: StepPlan) -> Launched:
         """See `StepExecutor.execute`."""
         tables, sampler = self._slots.tables, self._slots.sampler
-        batch = assemble(scheduled, tables, self._block_size)
+        batch = assemble(plan, tables, self._block_size)
         sent = self._staging.send(
             batch.arrays
             | tables.take_changes()
@@ -55,7 +55,7 @@ class EagerExecutor:
         sampled = self._sample(hidden, batch, sent)
         return self._landing.send(
             Launched(
-                step,
+                plan.step,
                 batch.sampled_slots,
                 sampled,
                 sampler.scored(batch.sampled_slots),

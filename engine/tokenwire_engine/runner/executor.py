@@ -6,15 +6,14 @@ takes everything.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
 from tokenwire_engine.runner.launched import Launched
-from tokenwire_engine.scheduler.plan import ScheduledTokens
+from tokenwire_engine.scheduler.plan import StepPlan
 
 
 class StepExecutor(Protocol):
-    """Computes scheduled tokens. The slots know of the plan's admissions and new blocks already."""
+    """Computes a plan's rows. The slots know of the plan's admissions and new blocks already."""
 
-    def execute(self, step: int, scheduled: Sequence[ScheduledTokens]) -> Launched | None:
-        """Queue the computation of a step's rows; None, and nothing done: they are not for this executor."""
+    def execute(self, plan: StepPlan) -> Launched | None:
+        """Queue the computation of a plan's rows; None, and nothing done: they are not for this executor."""

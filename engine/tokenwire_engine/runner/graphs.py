@@ -28,7 +28,7 @@ from tokenwire_engine.runner.slots import SlotState
 from tokenwire_engine.runner.staging import Staging
 from tokenwire_engine.sampling.mode import SamplingMode
 from tokenwire_engine.sampling.sampler import COLUMNS, Sampled
-from tokenwire_engine.scheduler.plan import ScheduledTokens
+from tokenwire_engine.scheduler.plan import StepPlan
 from tokenwire_kernels import AttentionBatch, DecodeRows, Kernels, LayerCache, SamplingBatch
 
 HISTORY = 2
@@ -111,9 +111,9 @@ class GraphExecutor:
         """Some slots have other requests now: what the device holds of them is not theirs."""
         self._held = None
 
-    def execute(self, step: int, scheduled: Sequence[ScheduledTokens]) -> Launched | None:
+    def execute(self, plan: StepPlan) -> Launched | None:
         """See `StepExecutor.execute`."""
-        decodes = decodes_of(scheduled)
+        decodes = decodes_of(plan)
         if decodes is None or len(decodes.slots) > self._sizes[-1]:
             return None
         count = len(decodes.slots)
@@ -138,7 +138,7 @@ class GraphExecutor:
         else:
             self._sample[size, mode]()
             sampled = Sampled(self._history[self._num_steps % HISTORY, :count], None)
-        return self._landing.send(Launched(step, slots, sampled, sampler.scored(slots)))
+        return self._landing.send(Launched(plan.step, slots, sampled, sampler.scored(slots)))
 
     def _hold(self, decodes: Decodes) -> None:
         """Make the device's rows those of the batch, one position before what is to be computed."""

@@ -110,6 +110,8 @@ class LocalRunner:
             )
         if self._graphs is not None and plan.admitted:
             self._graphs.forget()
+        for slot, blocks in plan.decodes.new_blocks:
+            tables.append(slot, blocks)
         for row in plan.scheduled:
             if row.new_blocks:
                 tables.append(row.slot, row.new_blocks)
@@ -117,10 +119,10 @@ class LocalRunner:
         self._mover.copy(plan.copies)
 
     def _execute(self, plan: StepPlan) -> Launched:
-        if not plan.scheduled:
+        if not plan.num_rows:
             return Launched(plan.step, [])
         for executor in self._executors:
-            if (launched := executor.execute(plan.step, plan.scheduled)) is not None:
+            if (launched := executor.execute(plan)) is not None:
                 return launched
         raise AssertionError("the eager executor takes every plan")
 

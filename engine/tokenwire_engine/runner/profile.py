@@ -6,7 +6,7 @@ Measured by running such steps, since what kernels and libraries need for themse
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from tokenwire_engine.runner.staging import Staging
 from tokenwire_engine.sampling.logprobs import MAX_LOGPROBS
 from tokenwire_engine.sampling.params import SamplingParams
 from tokenwire_engine.sampling.sampler import Sampler
-from tokenwire_engine.scheduler.plan import ScheduledTokens
+from tokenwire_engine.scheduler.plan import ScheduledTokens, StepPlan
 from tokenwire_kernels import Kernels
 
 GRAPH_BYTES = 16 << 20
@@ -65,14 +65,14 @@ def _memory_needed(
     caches = geometry.allocate(max(num_rows * num_groups, geometry.blocks_for(longest)), device)
     vocab_size = len(decoder.embedding.weight)
 
-    def step(scheduled: Sequence[ScheduledTokens]) -> None:
+    def step(scheduled: list[ScheduledTokens]) -> None:
         """Compute tokens, and sample as many rows of logits as there can be."""
         num_blocks = geometry.blocks_for(max(len(row.token_ids) for row in scheduled))
         tables = BlockTables(len(scheduled), num_blocks // num_groups, device, num_groups)
         for index, row in enumerate(scheduled):
             blocks = range(index * num_blocks, (index + 1) * num_blocks)
             tables.append(row.slot, [blocks[group::num_groups] for group in range(num_groups)])
-        batch = assemble(scheduled, tables, geometry.block_size)
+        batch = assemble(StepPlan(0, scheduled=scheduled), tables, geometry.block_size)
         sampler = Sampler(num_rows, vocab_size, device, kernels)
         slots = list(range(num_rows))
         for slot in slots:

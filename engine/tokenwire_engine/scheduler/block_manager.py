@@ -44,19 +44,18 @@ class BlockManager:
             counters: where finds are counted.
         """
         self._pool = pool
-        self._size = pool.block_size
-        self._windows = tuple(windows)
+        self._size = self.block_size = pool.block_size
+        self.windows = tuple(windows)
+        self._has_windows = any(windows)
         self._most_in_sight = [most_in_sight(window, self._size, step_tokens) for window in windows]
         self._most_of_a_step = sum(map(bool, windows)) * (step_tokens // self._size)
         self._cache = prefix_cache
         self._counters = counters
-        self.has_windows = any(windows)
-        """Whether there is anything to `slide`."""
-        self.num_groups = len(self._windows)
+        self.num_groups = len(self.windows)
 
     def make_tables(self) -> list[BlockTable]:
         """The tables of a request that holds nothing."""
-        return [BlockTable(self._size) for _ in self._windows]
+        return [BlockTable(self._size) for _ in self.windows]
 
     def num_needed(self, request: Request) -> int:
         """Free blocks that it takes to begin a request and come to the end of its known tokens: for all but
@@ -87,6 +86,7 @@ class BlockManager:
             request.num_computed = request.tables[0].capacity
             self._counters.prefix_query_tokens += request.num_tokens
             self._counters.prefix_hit_tokens += request.num_computed
+        request.num_settled = request.num_computed
         request.capacity = request.tables[0].capacity
         return copies
 
@@ -111,9 +111,14 @@ class BlockManager:
         return added
 
     def slide(self, request: Request, position: int) -> None:
-        """Give back the blocks that a request does not see any more from a position on."""
-        for table, window in zip(request.tables, self._windows, strict=True):
-            if (num_hidden := num_out_of_sight(position, window, self._size)) > table.num_released:
+        """Give back the blocks that a request does not see any more from a position on, but for those that
+        the prefix cache is still to get."""
+        if not self._has_windows:
+            return
+        most = position if self._cache is None else request.num_settled
+        for table, window in zip(request.tables, self.windows, strict=True):
+            num_hidden = min(num_out_of_sight(position, window, self._size), most // self._size)
+            if num_hidden > table.num_released:
                 self._pool.release(table.blocks[table.num_released : num_hidden])
                 table.num_released = num_hidden
 
@@ -125,9 +130,8 @@ class BlockManager:
         for request, tables, num_computed in filled:
             if request.tables is not tables:  # it has left, and its blocks may be somebody else's
                 continue
+            request.num_settled = num_computed
             num_filled = num_computed // self._size
-            if tables[0].num_released >= num_filled:  # all of them are out of sight already
-                continue
             for index in range(len(request.cache.nodes), num_filled):
                 tokens = tuple(request.tokens(index * self._size, (index + 1) * self._size))
                 blocks = [table.blocks[index] if index >= table.num_released else None for table in tables]
@@ -144,19 +148,19 @@ class BlockManager:
             self._pool.release(reversed(table.held))  # the deepest first, as the prefix cache wants it
             table.num_released = len(table.blocks)
         request.tables = self.make_tables()
-        request.num_computed = request.capacity = 0
+        request.num_computed = request.num_settled = request.capacity = 0
 
     def _fork(self, request: Request, origin: list[BlockTable]) -> list[Copy]:
         """Give a sample the prompt that its sibling has computed, all but the last token."""
         request.num_computed = request.num_tokens - 1
         num_full, rest = divmod(request.num_computed, self._size)
-        for table, source, window in zip(request.tables, origin, self._windows, strict=True):
+        for table, source, window in zip(request.tables, origin, self.windows, strict=True):
             table.blocks = source.blocks[:num_full]
             table.num_released = num_out_of_sight(request.num_computed, window, self._size)
             self._pool.share(table.held)
         if not rest:
             return []
-        copies = self._pool.allocate(len(self._windows))
+        copies = self._pool.allocate(len(self.windows))
         for table, block in zip(request.tables, copies, strict=True):
             table.blocks.append(block)
         return [(source.blocks[num_full], block) for source, block in zip(origin, copies, strict=True)]
@@ -167,19 +171,19 @@ class BlockManager:
         num_blocks = ceil_div(request.num_tokens, self._size)
         return sum(
             min(num_blocks, num_out_of_sight(num_found, window, self._size) + in_sight)
-            for window, in_sight in zip(self._windows, self._most_in_sight, strict=True)
+            for window, in_sight in zip(self.windows, self._most_in_sight, strict=True)
         )
 
     def _lacking(self, request: Request, end: int) -> list[int]:
-        num_tokens = request.num_tokens + request.num_pending
+        most = max(end, request.num_tokens)
         return [
-            table.blocks_needed(end if window else num_tokens)
-            for table, window in zip(request.tables, self._windows, strict=True)
+            table.blocks_needed(end if window else most)
+            for table, window in zip(request.tables, self.windows, strict=True)
         ]
 
     def _still_sees(self, tables: list[BlockTable], position: int) -> bool:
         """Whether tables hold all that a token at a position sees."""
         return all(
             table.num_released <= num_out_of_sight(position, window, self._size)
-            for table, window in zip(tables, self._windows, strict=True)
+            for table, window in zip(tables, self.windows, strict=True)
         )

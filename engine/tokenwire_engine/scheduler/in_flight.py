@@ -1,12 +1,16 @@
-"""A step that was planned and whose result is not in yet."""
+"""A step in the making, and then on its way: its plan, whom its rows belong to, and what to do when its
+result is in."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tokenwire_engine.kv_cache.block_table import BlockTable
-from tokenwire_engine.scheduler.plan import StepPlan
+from tokenwire_engine.scheduler.plan import PENDING, ScheduledTokens, StepPlan
 from tokenwire_engine.scheduler.request import Request
+
+_PENDING = (PENDING,)
 
 
 @dataclass(slots=True)
@@ -15,12 +19,14 @@ class StepInFlight:
 
     plan: StepPlan
     num_decodes: int = 0
+    num_prefilled: int = 0
+    """Tokens of all other rows."""
     num_prompt_tokens: int = 0
-    """All other tokens."""
-    requests: list[Request] = field(default_factory=list)
-    """Of each row."""
+    """Tokens of prompts among them."""
     sampling: list[Request] = field(default_factory=list)
     """The requests of the rows that sample, in the plan's order."""
+    not_sampling: list[Request] = field(default_factory=list)
+    """The requests of the other rows."""
     scored: list[Request] = field(default_factory=list)
     """The requests of the rows that yield log-probabilities of the prompt, in the plan's order."""
     prompts_done: list[Request] = field(default_factory=list)
@@ -28,3 +34,26 @@ class StepInFlight:
     filled: list[tuple[Request, list[BlockTable], int]] = field(default_factory=list)
     """Requests with a block that this step computes the last token of, their tables when it was planned (a
     request that leaves gets new ones), and how many tokens are computed then."""
+
+    @property
+    def num_requests(self) -> int:
+        return len(self.sampling) + len(self.not_sampling)
+
+    def add(
+        self, request: Request, start: int, end: int, samples: bool, new_blocks: Sequence[Sequence[int]]
+    ) -> None:
+        """A row: compute a request's tokens at positions `start` to `end`."""
+        scored = None
+        if request.num_prompt_logprobs is not None and (scored := request.scored_prompt(start, end)):
+            self.scored.append(request)
+        # Whoever has a pending token has nothing else to compute.
+        token_ids = _PENDING if request.num_pending else request.tokens(start, end)
+        self.plan.scheduled.append(
+            ScheduledTokens(request.slot, start, token_ids, new_blocks, samples, scored)
+        )
+        (self.sampling if samples else self.not_sampling).append(request)
+        num_prompt = len(request.prompt_token_ids)
+        if start < num_prompt:
+            self.num_prompt_tokens += min(end, num_prompt) - start
+            if end >= num_prompt and request.samples.unborn:
+                self.prompts_done.append(request)

@@ -5,7 +5,7 @@ parameters, token counts), so that a decode step costs one small row a request, 
 sent to every tensor-parallel rank.
 
 A plan may be made before the result of the one before it is known. The tokens that the earlier step samples
-are then `PENDING` in it: the device has them when it comes to them.
+are then `PENDING` in it: the device has them when it comes to them. What decodes steadily is columns.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from tokenwire_engine.sampling.params import SamplingParams
 from tokenwire_engine.scheduler.grammar import Grammar
 
 PENDING = -1
-"""In place of a token: the one that was sampled last for the slot, by a step whose result the host does not
-have yet."""
+"""In place of a token: the one that was sampled last for the slot, whose step's result the host may not have
+yet."""
 
 
 @dataclass(slots=True)
@@ -68,9 +68,21 @@ class ScheduledTokens:
 
 
 @dataclass(slots=True)
+class DecodeColumns:
+    """Slots that each compute one token, the one sampled last for them, and sample the next; as columns."""
+
+    slots: Sequence[int] = ()
+    """The same object as in the plan before, where they are the same."""
+    starts: Sequence[int] = ()
+    """Position of each one's token; everything before it is in the KV cache."""
+    new_blocks: list[tuple[int, Sequence[Sequence[int]]]] = field(default_factory=list)
+    """Slots with physical block ids to append to their block tables before this step: those of each group."""
+
+
+@dataclass(slots=True)
 class StepPlan:
     """One step. The runner applies `released`, `admitted`, `host_moves` and `copies` in this order, and then
-    computes `scheduled`."""
+    computes `decodes` and `scheduled`."""
 
     step: int
     released: list[int] = field(default_factory=list)
@@ -80,12 +92,27 @@ class StepPlan:
     copies: list[tuple[int, int]] = field(default_factory=list)
     """Blocks whose content is copied, and where to; no block is both read and written."""
     admitted: list[Admission] = field(default_factory=list)
+    decodes: DecodeColumns = field(default_factory=DecodeColumns)
     scheduled: list[ScheduledTokens] = field(default_factory=list)
+    """All other rows; in no particular order, decodes too."""
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.decodes.slots) + len(self.scheduled)
 
     @property
     def num_tokens(self) -> int:
         """Tokens computed in this step."""
-        return sum(len(row.token_ids) for row in self.scheduled)
+        return len(self.decodes.slots) + sum(len(row.token_ids) for row in self.scheduled)
+
+    def rows(self) -> list[ScheduledTokens]:
+        """Every row by itself, in the plan's order: `decodes`, and then `scheduled`."""
+        new_blocks = dict(self.decodes.new_blocks)
+        decodes = [
+            ScheduledTokens(slot, start, (PENDING,), new_blocks.get(slot, ()), samples=True)
+            for slot, start in zip(self.decodes.slots, self.decodes.starts, strict=True)
+        ]
+        return decodes + self.scheduled
 
 
 @dataclass(slots=True)

@@ -20,6 +20,8 @@ from tokenwire_engine.scheduler.samples import Samples
 
 NO_SLOT = -1
 """The slot of a request that is not running."""
+NO_ROW = -1
+"""The row of one that is not in the batch of decodes."""
 
 
 class FinishReason(Enum):
@@ -93,16 +95,22 @@ class Request:
     """Prompt tokens that it found computed when it was admitted first."""
     num_pending: int = 0
     """Tokens behind the known ones that launched steps sample for it."""
+    num_settled: int = 0
+    """Tokens whose full blocks were given to the prefix cache."""
     num_computed: int = 0
     """Tokens whose keys and values are in the cache, or in a launched step."""
     latest_step: int = -1
-    """The last step that was planned to compute some of its tokens."""
+    """The last step that was planned before it gave way."""
     has_ended: bool = False
     samples: Samples = field(init=False, repr=False, compare=False)
     """It and its siblings."""
     origin: list[BlockTable] | None = None
     """The tables that hold its prompt but for the last token, if it is a sample that has not begun."""
     slot: int = NO_SLOT
+    decode_row: int = NO_ROW
+    """Its place in the batch of decodes."""
+    due_step: int = 0
+    """When that batch looks at it."""
     tables: list[BlockTable] = field(default_factory=list)
     """One for each group of layers."""
     capacity: int = 0

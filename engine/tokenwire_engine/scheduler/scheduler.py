@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tokenwire_engine.kv_cache.block_pool import BlockPool
@@ -29,17 +29,18 @@ from tokenwire_engine.kv_cache.prefix_cache import PrefixCache
 from tokenwire_engine.scheduler.block_manager import BlockManager
 from tokenwire_engine.scheduler.counters import Counters
 from tokenwire_engine.scheduler.deadlines import Deadlines
+from tokenwire_engine.scheduler.deliveries import Deliveries
 from tokenwire_engine.scheduler.fcfs import FirstComeFirstServed
 from tokenwire_engine.scheduler.in_flight import StepInFlight
 from tokenwire_engine.scheduler.observer import Observer
-from tokenwire_engine.scheduler.outputs import ChannelOutput, Finished, Outputs
-from tokenwire_engine.scheduler.plan import PENDING, Admission, ScheduledTokens, StepPlan, StepResult
+from tokenwire_engine.scheduler.outputs import Outputs
+from tokenwire_engine.scheduler.plan import Admission, StepPlan, StepResult
 from tokenwire_engine.scheduler.policy import Policy
 from tokenwire_engine.scheduler.request import NO_SLOT, FinishReason, Request
+from tokenwire_engine.scheduler.running import Running
 from tokenwire_engine.scheduler.samples import Samples, make_samples
 from tokenwire_engine.scheduler.step_budget import StepBudget
-
-_PENDING = (PENDING,)
+from tokenwire_engine.scheduler.waiting import Waiting
 
 
 @dataclass(slots=True, frozen=True)
@@ -87,11 +88,13 @@ class Scheduler:
         self.counters = Counters()
         self._budget = StepBudget(limits.max_step_tokens, limits.adapts_step)
         self._blocks = BlockManager(pool, limits.windows, limits.max_step_tokens, prefix_cache, self.counters)
+        self._running = Running(limits.max_running, self._blocks, self._budget)
         self.context_limit = longest_sequence(
             pool.num_blocks, limits.windows, pool.block_size, limits.max_step_tokens, limits.max_model_len
         )
-        self._free_slots = list(range(limits.max_running - 1, -1, -1))
         self._policy = policy or FirstComeFirstServed()
+        self._waiting = Waiting(self._policy)
+        self._deliveries = Deliveries(pool.block_size, self.counters)
         self._prefix_cache = prefix_cache
         self._clock = clock
         self._observer = observer
@@ -99,16 +102,9 @@ class Scheduler:
         self._num_submitted = 0
         self._live: dict[str, Samples] = {}
         """What has not ended, by request id."""
-        self._waiting: dict[int, Request] = {}
-        """By arrival number, as are the next two."""
-        self._running: dict[int, Request] = {}
-        self._held: dict[int, dict[int, Request]] = {}
-        """Requests set aside, in order of arrival, by the channel that is on hold."""
-        self._released: list[int] = []
         self._in_flight: deque[StepInFlight] = deque()
         self._latest_result = -1
         """The last step that has completed or failed."""
-        self._outputs: Outputs = {}
 
     @property
     def num_running(self) -> int:
@@ -116,7 +112,7 @@ class Scheduler:
 
     @property
     def num_waiting(self) -> int:
-        return len(self._waiting) + sum(map(len, self._held.values()))
+        return len(self._waiting)
 
     @property
     def num_cached_blocks(self) -> int:
@@ -126,7 +122,7 @@ class Scheduler:
     @property
     def has_work(self) -> bool:
         """Whether there is something to plan, now or once the steps in flight have completed."""
-        return bool(self._running or self._waiting)
+        return len(self._running) > 0 or self._waiting.has_queue
 
     def submit(self, request: Request) -> None:
         """Queue a request. One whose known tokens already end it is finished at once.
@@ -163,28 +159,22 @@ class Scheduler:
 
     def hand_back(self) -> None:
         """End every request, for its caller to continue it elsewhere."""
-        held = [request for requests in self._held.values() for request in requests.values()]
-        for request in [*self._running.values(), *self._waiting.values(), *held]:
+        for request in [*self._running, *self._waiting]:
             self._finish(request, FinishReason.HANDED_BACK)
 
     def hold(self, channel: int) -> None:
         """Set a channel's requests aside: until `resume`, none of them has a slot or a block, and no other
         waits for them."""
-        if channel in self._held:
+        if self._waiting.is_held(channel):
             return
-        for request in reversed([r for r in self._running.values() if r.channel == channel]):
+        for request in [r for r in reversed(self._running) if r.channel == channel]:
             self._preempt(request)
-        held = sorted((r for r in self._waiting.values() if r.channel == channel), key=lambda r: r.arrival)
-        for request in held:
-            del self._waiting[request.arrival]
-            self._policy.remove(request)
-        self._held[channel] = {request.arrival: request for request in held}
+        self._waiting.hold(channel)
 
     def resume(self, channel: int) -> None:
         """Let a channel's requests go on, ahead of those that the policy holds equal: they have waited
         longer."""
-        for request in reversed(self._held.pop(channel, {}).values()):
-            self._wait(request, ahead=True)
+        self._waiting.resume(channel)
 
     def plan(self) -> StepPlan | None:
         """The next step, or None when there is nothing to compute (before the steps in flight complete)."""
@@ -194,40 +184,36 @@ class Scheduler:
             self._make_way()
         self._make_room()
         step = StepInFlight(StepPlan(self.counters.steps))
-        budget = self._budget.most
-
         # Decodes first, so that no prompt, however long, holds up the others' next tokens.
-        prefilling: list[Request] = []
-        for request in self._running.values():
-            if request.num_to_go > 1:
-                prefilling.append(request)
-            elif not (request.num_pending and request.must_wait):
-                budget -= self._schedule(request, budget, step)
-
-        step.num_decodes = self._budget.most - budget
+        prefilling = self._running.decode(step)
         budget = at_most = self._budget.prompt_tokens(step.num_decodes)
         for request in prefilling:
             if budget > 0:
-                budget -= self._schedule(request, budget, step)
+                budget -= self._running.compute(request, budget, step)
 
         # Only with tokens to spare, so that there are never more requests running than tokens in a step.
         while budget > 0 and (admitted := self._admit(step.plan)):
-            step.plan.admitted.append(_admission(admitted))
-            budget -= self._schedule(admitted, budget, step, _blocks_of(admitted))
+            tables = [table.blocks.copy() for table in admitted.tables]
+            budget -= self._running.compute(admitted, budget, step, tables)
 
-        if not step.plan.scheduled:
+        if not step.num_requests:
             return None
-        step.num_prompt_tokens = at_most - budget
+        step.num_prefilled = at_most - budget
+        self._start(step)
+        return step.plan
+
+    def _start(self, step: StepInFlight) -> None:
+        """A plan is made: it is on its way."""
         for request in step.prompts_done:
             self._let_siblings_begin(request)
-        step.plan.released, self._released = self._released, []
+        step.plan.released = self._running.take_released()
         if self._prefix_cache is not None:
             step.plan.host_moves = self._prefix_cache.take_host_moves()
         self.counters.steps += 1
+        self.counters.prompt_tokens += step.num_prompt_tokens
         if self._observer is not None:
-            self._observer.planned(len(step.requests), step.num_decodes + step.num_prompt_tokens)
+            self._observer.planned(step.num_requests, step.num_decodes + step.num_prefilled)
         self._in_flight.append(step)
-        return step.plan
 
     def complete(self, result: StepResult, seconds: float | None = None) -> None:
         """Take in what the oldest uncompleted plan yielded, and how long it took where that was measured.
@@ -244,58 +230,17 @@ class Scheduler:
         self._in_flight.popleft()
         self._latest_result = result.step
         if seconds is not None:
-            self._budget.observe(seconds, step.num_decodes, step.num_prompt_tokens)
+            self._budget.observe(seconds, step.num_decodes, step.num_prefilled)
         self._blocks.keep_filled(step.filled)
-        outputs = self._outputs
-        for request, logprobs in zip(step.scored, result.prompt_logprobs, strict=True):
-            if request.has_ended:
-                continue
-            request.num_prompt_scored += len(logprobs)
-            outputs.setdefault(request.channel, ChannelOutput()).prompt_logprobs.append(
-                (request.label, logprobs)
-            )
-        # The others ended while the step ran, or with the token of the step before.
+        self._deliveries.prompt_logprobs(step.scored, result.prompt_logprobs)
+        self._deliveries.logprobs(step.sampling, result.logprobs)
         generated = [request for request in step.sampling if not request.has_ended]
         if self._observer is not None:
             self._observer.generated(generated, self._clock())
-        all_logprobs = result.logprobs
-        for index, (request, token_id) in enumerate(zip(step.sampling, result.token_ids, strict=True)):
-            if request.has_ended:
-                continue
-            request.num_pending -= 1
-            if request.grammar is not None and not request.grammar.accept(token_id):
-                self._finish(request, FinishReason.UNSATISFIABLE, request.grammar.error)
-                continue
-            request.output_token_ids.append(token_id)
-            channel = outputs.get(request.channel)
-            if channel is None:
-                channel = outputs[request.channel] = ChannelOutput()
-            channel.add_token(request.label, token_id, request.sampling.sample_index)
-            if all_logprobs and (scored := all_logprobs.get(index)) is not None:
-                channel.logprobs[request.label, request.sampling.sample_index] = scored
-            reason = request.finish_reason()
-            if reason is None and request.grammar is not None and request.takes_forced_tokens:
-                reason = self._fast_forward(request, channel)
-            if reason is not None:
-                self._finish(request, reason)
+        for request, reason, error in self._deliveries.tokens(step.sampling, result.token_ids):
+            self._finish(request, reason, error)
         self.counters.generated_tokens += len(generated)
         self._policy.generated(generated)
-
-    def _fast_forward(self, request: Request, channel: ChannelOutput) -> FinishReason | None:
-        """Take what can only follow a request's latest token as if it had been sampled, so that one step
-        computes all of it; why it has ended, if it has. Only as far as it falls into the block that the next
-        token needs anyway."""
-        grammar, reason = request.grammar, None
-        assert grammar is not None
-        for token_id in grammar.forced()[: -request.num_tokens % self.pool.block_size]:
-            if not grammar.accept(token_id):
-                return FinishReason.ERROR
-            request.output_token_ids.append(token_id)
-            channel.add_token(request.label, token_id, request.sampling.sample_index)
-            self.counters.generated_tokens += 1
-            if (reason := request.finish_reason()) is not None:
-                break
-        return reason
 
     def fail(self, error: str) -> None:
         """The oldest step in flight failed: its requests end with an error, and nothing of them stays. Those
@@ -305,23 +250,25 @@ class Scheduler:
         self._in_flight.clear()
         if any(step.plan.host_moves for step in (failed, *lost)):
             self.reset_prefix_cache()  # who knows which of them were made
+        lost_requests: set[int] = set()
         for step in (failed, *lost):
             self._latest_result = step.plan.step
             # The runner may not have come to the plan's own releases.
-            self._released += set(step.plan.released).difference(self._released)
-            for request in step.requests:
+            self._running.release_again(step.plan.released)
+            for request in (*step.sampling, *step.not_sampling):
+                self._running.stop_decoding(request)
                 request.num_pending = 0
-        for request in failed.requests:
+                lost_requests.add(request.arrival)
+        for request in (*failed.sampling, *failed.not_sampling):
             if request.slot != NO_SLOT:
                 self._finish(request, FinishReason.ERROR, error)
-        for request in reversed([request for step in lost for request in step.requests]):
-            if request.slot != NO_SLOT:
+        for request in reversed(self._running):
+            if request.arrival in lost_requests:
                 self._preempt(request)
 
     def take_outputs(self) -> Outputs:
         """What happened since the last call."""
-        outputs, self._outputs = self._outputs, {}
-        return outputs
+        return self._deliveries.take()
 
     def reset_prefix_cache(self) -> int:
         """Forget what is cached, so that requests admitted from now on find nothing computed before. How many
@@ -343,10 +290,7 @@ class Scheduler:
     def _begin(self, request: Request) -> None:
         """A request, or a sample whose turn has come, joins those that wait."""
         self._deadlines.add(request)
-        if (held := self._held.get(request.channel)) is not None:
-            held[request.arrival] = request
-        else:
-            self._wait(request, ahead=request.origin is not None)
+        self._waiting.add(request, ahead=request.origin is not None)
 
     def _let_siblings_begin(self, request: Request) -> None:
         """The prompt will have been computed when the next step runs: the other samples can go on from it,
@@ -360,77 +304,20 @@ class Scheduler:
         """Let the least deserving give way until all others get the blocks that their next tokens take."""
         if self._blocks.most_growth(len(self._running)) <= self.pool.num_free:
             return
-        ranked = sorted(self._running.values(), key=self._policy.rank)
-        while ranked and self._growth() > self.pool.num_free:
+        ranked: list[Request] | None = None
+        while self._running.growth() > self.pool.num_free:
+            ranked = ranked or sorted(self._running, key=self._policy.rank)
             self._preempt(ranked.pop())
-
-    def _growth(self) -> int:
-        """Blocks that the next step of all running requests takes."""
-        growth, prefilling = 0, []
-        num_decodes = 0
-        for request in self._running.values():
-            if self._blocks.has_windows:
-                self._blocks.slide(request, request.num_computed)
-            if request.num_to_go > 1:
-                prefilling.append(request)
-            elif not request.must_wait:
-                num_decodes += 1
-                if request.num_computed >= request.capacity:
-                    growth += self._blocks.num_lacking(request, request.num_computed + 1)
-        budget = self._budget.prompt_tokens(num_decodes)
-        for request in prefilling:
-            count = min(budget, request.num_to_go)
-            budget -= count
-            growth += self._blocks.num_lacking(request, request.num_computed + count)
-        return growth
-
-    def _schedule(
-        self, request: Request, budget: int, step: StepInFlight, new_blocks: Sequence[list[int]] = ()
-    ) -> int:
-        """Compute a request's next tokens in this step, at most `budget`; how many they are. `new_blocks`:
-        blocks in its table that the runner does not know of."""
-        size = self.pool.block_size
-        start = request.num_computed
-        if self._blocks.has_windows:
-            self._blocks.slide(request, start)
-        num_prompt = len(request.prompt_token_ids)
-        num_tokens = num_prompt + len(request.output_token_ids) + request.num_pending
-        samples = num_tokens - start <= budget
-        end = num_tokens if samples else start + budget
-        if end > request.capacity:
-            added = self._blocks.grow(request, end)
-            new_blocks = list(map(list.__add__, new_blocks, added)) if new_blocks else added
-        if end // size > start // size:
-            step.filled.append((request, request.tables, end))
-        scored = None
-        if request.num_prompt_logprobs is not None and (scored := request.scored_prompt(start, end)):
-            step.scored.append(request)
-        # Whoever has a pending token has nothing else to compute.
-        token_ids = _PENDING if request.num_pending else request.tokens(start, end)
-        step.plan.scheduled.append(
-            ScheduledTokens(request.slot, start, token_ids, new_blocks, samples, scored)
-        )
-        step.requests.append(request)
-        if samples:
-            step.sampling.append(request)
-            request.num_pending += 1
-        if start < num_prompt:
-            self.counters.prompt_tokens += min(end, num_prompt) - start
-            if end >= num_prompt and request.samples.unborn:
-                step.prompts_done.append(request)
-        request.num_computed = end
-        request.latest_step = step.plan.step
-        return end - start
 
     def _make_way(self) -> None:
         """Let requests give way to the first in line, if it outranks them and they hold what it lacks."""
-        request = self._policy.first()
+        request = self._waiting.first()
         if request is None or request.latest_step > self._latest_result:
             return
         needed = self._num_needed(request)
-        if self._free_slots and needed <= self.pool.num_free:
+        if self._running.has_free_slot and needed <= self.pool.num_free:
             return
-        outranked = [running for running in self._running.values() if self._policy.outranks(request, running)]
+        outranked = [running for running in self._running if self._policy.outranks(request, running)]
         if not outranked or needed > self.pool.num_free + sum(map(self._blocks.num_held, outranked)):
             return
         for running in sorted(outranked, key=self._policy.rank, reverse=True):
@@ -445,17 +332,15 @@ class Scheduler:
 
     def _admit(self, plan: StepPlan) -> Request | None:
         """Let the first in line run, if there is a slot and room for it."""
-        if not self._free_slots or (request := self._policy.first()) is None:
+        if not self._running.has_free_slot or (request := self._waiting.first()) is None:
             return None
         if request.latest_step > self._latest_result:  # it has just given way
             return None
         if self._num_needed(request) > self.pool.num_free:
             return None
-        self._policy.remove(request)
-        del self._waiting[request.arrival]
-        self._running[request.arrival] = request
-        request.slot = self._free_slots.pop()
-        plan.copies += self._blocks.begin(request)
+        self._waiting.remove(request)
+        plan.copies += self._running.enter(request)
+        plan.admitted.append(_admission(request))
         if not request.was_admitted:
             request.was_admitted = True
             request.cached_prompt_tokens = min(request.num_computed, len(request.prompt_token_ids))
@@ -464,33 +349,20 @@ class Scheduler:
                 self._observer.admitted(request, self._clock())
         return request
 
-    def _wait(self, request: Request, ahead: bool = False) -> None:
-        self._waiting[request.arrival] = request
-        self._policy.add(request, ahead)
-
     def _preempt(self, request: Request) -> None:
         """Take a running request's slot and blocks; it waits for its turn to go on."""
-        self._leave(request)
-        self._wait(request, ahead=True)
+        self._running.leave(request)
+        request.latest_step = self.counters.steps - 1
+        self._waiting.add(request, ahead=True)
         self.counters.preemptions += 1
-
-    def _leave(self, request: Request) -> None:
-        """Give back a running request's slot and blocks."""
-        del self._running[request.arrival]
-        self._blocks.end(request)
-        self._free_slots.append(request.slot)
-        self._released.append(request.slot)
-        request.slot = NO_SLOT
 
     def _finish(self, request: Request, reason: FinishReason, error: str = "") -> None:
         """End a request, whatever its state, and say so to its channel. Samples that wait for it to compute
         their prompt end with it."""
         if request.slot != NO_SLOT:
-            self._leave(request)
-        elif self._waiting.pop(request.arrival, None) is not None:
-            self._policy.remove(request)
+            self._running.leave(request)
         else:
-            del self._held[request.channel][request.arrival]
+            self._waiting.remove(request)
         self._deadlines.remove(request)
         unborn, request.samples.unborn = request.samples.unborn, []
         self._say_finished(request, reason, error)
@@ -503,28 +375,13 @@ class Scheduler:
         samples = request.samples
         samples.num_live -= 1
         samples.completion_tokens += len(request.output_token_ids)
-        is_last = samples.num_live == 0
-        if is_last:
+        if samples.num_live == 0:
             del self._live[request.request_id]
             self.counters.finished_requests += 1
         if self._observer is not None:
             self._observer.finished(request, reason, self._clock())
-        self._outputs.setdefault(request.channel, ChannelOutput()).finished.append(
-            Finished(
-                request.request_id,
-                request.label,
-                reason,
-                prompt_tokens=len(request.prompt_token_ids),
-                completion_tokens=samples.completion_tokens if is_last else len(request.output_token_ids),
-                cached_prompt_tokens=samples.members[0].cached_prompt_tokens,
-                stop_token_id=request.stop_token_id,
-                error=error,
-                seed=request.sampling.seed,
-                sample_index=request.sampling.sample_index,
-                is_last=is_last,
-            )
-        )
-        if is_last:
+        self._deliveries.finished(request, reason, error)
+        if samples.num_live == 0:
             samples.members.clear()
 
 
@@ -537,10 +394,6 @@ def _admission(request: Request) -> Admission:
         request.output_token_ids.copy(),
         request.grammar,
     )
-
-
-def _blocks_of(request: Request) -> list[list[int]]:
-    return [table.blocks.copy() for table in request.tables]
 
 
 def _expired(request: Request) -> str:

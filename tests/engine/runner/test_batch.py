@@ -8,7 +8,7 @@ import torch
 from tokenwire_engine.runner.batch import assemble
 from tokenwire_engine.runner.block_tables import BlockTables
 from tokenwire_engine.runner.staging import Staging
-from tokenwire_engine.scheduler.plan import ScheduledTokens
+from tokenwire_engine.scheduler.plan import PENDING, DecodeColumns, ScheduledTokens, StepPlan
 
 CPU = torch.device("cpu")
 
@@ -23,12 +23,15 @@ def tables_of(blocks: dict[int, list[int]]) -> BlockTables:
 def test_decodes_come_first_and_samples_keep_the_plans_order() -> None:
     tables = tables_of({0: [5], 1: [7, 2], 2: [3], 3: [1]})
     batch = assemble(
-        [
-            ScheduledTokens(0, 0, [10, 11, 12], [], samples=True),
-            ScheduledTokens(1, 16, [20], [], samples=True),
-            ScheduledTokens(2, 0, [30, 31], [], samples=False),
-            ScheduledTokens(3, 4, [40], [], samples=True),
-        ],
+        StepPlan(
+            0,
+            scheduled=[
+                ScheduledTokens(0, 0, [10, 11, 12], [], samples=True),
+                ScheduledTokens(1, 16, [20], [], samples=True),
+                ScheduledTokens(2, 0, [30, 31], [], samples=False),
+                ScheduledTokens(3, 4, [40], [], samples=True),
+            ],
+        ),
         tables,
         block_size=16,
     )
@@ -48,7 +51,7 @@ def test_decodes_come_first_and_samples_keep_the_plans_order() -> None:
 
 def test_a_batch_of_decodes_samples_all_of_its_tokens_in_order() -> None:
     batch = assemble(
-        [ScheduledTokens(slot, slot, [slot], [], samples=True) for slot in (2, 0, 1)],
+        StepPlan(0, scheduled=[ScheduledTokens(slot, slot, [slot], [], samples=True) for slot in (2, 0, 1)]),
         tables_of({0: [0], 1: [1], 2: [2]}),
         block_size=16,
     )
@@ -73,7 +76,13 @@ def test_each_group_of_layers_has_tables_and_places_of_its_own() -> None:
     tables.append(0, [[1], [8]])
     assert tables.rows(torch.tensor([1, 0]), 2).tolist() == [[[2, 3], [4, 1]], [[7, 5], [9, 8]]]
     batch = assemble(
-        [ScheduledTokens(0, 15, [1, 2], [], samples=True), ScheduledTokens(1, 31, [3], [], samples=True)],
+        StepPlan(
+            0,
+            scheduled=[
+                ScheduledTokens(0, 15, [1, 2], [], samples=True),
+                ScheduledTokens(1, 31, [3], [], samples=True),
+            ],
+        ),
         tables,
         block_size=16,
     )
@@ -84,3 +93,23 @@ def test_each_group_of_layers_has_tables_and_places_of_its_own() -> None:
         [[2, 3], [4, 1]],
         [[7, 5], [9, 8]],
     ]
+
+
+def test_what_decodes_steadily_comes_as_columns_before_the_other_rows() -> None:
+    plan = StepPlan(
+        0,
+        decodes=DecodeColumns([3, 1], [4, 16]),
+        scheduled=[
+            ScheduledTokens(0, 0, [10, 11, 12], [], samples=True),
+            ScheduledTokens(2, 5, [20], [], samples=True),
+        ],
+    )
+    batch = assemble(plan, tables_of({0: [5], 1: [7, 2], 2: [3], 3: [1]}), block_size=16)
+    by_rows = assemble(
+        StepPlan(0, scheduled=plan.rows()), tables_of({0: [5], 1: [7, 2], 2: [3], 3: [1]}), block_size=16
+    )
+    assert batch.arrays["token_ids"].tolist() == [PENDING, PENDING, 20, 10, 11, 12]
+    assert batch.arrays["pending_slots"].tolist() == [3, 1]
+    assert batch.sampled_slots == [3, 1, 0, 2]
+    for name, array in batch.arrays.items():
+        assert array.tolist() == by_rows.arrays[name].tolist()

@@ -17,8 +17,8 @@ def planned(simulation: Simulation) -> StepPlan:
 def test_a_token_that_is_not_known_yet_is_computed_all_the_same() -> None:
     simulation = Simulation(overlap=True)
     simulation.submit([1, 2], max_tokens=3)
-    assert planned(simulation).scheduled[0].token_ids == [1, 2]
-    row = planned(simulation).scheduled[0]
+    assert planned(simulation).rows()[0].token_ids == [1, 2]
+    row = planned(simulation).rows()[0]
     assert (row.start, row.token_ids, row.samples) == (2, (PENDING,), True)
     simulation.run()
     assert simulation.delivered[0] == continuation([1, 2], 3)
@@ -30,7 +30,7 @@ def test_an_end_that_is_foreseen_costs_no_token_too_many() -> None:
     rows = 0
     while simulation.scheduler.has_work:
         plan = simulation.step()
-        rows += 0 if plan is None else len(plan.scheduled)
+        rows += 0 if plan is None else plan.num_rows
     assert rows == 2
 
 
@@ -41,7 +41,7 @@ def test_a_stop_that_is_found_a_step_late_discards_one_token() -> None:
     rows = 0
     while simulation.scheduler.has_work:
         plan = simulation.step()
-        rows += 0 if plan is None else len(plan.scheduled)
+        rows += 0 if plan is None else plan.num_rows
     simulation.run()
     assert rows == 4 + 1
     assert simulation.delivered[0] == expected
@@ -76,12 +76,12 @@ def test_whose_grammar_needs_the_token_first_waits_for_it_and_holds_nobody_up() 
     rows = [0, 0]
     while simulation.scheduler.has_work:
         plan = simulation.step()
-        for row in plan.scheduled if plan else ():
+        for row in plan.rows() if plan else ():
             is_patient = row.slot == simulation.requests[0].slot
             rows[0 if is_patient else 1] += 1
             assert not (is_patient and row.token_ids == (PENDING,))
         if plan and simulation.scheduler.num_running == 2:
-            assert len(plan.scheduled) == 2 - plan.step % 2
+            assert plan.num_rows == 2 - plan.step % 2
     assert rows == [4, 9]
     assert simulation.delivered == [continuation([1], 4), continuation([2], 9)]
 

@@ -15,7 +15,7 @@ def test_a_second_request_computes_only_what_the_first_did_not() -> None:
     simulation.submit([*COMMON, 2, 3], max_tokens=2)
     plan = simulation.step()
     assert plan is not None
-    row = plan.scheduled[0]
+    row = plan.rows()[0]
     assert (row.start, row.token_ids, len(row.new_blocks[0])) == (48, [2, 3], 4)
     simulation.run()
     assert simulation.delivered[1] == continuation([*COMMON, 2, 3], 2)
@@ -68,7 +68,7 @@ def test_a_request_that_gave_way_goes_on_from_its_blocks() -> None:
     computed = simulation.scheduler.counters.prompt_tokens
     plan = simulation.step()
     assert plan is not None
-    assert plan.scheduled[0].start >= 64
+    assert plan.rows()[0].start >= 64
     simulation.run()
     assert simulation.scheduler.counters.prompt_tokens - computed <= 1
     assert simulation.delivered[younger] == continuation([2] * 65, 60)
@@ -132,4 +132,4 @@ def test_a_request_whose_prompt_is_to_be_scored_computes_all_of_it() -> None:
     request.num_prompt_logprobs = 0
     plan = simulation.scheduler.plan()
     assert plan is not None
-    assert (plan.scheduled[0].start, len(plan.scheduled[0].token_ids)) == (0, len(COMMON))
+    assert (plan.rows()[0].start, len(plan.rows()[0].token_ids)) == (0, len(COMMON))

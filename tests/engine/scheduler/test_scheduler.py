@@ -12,7 +12,7 @@ from tokenwire_engine.scheduler.request import FinishReason, Request
 def rows(plan: StepPlan | None) -> list[tuple[int, int, int]]:
     """(slot, start, number of tokens) of each row."""
     assert plan is not None
-    return [(row.slot, row.start, len(row.token_ids)) for row in plan.scheduled]
+    return [(row.slot, row.start, len(row.token_ids)) for row in plan.rows()]
 
 
 def test_nothing_to_do_is_no_plan() -> None:
@@ -222,7 +222,7 @@ def test_a_failed_step_ends_its_requests_and_only_those() -> None:
     plan = simulation.scheduler.plan()
     assert plan is not None
     assert sorted(plan.released) == [0, 1]
-    assert len(plan.scheduled) == 1
+    assert plan.num_rows == 1
 
 
 def test_a_result_of_another_step_is_refused() -> None:

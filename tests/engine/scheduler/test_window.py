@@ -76,7 +76,7 @@ def test_a_block_that_windowed_layers_gave_back_serves_layers_that_see_all() -> 
     simulation.submit([1] * 10, max_tokens=200)
     simulation.run()
     assert simulation.scheduler.counters.preemptions == 0
-    assert simulation.delivered[0] == continuation([1] * 10, 10 * 16 - 10)
+    assert simulation.delivered[0] == continuation([1] * 10, 9 * 16 - 10)
 
 
 def test_a_beginning_is_found_when_all_of_it_and_the_windows_last_part_are_there() -> None:
@@ -114,6 +114,20 @@ def test_a_beginning_whose_window_is_gone_is_not_found() -> None:
     assert len(branch.nodes) == 0
     cache.follow(chain, lambda start, end: prompt[start:end], 10)
     assert len(chain.nodes) == 10
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("windows", [(20,), (0, 20)])
+def test_a_prompt_is_found_as_far_as_it_is_shared_though_its_window_has_moved_on(
+    windows: tuple[int, ...], overlap: bool
+) -> None:
+    simulation = Simulation(windows=windows, overlap=overlap, max_step_tokens=32)
+    common = list(range(10, 74))
+    for number in (1, 2):
+        simulation.submit([*common, *[number] * 60], max_tokens=2)
+        simulation.run()
+    assert simulation.finished[1].cached_prompt_tokens == 64
+    assert simulation.delivered[1] == continuation([*common, *[2] * 60], 2)
 
 
 @pytest.mark.parametrize("windows", [(20,), (0, 20)])

@@ -1,0 +1,149 @@
+"""The requests that run: their slots, their blocks, and the rows that they have in the next step.
+
+A request has one token to go (it decodes) or more (of its prompt, or of what it computes again). Those that
+decode without anything to wait for are in the `DecodeBatch`; the others are looked at in every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from tokenwire_engine.scheduler.block_manager import BlockManager, Copy
+from tokenwire_engine.scheduler.decode_batch import DecodeBatch
+from tokenwire_engine.scheduler.in_flight import StepInFlight
+from tokenwire_engine.scheduler.request import NO_ROW, NO_SLOT, Request
+from tokenwire_engine.scheduler.step_budget import StepBudget
+
+
+class Running:
+    """Up to so many requests."""
+
+    def __init__(self, max_running: int, blocks: BlockManager, budget: StepBudget) -> None:
+        self._blocks = blocks
+        self._budget = budget
+        self._free_slots = list(range(max_running - 1, -1, -1))
+        self._requests: dict[int, Request] = {}
+        """By arrival number, those that were admitted last at the end."""
+        self._decoding = DecodeBatch(blocks.block_size, blocks.windows)
+        self._others: dict[int, Request] = {}
+        """Those that are not in the batch."""
+        self._released: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def __iter__(self) -> Iterator[Request]:
+        return iter(self._requests.values())
+
+    def __reversed__(self) -> Iterator[Request]:
+        return reversed(list(self._requests.values()))
+
+    @property
+    def has_free_slot(self) -> bool:
+        return bool(self._free_slots)
+
+    def enter(self, request: Request) -> list[Copy]:
+        """Give a request a slot, and what is found of its tokens; what is to be copied for it."""
+        self._requests[request.arrival] = self._others[request.arrival] = request
+        request.slot = self._free_slots.pop()
+        return self._blocks.begin(request)
+
+    def leave(self, request: Request) -> None:
+        """Take back a request's slot and blocks."""
+        self.stop_decoding(request)
+        del self._requests[request.arrival], self._others[request.arrival]
+        self._blocks.end(request)
+        self._free_slots.append(request.slot)
+        self._released.append(request.slot)
+        request.slot = NO_SLOT
+
+    def take_released(self) -> list[int]:
+        """Slots whose requests have left since the last call."""
+        released, self._released = self._released, []
+        return released
+
+    def release_again(self, slots: Sequence[int]) -> None:
+        """The step that was to release these was lost."""
+        self._released += set(slots).difference(self._released)
+
+    def stop_decoding(self, request: Request) -> None:
+        """Bring a request up to date: whatever comes next, it is not in the batch."""
+        if request.decode_row != NO_ROW:
+            self._decoding.remove(request)
+            self._others[request.arrival] = request
+
+    def growth(self) -> int:
+        """Blocks that the next step takes, after giving back what is out of sight."""
+        growth, num_decodes, prefilling = 0, len(self._decoding.requests), []
+        for request in self._decoding.due():
+            start = self._decoding.starts[request.decode_row]
+            self._blocks.slide(request, start)
+            if start == request.capacity and start < request.length_limit - 1:
+                growth += self._blocks.num_lacking(request, start + 1)
+        for request in self._others.values():
+            self._blocks.slide(request, request.num_computed)
+            if request.num_to_go > 1:
+                prefilling.append(request)
+            elif not request.must_wait:
+                num_decodes += 1
+                growth += self._blocks.num_lacking(request, request.num_computed + 1)
+        budget = self._budget.prompt_tokens(num_decodes)
+        for request in prefilling:
+            count = min(budget, request.num_to_go)
+            budget -= count
+            growth += self._blocks.num_lacking(request, request.num_computed + count)
+        return growth
+
+    def decode(self, step: StepInFlight) -> list[Request]:
+        """Give every request that decodes its row; those with more tokens to go."""
+        for request in tuple(self._decoding.due()):
+            self._look_at(request, step)
+        step.sampling += self._decoding.requests
+        step.plan.decodes.slots, step.plan.decodes.starts = self._decoding.advance()
+        prefilling = []
+        for request in tuple(self._others.values()):
+            if request.num_to_go > 1:
+                prefilling.append(request)
+            elif not request.must_wait:
+                self.compute(request, 1, step)
+        step.num_decodes = len(step.sampling)
+        return prefilling
+
+    def compute(
+        self, request: Request, budget: int, step: StepInFlight, new_blocks: Sequence[list[int]] = ()
+    ) -> int:
+        """Give a request that is not in the batch a row of at most `budget` tokens; how many they are.
+        `new_blocks`: those in its tables that the runner does not know of."""
+        start = request.num_computed
+        num_tokens = request.num_tokens + request.num_pending
+        end = min(start + budget, num_tokens)
+        self._blocks.slide(request, start)
+        if end > request.capacity:
+            added = self._blocks.grow(request, end)
+            new_blocks = list(map(list.__add__, new_blocks, added)) if new_blocks else added
+        step.add(request, start, end, end == num_tokens, new_blocks)
+        self._fills(request, start, end, step)
+        request.num_computed = end
+        if end == num_tokens:
+            request.num_pending += 1
+            if not request.must_wait:
+                del self._others[request.arrival]
+                self._decoding.add(request)
+        return end - start
+
+    def _look_at(self, request: Request, step: StepInFlight) -> None:
+        """See to a request in the batch that is due."""
+        start = self._decoding.starts[request.decode_row]
+        if start >= request.length_limit - 1:
+            self.stop_decoding(request)
+            return
+        self._blocks.slide(request, start)
+        if start == request.capacity:
+            step.plan.decodes.new_blocks.append((request.slot, self._blocks.grow(request, start + 1)))
+        self._fills(request, start, start + 1, step)
+        self._decoding.looked_at(request)
+
+    def _fills(self, request: Request, start: int, end: int, step: StepInFlight) -> None:
+        size = self._blocks.block_size
+        if end // size > start // size:
+            step.filled.append((request, request.tables, end))
