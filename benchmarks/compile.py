@@ -28,16 +28,26 @@ from triton.compiler import ASTSource
 from triton.compiler import compile as compile_kernel
 from triton.runtime.jit import JITFunction
 
-from tokenwire_kernels import AttentionBatch, DecodeRows, HeadNorms, LayerCache, RowNorm, SamplingBatch
+from tokenwire_kernels import (
+    AttentionBatch,
+    DecodeRows,
+    HeadNorms,
+    LayerCache,
+    PenaltyBatch,
+    RowNorm,
+    SamplingBatch,
+)
 from tokenwire_kernels.triton import (
     activation,
     attention,
     bitmask,
+    blocks,
     chunk_attention,
     decode,
     decode_attention,
     few_rows,
     norm,
+    penalties,
     rotary,
     sampling,
     thresholds,
@@ -52,6 +62,7 @@ RESULTS = Path(__file__).parent / "results" / "compile.md"
 _TYPE_NAMES = {
     torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16",
     torch.int32: "*i32", torch.int64: "*i64", torch.float8_e4m3fn: "*fp8e4nv",
+    torch.uint8: "*u8",
 }  # fmt: skip
 
 
@@ -68,7 +79,7 @@ class Launch:
     @property
     def least_capability(self) -> int:
         """The first of the generations that has the arguments' number formats."""
-        fp8 = any(isinstance(x, Tensor) and x.dtype.itemsize == 1 for x in self.arguments.values())
+        fp8 = any(isinstance(x, Tensor) and x.dtype == torch.float8_e4m3fn for x in self.arguments.values())
         return 90 if fp8 else 80
 
 
@@ -140,6 +151,7 @@ def _launches(quick: bool) -> list[Launch]:
                 found += recorded(case, attends, fp8)
     found += recorded("tables of 8192 blocks", [decode], _decode_step)
     logits = _empty(32, 128256, dtype=torch.float32)
+    found += recorded("blocks of 32 kB", [blocks], _block_copies)
     case = "vocabulary 128256"
     samplers = [sampling, thresholds, typical]
     found += recorded(case, samplers, partial(sampling.greedy, logits))
@@ -153,6 +165,7 @@ def _launches(quick: bool) -> list[Launch]:
         _empty(32, dtype=torch.int64),
     )
     found += recorded(case, [bitmask], masked)
+    found += recorded(case, [penalties], partial(_penalties, logits))
     with_typical_p = _sampling_batch(unfiltered=False)
     with_typical_p.typical_p = with_typical_p.top_p
     found += recorded(f"{case}, typical-p", samplers, partial(sampling.sample, logits, with_typical_p))
@@ -353,6 +366,25 @@ def _decode_step() -> None:
     decode.advance_decodes(rows, places)
     decode.gather_block_tables(rows, tables, tables, places, 16)
     decode.record_tokens(places, rows, places, _empty(2, 32, dtype=torch.int64))
+
+
+def _block_copies() -> None:
+    layers = [_empty(64, 8, 16, 128, dtype=torch.bfloat16)] * 4
+    some, staged = _empty(3, dtype=torch.int64), _empty(3, 4, 8, 16, 128, dtype=torch.bfloat16)
+    blocks.copy_blocks(layers, some, some)
+    blocks.gather_blocks(layers, some, staged)
+    blocks.scatter_blocks(staged, layers, some)
+
+
+def _penalties(logits: Tensor) -> None:
+    vocab_size, rows = logits.shape[1], _empty(4, dtype=torch.int64)
+    amounts = _empty(4, dtype=torch.float32)
+    penalties.apply_penalties(
+        logits,
+        _empty(8, vocab_size, dtype=torch.bool),
+        _empty(8, vocab_size, dtype=torch.int32),
+        PenaltyBatch(rows, rows, amounts, amounts, amounts),
+    )
 
 
 def _sampling_batch(unfiltered: bool) -> SamplingBatch:

@@ -4,7 +4,15 @@
 particular hardware; `select_kernels` picks, once, what serves a device.
 """
 
-from tokenwire_kernels.batch import AttentionBatch, DecodeRows, HeadNorms, LayerCache, RowNorm, SamplingBatch
+from tokenwire_kernels.batch import (
+    AttentionBatch,
+    DecodeRows,
+    HeadNorms,
+    LayerCache,
+    PenaltyBatch,
+    RowNorm,
+    SamplingBatch,
+)
 from tokenwire_kernels.cpu.library import NativeError
 from tokenwire_kernels.registry import Kernels, describe_kernels, select_kernels
 
@@ -15,6 +23,7 @@ __all__ = [
     "Kernels",
     "LayerCache",
     "NativeError",
+    "PenaltyBatch",
     "RowNorm",
     "SamplingBatch",
     "describe_kernels",

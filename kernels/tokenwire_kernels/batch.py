@@ -91,6 +91,21 @@ class SamplingBatch:
     """Promise: no row has top-k, top-p or min-p (typical-p has no part in it)."""
 
 
+@dataclass(slots=True, frozen=True)
+class PenaltyBatch:
+    """The rows of logits that are penalized. All tensors are [num_penalized], on the logits' device."""
+
+    rows: Tensor
+    """int64: of the logits; none twice."""
+    counted: Tensor
+    """int64: of the tables of counts."""
+    repetition: Tensor
+    """float32, positive; 1 changes nothing."""
+    presence: Tensor
+    """float32, as is `frequency`; 0 changes nothing."""
+    frequency: Tensor
+
+
 @dataclass(slots=True)
 class DecodeRows:
     """The rows of a batch of decodes, which stay on the device from one step to the next.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from importlib.util import find_spec
 from typing import Protocol
@@ -17,7 +17,15 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from tokenwire_kernels.batch import AttentionBatch, DecodeRows, HeadNorms, LayerCache, RowNorm, SamplingBatch
+from tokenwire_kernels.batch import (
+    AttentionBatch,
+    DecodeRows,
+    HeadNorms,
+    LayerCache,
+    PenaltyBatch,
+    RowNorm,
+    SamplingBatch,
+)
 from tokenwire_kernels.cpu.library import Context, NativeError
 from tokenwire_kernels.fallback import Fallback, implementation_of
 
@@ -76,10 +84,14 @@ class Kernels:
     silu_and_mul: Callable[[Tensor], Tensor]
     greedy: Callable[[Tensor], Tensor]
     sample: Callable[[Tensor, SamplingBatch], Tensor]
+    apply_penalties: Callable[[Tensor, Tensor, Tensor, PenaltyBatch], None]
     apply_token_bitmask: Callable[[Tensor, Tensor, Tensor], None]
     advance_decodes: Callable[[DecodeRows, Tensor], None]
     gather_block_tables: Callable[[DecodeRows, Tensor, Tensor, Tensor, int], None]
     record_tokens: Callable[[Tensor, DecodeRows, Tensor, Tensor], None]
+    copy_blocks: Callable[[Sequence[Tensor], Tensor, Tensor], None]
+    gather_blocks: Callable[[Sequence[Tensor], Tensor, Tensor], None]
+    scatter_blocks: Callable[[Tensor, Sequence[Tensor], Tensor], None]
     native: Context | None = None
     """What computes the native operators of a CPU, and products with packed weights; else None."""
 

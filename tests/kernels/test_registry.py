@@ -20,7 +20,12 @@ def test_a_cpu_is_served_by_native_kernels_with_the_best_that_it_has() -> None:
     kernels = select_kernels(CPU)
     table = dict(describe_kernels(kernels))
     assert table["paged_attention"] == "cpu.operators"
-    assert set(table.values()) == {"cpu.operators", "reference.decode"}
+    assert set(table.values()) == {
+        "cpu.operators",
+        "reference.blocks",
+        "reference.decode",
+        "reference.penalties",
+    }
     assert kernels.native is not None
     assert kernels.native.instruction_set == native_instruction_sets()[-1]
 

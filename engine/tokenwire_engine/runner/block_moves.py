@@ -14,19 +14,20 @@ import torch
 from torch import Tensor
 
 from tokenwire_engine.kv_cache.host_tier import HostMoves
-from tokenwire_kernels import LayerCache
+from tokenwire_kernels import Kernels, LayerCache
 
 
 class BlockMover:
     """Moves blocks of one cache."""
 
-    def __init__(self, caches: Sequence[LayerCache], num_host_blocks: int) -> None:
+    def __init__(self, caches: Sequence[LayerCache], num_host_blocks: int, kernels: Kernels) -> None:
         """
         Args:
             caches: one for each layer; those of different groups may be the same.
             num_host_blocks: blocks of host memory to allocate; where that is not a device's own memory
                 anyway, it is locked.
         """
+        self._kernels = kernels
         unique = {id(cache): cache for cache in caches}.values()
         self._layers = [tensor for cache in unique for tensor in (cache.keys, cache.values)]
         self._device = self._layers[0].device
@@ -43,8 +44,7 @@ class BlockMover:
         """Copy blocks within the cache, each (from, to); no block is both read and written."""
         if pairs:
             sources, targets = self._indices(pairs)
-            for layer in self._layers:
-                layer.index_copy_(0, targets, layer.index_select(0, sources))
+            self._kernels.copy_blocks(self._layers, sources, targets)
 
     def move(self, moves: HostMoves) -> None:
         """Copy blocks to the host, and then others back from it."""
@@ -56,8 +56,7 @@ class BlockMover:
     def _send(self, pairs: Sequence[tuple[int, int]]) -> None:
         sources, _ = self._indices(pairs)
         staged = self._staging(len(pairs))
-        for index, layer in enumerate(self._layers):
-            staged[:, index] = layer.index_select(0, sources)
+        self._kernels.gather_blocks(self._layers, sources, staged)
         if self._transfers is not None:
             self._transfers.wait_stream(torch.cuda.current_stream(self._device))
             staged.record_stream(self._transfers)
@@ -75,8 +74,7 @@ class BlockMover:
             current = torch.cuda.current_stream(self._device)
             current.wait_stream(self._transfers)
             staged.record_stream(current)
-        for index, layer in enumerate(self._layers):
-            layer.index_copy_(0, targets, staged[:, index])
+        self._kernels.scatter_blocks(staged, self._layers, targets)
 
     def _staging(self, num_blocks: int) -> Tensor:
         return torch.empty((num_blocks, *self._shape), dtype=self._host.dtype, device=self._device)

@@ -49,7 +49,7 @@ class LocalRunner:
         self.info = info
         self._device = device
         self._max_running = max_running
-        self._mover = BlockMover(caches, info.num_host_blocks)
+        self._mover = BlockMover(caches, info.num_host_blocks, kernels)
         self._slots = SlotState(
             num_slots=max_running,
             tables=BlockTables(

@@ -17,12 +17,14 @@ from torch import Tensor
 
 from tokenwire_engine.sampling.params import SamplingParams
 from tokenwire_engine.sampling.rows import Rows, grown, on_device
+from tokenwire_kernels import Kernels, PenaltyBatch
 
 
 class Penalties:
     """Token counts of the slots that are penalized."""
 
-    def __init__(self, vocab_size: int, device: torch.device) -> None:
+    def __init__(self, vocab_size: int, device: torch.device, kernels: Kernels) -> None:
+        self._kernels = kernels
         self._device = device
         self._in_prompt = torch.empty((0, vocab_size), dtype=torch.bool, device=device)
         self._in_output = torch.empty((0, vocab_size), dtype=torch.int32, device=device)
@@ -61,33 +63,27 @@ class Penalties:
         return {
             "penalized": np.array([index for index, _ in penalized], dtype=np.int64),
             "penalty_rows": np.array([self._rows[slot] for _, slot in penalized], dtype=np.int64),
-            "repetition": np.array([[p.repetition_penalty] for p in params], dtype=np.float32),
-            "presence": np.array([[p.presence_penalty] for p in params], dtype=np.float32),
-            "frequency": np.array([[p.frequency_penalty] for p in params], dtype=np.float32),
+            "repetition": np.array([p.repetition_penalty for p in params], dtype=np.float32),
+            "presence": np.array([p.presence_penalty for p in params], dtype=np.float32),
+            "frequency": np.array([p.frequency_penalty for p in params], dtype=np.float32),
         }
 
     def apply(self, logits: Tensor, sent: dict[str, Tensor]) -> None:
-        """Penalize logits `[num_rows, vocab_size]` in place.
-
-        A token of prompt or output has its logit divided by the repetition penalty where positive, multiplied
-        where negative (Keskar et al., 2019); then each token of the output loses the frequency penalty times
-        its count, and the presence penalty once.
-        """
+        """Penalize logits `[num_rows, vocab_size]` in place."""
         if "penalized" not in sent:
             return
-        chosen = logits.index_select(0, sent["penalized"])
-        counts = self._in_output.index_select(0, sent["penalty_rows"])
-        generated = counts > 0
-        seen = self._in_prompt.index_select(0, sent["penalty_rows"]) | generated
-        repetition = sent["repetition"]
-        chosen = torch.where(seen, torch.where(chosen > 0, chosen / repetition, chosen * repetition), chosen)
-        chosen -= sent["frequency"] * counts
-        chosen -= sent["presence"] * generated
-        logits.index_copy_(0, sent["penalized"], chosen)
+        batch = PenaltyBatch(
+            rows=sent["penalized"],
+            counted=sent["penalty_rows"],
+            repetition=sent["repetition"],
+            presence=sent["presence"],
+            frequency=sent["frequency"],
+        )
+        self._kernels.apply_penalties(logits, self._in_prompt, self._in_output, batch)
 
     def count(self, tokens: Tensor, sent: dict[str, Tensor]) -> None:
         """Count the tokens `[num_rows]` that were just sampled."""
         if "penalized" in sent:
             sampled = tokens.index_select(0, sent["penalized"])
-            one = torch.ones((), dtype=torch.int32, device=self._device)
-            self._in_output.index_put_((sent["penalty_rows"], sampled), one, accumulate=True)
+            places = (sent["penalty_rows"], sampled)  # no row twice: nothing is counted at the same place
+            self._in_output[places] = self._in_output[places] + 1

@@ -66,7 +66,7 @@ class Sampler:
         """Slots whose request asks for more than the sampling kernel does."""
         self._num_logprobs: dict[int, int] = {}
         """Of the slots whose request asks for log-probabilities."""
-        self._penalties = Penalties(vocab_size, device)
+        self._penalties = Penalties(vocab_size, device, kernels)
         self._biases = Biases(vocab_size, device)
         self._bad_words = BadWords(device)
         self._min_tokens = MinTokens()

@@ -7,17 +7,22 @@ same code judges the other implementations.
 from tokenwire_kernels.reference.activation import silu_and_mul
 from tokenwire_kernels.reference.attention import paged_attention
 from tokenwire_kernels.reference.bitmask import apply_token_bitmask
+from tokenwire_kernels.reference.blocks import copy_blocks, gather_blocks, scatter_blocks
 from tokenwire_kernels.reference.decode import advance_decodes, gather_block_tables, record_tokens
 from tokenwire_kernels.reference.linear import linear
 from tokenwire_kernels.reference.norm import add_rms_norm, rms_norm
+from tokenwire_kernels.reference.penalties import apply_penalties
 from tokenwire_kernels.reference.rotary import rotary_and_cache
 from tokenwire_kernels.reference.sampling import greedy, sample
 
 __all__ = [
     "add_rms_norm",
     "advance_decodes",
+    "apply_penalties",
     "apply_token_bitmask",
+    "copy_blocks",
     "gather_block_tables",
+    "gather_blocks",
     "greedy",
     "linear",
     "paged_attention",
@@ -25,5 +30,6 @@ __all__ = [
     "rms_norm",
     "rotary_and_cache",
     "sample",
+    "scatter_blocks",
     "silu_and_mul",
 ]

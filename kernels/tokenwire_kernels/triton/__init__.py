@@ -7,17 +7,22 @@ operator can be captured in a CUDA graph.
 from tokenwire_kernels.triton.activation import silu_and_mul
 from tokenwire_kernels.triton.attention import paged_attention
 from tokenwire_kernels.triton.bitmask import apply_token_bitmask
+from tokenwire_kernels.triton.blocks import copy_blocks, gather_blocks, scatter_blocks
 from tokenwire_kernels.triton.decode import advance_decodes, gather_block_tables, record_tokens
 from tokenwire_kernels.triton.linear import linear
 from tokenwire_kernels.triton.norm import add_rms_norm, rms_norm
+from tokenwire_kernels.triton.penalties import apply_penalties
 from tokenwire_kernels.triton.rotary import rotary_and_cache
 from tokenwire_kernels.triton.sampling import greedy, sample
 
 __all__ = [
     "add_rms_norm",
     "advance_decodes",
+    "apply_penalties",
     "apply_token_bitmask",
+    "copy_blocks",
     "gather_block_tables",
+    "gather_blocks",
     "greedy",
     "linear",
     "paged_attention",
@@ -25,5 +30,6 @@ __all__ = [
     "rms_norm",
     "rotary_and_cache",
     "sample",
+    "scatter_blocks",
     "silu_and_mul",
 ]
