@@ -77,3 +77,12 @@ def test_a_cpu_never_loads_triton() -> None:
         "sys.exit('tokenwire_kernels.triton' in sys.modules or 'triton.language' in sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@compiled
+def test_native_kernels_of_another_version_are_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    load_library.cache_clear()
+    monkeypatch.setattr("tokenwire_kernels.cpu.library.interface", lambda: "another")
+    with pytest.raises(NativeError, match="of another version than their callers"):
+        load_library()
+    load_library.cache_clear()

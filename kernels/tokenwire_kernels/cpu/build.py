@@ -7,6 +7,7 @@ baseline, and nothing of it runs before the library has asked the CPU.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shutil
@@ -78,12 +79,18 @@ def build(target: Path = LIBRARY, extra_flags: Sequence[str] = ()) -> list[str]:
             objects.append(output)
         for process in running:
             _finish(process)
-        present = [f"-DTW_HAS_{instruction_set.name.upper()}=1" for _, instruction_set in chosen]
+        present = [f'-DTW_INTERFACE="{interface()}"']
+        present += [f"-DTW_HAS_{instruction_set.name.upper()}=1" for _, instruction_set in chosen]
         rest = [str(SOURCES / name) for name in ("library.cpp", "pool.cpp", "select.cpp")]
         unfinished = str(target) + ".part"
         _finish(_start([compiler, *flags, "-shared", *present, *rest, *objects, "-o", unfinished]))
         os.replace(unfinished, target)
     return [instruction_set.name for _, instruction_set in chosen]
+
+
+def interface() -> str:
+    """Names what the library and Python have agreed on: a digest of `abi.h`, which a library keeps."""
+    return hashlib.sha256((SOURCES / "abi.h").read_bytes()).hexdigest()
 
 
 def is_current() -> bool:

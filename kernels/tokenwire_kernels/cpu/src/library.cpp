@@ -93,6 +93,8 @@ class Turn {
 
 }  // namespace
 
+const char *tw_interface(void) { return TW_INTERFACE; }
+
 const char *tw_instruction_set(int32_t index) {
     return index >= 0 && index < kCount ? kInstructionSets[index].name : nullptr;
 }
