@@ -51,12 +51,16 @@ def _measure_model(context: Context, findings: Findings, name: str) -> None:
     fitting = {point: blocks for point, blocks in needed.items() if blocks <= room}
     caches = model.allocate(max(fitting.values()))
     for variant in ("on", "on, early launch", "off") if context.device.type == "cuda" else ("on", "off"):
+        few = sequences[:3:2]  # two points show what graphs, and launching kernels early, are worth
+        rows = max(sequences if variant == "on" else few)
         with _launching_early(variant):
-            runner = model.runner(caches, max(sequences), model.capture() if variant != "off" else None)
+            runner = model.runner(caches, rows, model.capture() if variant != "off" else None)
+        if variant != "off" and not runner.replays:
+            findings.note(f"{name}: no graphs could be captured; what follows was computed eagerly")
         for num_seqs, past in needed:
             point = f"{name}, {num_seqs} x {past}"
-            if variant != "on" and (past != contexts[0] or num_seqs not in sequences[:3:2]):
-                continue  # two points show what graphs, and launching kernels early, are worth
+            if variant != "on" and (past != contexts[0] or num_seqs not in few):
+                continue
             if (num_seqs, past) not in fitting:
                 findings.note(f"{point} was left out: its KV cache does not fit")
             elif context.has_time(4.0, findings, point):
@@ -64,6 +68,8 @@ def _measure_model(context: Context, findings: Findings, name: str) -> None:
                 _measure_point(context, findings, model, decoding, num_seqs, past, variant)
                 decoding.close()
         runner.close()
+    if missing := model.kernels.fallen_back:
+        findings.note(f"{name}: the reference computed {', '.join(missing)}, whose kernels did not compile")
     _release(caches)
 
 

@@ -40,6 +40,8 @@ def measure(context: Context, findings: Findings) -> None:
             if isinstance(error, torch.AcceleratorError):
                 raise
             findings.note(f"{case.operator} {case.shape} failed: {str(error).splitlines()[0]}")
+    for operator in kernels.fallen_back:
+        findings.note(f"{operator}: the kernel does not compile on this GPU; the reference was measured")
 
 
 def _measure(context: Context, findings: Findings, case: Case, absent: set[str]) -> None:

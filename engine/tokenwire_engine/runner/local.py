@@ -72,6 +72,11 @@ class LocalRunner:
         self._executors: list[StepExecutor] = [eager] if self._graphs is None else [self._graphs, eager]
         self._launched: deque[Launched] = deque()
 
+    @property
+    def replays(self) -> bool:
+        """Whether steps of decodes were captured."""
+        return self._graphs is not None
+
     def warm_up(self) -> None:
         for plan in warm_up_plans(self.info, self._max_running):
             self.launch(plan)

@@ -204,7 +204,9 @@ def test_what_cannot_be_captured_is_computed_eagerly_and_one_line_says_so(
         raise NotCapturableError("the reference computes paged_attention")
 
     expected, _ = serve(load(directory), requests_with(PLAIN))
-    assert serve(load(directory, refuse), requests_with(PLAIN))[0] == expected
+    runner = load(directory, refuse)
+    assert not runner.replays
+    assert serve(runner, requests_with(PLAIN))[0] == expected
     assert caplog.messages == [
         "steps are not captured as CUDA graphs, which makes them slower: "
         "the reference computes paged_attention"
