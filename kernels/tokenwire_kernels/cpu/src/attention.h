@@ -6,15 +6,19 @@
 
 #pragma once
 
+#include <type_traits>
+
 #include "elementwise.h"
 
 namespace {
 
 constexpr int64_t kTaskRows = 48;
-// Keys of a part of a decode, a multiple of every block size.
-constexpr int64_t kPart = 512;
+// Keys of a part of a decode.
+constexpr int64_t kPart = 256;
 // Keys that are looked at together.
 constexpr int64_t kKeys = 64;
+// Up to so many rows the values are widened as they are read; for more of them once, beforehand.
+constexpr int64_t kRowsThatWiden = 4;
 
 struct AttentionTask {
     int32_t seq, kv_head;
@@ -70,77 +74,130 @@ TW_INLINE void list_tasks(const tw_sequences &sequences, int64_t num_heads, int6
     }
 }
 
-// scores[row][key] for one query and `count` keys, padded to a multiple of W; in float32.
-TW_INLINE void score_row(const float *q, const float *keys, int64_t padded_keys, int64_t dim, float *scores) {
-    for (int64_t key = 0; key < padded_keys; key += W) {
-        vf acc[W];
-#pragma GCC unroll 16
-        for (int j = 0; j < W; ++j) acc[j] = zero();
-        for (int64_t d = 0; d < dim; d += W) {
-            const vf x = load(q + d);
-#pragma GCC unroll 16
-            for (int j = 0; j < W; ++j) acc[j] = fma(x, load(keys + (key + j) * dim + d), acc[j]);
-        }
-        store(scores + key, sums_of(acc));
+// `count` floats as the sum of two bfloat16 each, which keeps 16 of their 24 bits: high[], then low[].
+#if TW_LEVEL >= TW_AVX512_BF16
+TW_INLINE void split_row(const float *x, int64_t count, bf16 *high, bf16 *low) {
+    for (int64_t i = 0; i < count; i += W) {
+        const vf whole = load(x + i);
+        const __m256bh above = _mm512_cvtneps_pbh(whole);
+        memcpy(high + i, &above, sizeof above);
+        const __m256bh below = _mm512_cvtneps_pbh(sub(whole, load(high + i)));
+        memcpy(low + i, &below, sizeof below);
     }
 }
 
-// out[row] = out[row] * factors[row] + weights[row] * values, for R rows.
-template <int R>
-TW_INLINE void add_values(const float *weights, const float *factors, const float *values, int64_t count, int64_t dim,
-                          float *out) {
-    int64_t d = 0;
-    for (; d + 4 * W <= dim; d += 4 * W) {
-        vf acc[R][4];
-        TW_UNROLL for (int r = 0; r < R; ++r) {
-            TW_UNROLL for (int c = 0; c < 4; ++c) acc[r][c] = mul(load(out + r * dim + d + c * W), splat(factors[r]));
+// The scores of W keys with one query, which `split_row` made.
+TW_INLINE vf score_keys(const bf16 *q, const bf16 *const *keys, int64_t dim) {
+    vf acc[W];
+#pragma GCC unroll 16
+    for (int j = 0; j < W; ++j) acc[j] = zero();
+    for (int64_t d = 0; d < dim; d += 2 * W) {
+        const __m512bh high = reinterpret_cast<__m512bh>(_mm512_loadu_si512(q + d));
+        const __m512bh low = reinterpret_cast<__m512bh>(_mm512_loadu_si512(q + dim + d));
+#pragma GCC unroll 16
+        for (int j = 0; j < W; ++j) {
+            const __m512bh key = reinterpret_cast<__m512bh>(_mm512_loadu_si512(keys[j] + d));
+            acc[j] = _mm512_dpbf16_ps(_mm512_dpbf16_ps(acc[j], key, high), key, low);
         }
-        for (int64_t key = 0; key < count; ++key) {
-            const float *value = values + key * dim + d;
-            const vf v0 = load(value), v1 = load(value + W), v2 = load(value + 2 * W), v3 = load(value + 3 * W);
-            TW_UNROLL for (int r = 0; r < R; ++r) {
-                const vf weight = splat(weights[r * kKeys + key]);
-                acc[r][0] = fma(weight, v0, acc[r][0]);
-                acc[r][1] = fma(weight, v1, acc[r][1]);
-                acc[r][2] = fma(weight, v2, acc[r][2]);
-                acc[r][3] = fma(weight, v3, acc[r][3]);
+    }
+    return sums_of(acc);
+}
+#endif
+
+// The scores of W keys with one query, in float32.
+TW_INLINE vf score_keys(const float *q, const float *const *keys, int64_t dim) {
+    vf acc[W];
+#pragma GCC unroll 16
+    for (int j = 0; j < W; ++j) acc[j] = zero();
+    for (int64_t d = 0; d < dim; d += W) {
+        const vf x = load(q + d);
+#pragma GCC unroll 16
+        for (int j = 0; j < W; ++j) acc[j] = fma(x, load(keys[j] + d), acc[j]);
+    }
+    return sums_of(acc);
+}
+
+// out[row] = out[row] * factors[row] + weights[row] * values, for R rows and C vectors from `d` on.
+template <int R, int C, class T>
+TW_INLINE void add_columns(const float *weights, const float *factors, const T *const *values, int64_t count,
+                           int64_t dim, int64_t d, float *out) {
+    vf acc[R][C];
+    TW_UNROLL for (int r = 0; r < R; ++r) {
+        TW_UNROLL for (int c = 0; c < C; ++c) acc[r][c] = mul(load(out + r * dim + d + c * W), splat(factors[r]));
+    }
+    for (int64_t key = 0; key < count; ++key) {
+        vf value[C];
+        TW_UNROLL for (int c = 0; c < C; ++c) value[c] = load(values[key] + d + c * W);
+        TW_UNROLL for (int r = 0; r < R; ++r) {
+            const vf weight = splat(weights[r * kKeys + key]);
+            TW_UNROLL for (int c = 0; c < C; ++c) acc[r][c] = fma(weight, value[c], acc[r][c]);
+        }
+    }
+    TW_UNROLL for (int r = 0; r < R; ++r) {
+        TW_UNROLL for (int c = 0; c < C; ++c) store(out + r * dim + d + c * W, acc[r][c]);
+    }
+}
+
+template <int R, class T>
+TW_INLINE void add_rows(const float *weights, const float *factors, const T *const *values, int64_t count, int64_t dim,
+                        float *out) {
+    int64_t d = 0;
+    for (; d + 4 * W <= dim; d += 4 * W) add_columns<R, 4>(weights, factors, values, count, dim, d, out);
+    for (; d < dim; d += W) add_columns<R, 1>(weights, factors, values, count, dim, d, out);
+}
+
+template <class T>
+TW_INLINE void add_values(const float *weights, const float *factors, const T *const *values, int64_t count,
+                          int64_t dim, int64_t rows, float *out) {
+    int64_t row = 0;
+    for (; row + 4 <= rows; row += 4)
+        add_rows<4>(weights + row * kKeys, factors + row, values, count, dim, out + row * dim);
+    switch (rows - row) {
+        case 1: add_rows<1>(weights + row * kKeys, factors + row, values, count, dim, out + row * dim); break;
+        case 2: add_rows<2>(weights + row * kKeys, factors + row, values, count, dim, out + row * dim); break;
+        case 3: add_rows<3>(weights + row * kKeys, factors + row, values, count, dim, out + row * dim); break;
+        default: break;
+    }
+}
+
+// Rows of the cache as float32 [count, dim] in `buffer`, padded with zeros; `wide` says where.
+template <class T>
+TW_INLINE void widen_rows(const T *const *rows, int64_t count, int64_t head_dim, int64_t dim, float *buffer,
+                          const float **wide) {
+    for (int64_t key = 0; key < count; ++key) {
+        float *out = buffer + key * dim;
+        widen_row(rows[key], head_dim, out);
+        for (int64_t d = head_dim; d < dim; ++d) out[d] = 0.0f;
+        wide[key] = out;
+    }
+}
+
+template <class T>
+TW_INLINE void prefetch_row(const T *row, int64_t head_dim) {
+    const char *bytes = reinterpret_cast<const char *>(row);
+    for (int64_t i = 0; i < head_dim * static_cast<int64_t>(sizeof(T)); i += 64) __builtin_prefetch(bytes + i);
+}
+
+// A run of at most kKeys positions of one KV head in the paged cache.
+template <class KV>
+struct Piece {
+    const KV *keys[kKeys], *values[kKeys];
+
+    // Of `count` positions from `position` on; what is left of the last vector of keys repeats the last one.
+    void find(const tw_attention &a, const int32_t *table, int64_t kv_head, int64_t position, int64_t count) {
+        const tw_cache_shape &shape = a.shape;
+        for (int64_t key = 0; key < count;) {
+            const int64_t block = (position + key) / shape.block_size, offset = (position + key) % shape.block_size;
+            int64_t place = ((table[block] * shape.num_kv_heads + kv_head) * shape.block_size + offset) * shape.head_dim;
+            const int64_t stop = min_of(count, key + shape.block_size - offset);
+            for (; key < stop; ++key, place += shape.head_dim) {
+                keys[key] = static_cast<const KV *>(a.cache.keys) + place;
+                values[key] = static_cast<const KV *>(a.cache.values) + place;
             }
         }
-        TW_UNROLL for (int r = 0; r < R; ++r) {
-            TW_UNROLL for (int c = 0; c < 4; ++c) store(out + r * dim + d + c * W, acc[r][c]);
-        }
+        for (int64_t key = count; key % W != 0; ++key) keys[key] = keys[count - 1];
     }
-    for (; d < dim; d += W) {
-        TW_UNROLL for (int r = 0; r < R; ++r) {
-            vf acc = mul(load(out + r * dim + d), splat(factors[r]));
-            for (int64_t key = 0; key < count; ++key)
-                acc = fma(splat(weights[r * kKeys + key]), load(values + key * dim + d), acc);
-            store(out + r * dim + d, acc);
-        }
-    }
-}
-
-// `count` rows of the cache as float32 [padded_keys, dim], the padding zero; the cache itself where it is that.
-template <class T>
-TW_INLINE const float *cached_rows(const T *rows, int64_t count, int64_t padded, int64_t head_dim, int64_t dim,
-                                   float *out) {
-    for (int64_t key = 0; key < count; ++key) {
-        widen_row(rows + key * head_dim, head_dim, out + key * dim);
-        for (int64_t d = head_dim; d < dim; ++d) out[key * dim + d] = 0.0f;
-    }
-    memset(out + count * dim, 0, static_cast<size_t>((padded - count) * dim) * 4);
-    return out;
-}
-TW_INLINE const float *cached_rows(const float *rows, int64_t count, int64_t padded, int64_t head_dim, int64_t dim,
-                                   float *out) {
-    if (count == padded && head_dim == dim) return rows;
-    for (int64_t key = 0; key < count; ++key) {
-        memcpy(out + key * dim, rows + key * head_dim, static_cast<size_t>(head_dim) * 4);
-        for (int64_t d = head_dim; d < dim; ++d) out[key * dim + d] = 0.0f;
-    }
-    memset(out + count * dim, 0, static_cast<size_t>((padded - count) * dim) * 4);
-    return out;
-}
+};
 
 // A row's scores become weights relative to its largest score so far; returns the factor for what was summed
 // under the previous one. Keys outside [low, high) get no weight.
@@ -170,33 +227,17 @@ TW_INLINE float weigh_row(float *scores, int64_t low, int64_t high, int64_t padd
     return factor;
 }
 
+// A decode's query, key and value are rotated, and stored, where they are first looked at: by the task that holds
+// them. `rotary`: null where all of that was done before.
 template <class KV>
-void attend(Worker &worker, const tw_attention &a, const AttentionTask &task, float *partials) {
+void attend(Worker &worker, const tw_attention &a, const tw_rotary *rotary, const AttentionTask &task,
+            float *partials) {
     const tw_cache_shape &shape = a.shape;
     const tw_sequences &sequences = a.sequences;
     const int64_t head_dim = shape.head_dim, dim = padded_head(head_dim);
     const int64_t group = a.num_heads / shape.num_kv_heads, rows = task.num_tokens * group;
     const int64_t context = sequences.context_lens[task.seq], queries_end = sequences.query_starts[task.seq + 1];
     const int32_t *table = sequences.block_tables + task.seq * sequences.table_stride;
-
-    // Row r is query head r % group of token r / group.
-    float *q = static_cast<float *>(worker.scratch(
-        kScratchActivations, static_cast<size_t>(2 * rows * dim + rows * (kKeys + 3) + 2 * kKeys * dim) * 4 + 256));
-    float *out = q + rows * dim, *scores = out + rows * dim, *largest = scores + rows * kKeys;
-    float *total = largest + rows, *factors = total + rows;
-    float *keys_buffer = factors + rows, *values_buffer = keys_buffer + kKeys * dim;
-    for (int64_t row = 0; row < rows; ++row) {
-        const int64_t token = task.first_token + row / group, head = task.kv_head * group + row % group;
-        const int64_t place = token * a.q_token_stride + head * a.q_head_stride;
-#define TW_CALL(T) widen_row(static_cast<const T *>(a.q) + place, head_dim, q + row * dim)
-        TW_FOR_DTYPE(a.dtype, TW_CALL)
-#undef TW_CALL
-        for (int64_t d = 0; d < head_dim; ++d) q[row * dim + d] *= a.scale;
-        for (int64_t d = head_dim; d < dim; ++d) q[row * dim + d] = 0.0f;
-        largest[row] = -INFINITY;
-        total[row] = 0.0f;
-    }
-    memset(out, 0, static_cast<size_t>(rows * dim) * 4);
 
     const int64_t first_position = context - queries_end + task.first_token;
     const int64_t last_position = first_position + task.num_tokens - 1;
@@ -205,33 +246,88 @@ void attend(Worker &worker, const tw_attention &a, const AttentionTask &task, fl
         begin = max_of(begin, task.part * kPart);
         end = min_of(end, (task.part + 1) * kPart);
     }
-    for (int64_t position = begin; position < end;) {
-        const int64_t block = position / shape.block_size, offset = position % shape.block_size;
-        // Pieces begin at fixed places, so that a row's sums do not depend on the rows beside it.
-        const int64_t stop = min_of(end, min_of((block + 1) * shape.block_size, (position / kKeys + 1) * kKeys));
-        const int64_t count = stop - position, padded = round_up(count, W);
-        const int64_t place = ((table[block] * shape.num_kv_heads + task.kv_head) * shape.block_size + offset) * head_dim;
-        const float *keys = cached_rows(static_cast<const KV *>(a.cache.keys) + place, count, padded, head_dim, dim,
-                                        keys_buffer);
+    Piece<KV> pieces[2];
+    // Pieces begin at fixed places, so that a row's sums do not depend on the rows beside it.
+    int64_t count = begin < end ? min_of(end, (begin / kKeys + 1) * kKeys) - begin : 0;
+    if (count > 0) pieces[0].find(a, table, task.kv_head, begin, count);
+    for (int64_t key = 0; key < count; ++key) prefetch_row(pieces[0].keys[key], head_dim);
+    if (rotary != nullptr && end > last_position)
+        rotate_into_cache<float>(*rotary, task.first_token, task.kv_head);
+
+    // Row r is query head r % group of token r / group.
+    float *q = static_cast<float *>(worker.scratch(
+        kScratchActivations, static_cast<size_t>(2 * rows * dim + rows * (kKeys + 3) + kKeys * dim) * 4 + 256));
+    float *out = q + rows * dim, *scores = out + rows * dim, *largest = scores + rows * kKeys;
+    float *total = largest + rows, *factors = total + rows, *buffer = factors + rows;
+    constexpr bool kSplits = kDotsBfloat16 && std::is_same_v<KV, bf16>;
+    const bool splits = kSplits && head_dim % (2 * W) == 0;
+    for (int64_t row = 0; row < rows; ++row) {
+        const int64_t token = task.first_token + row / group, head = task.kv_head * group + row % group;
+        const int64_t place = token * a.q_token_stride + head * a.q_head_stride;
+        float *own = splits ? buffer : q + row * dim;
+#define TW_CALL(T) widen_row(static_cast<const T *>(a.q) + place, head_dim, own)
+        TW_FOR_DTYPE(a.dtype, TW_CALL)
+#undef TW_CALL
+        if (rotary != nullptr) rotate_query(*rotary, token, own);
+        for (int64_t d = 0; d < head_dim; ++d) own[d] *= a.scale;
+        for (int64_t d = head_dim; d < dim; ++d) own[d] = 0.0f;
+#if TW_LEVEL >= TW_AVX512_BF16
+        if (splits) {
+            bf16 *halves = reinterpret_cast<bf16 *>(q + row * dim);
+            split_row(own, dim, halves, halves + dim);
+        }
+#endif
+        largest[row] = -INFINITY;
+        total[row] = 0.0f;
+    }
+    memset(out, 0, static_cast<size_t>(rows * dim) * 4);
+
+    // Many rows share what is widened for them; few widen it as they read.
+    const bool is_whole = head_dim == dim && (std::is_same_v<KV, float> || rows <= kRowsThatWiden);
+    int64_t current = 0;
+    for (int64_t position = begin; position < end; current ^= 1) {
+        const Piece<KV> &piece = pieces[current];
+        Piece<KV> &next = pieces[current ^ 1];
+        const int64_t stop = position + count, next_count = min_of(end, stop + kKeys) - stop;
+        if (next_count > 0) next.find(a, table, task.kv_head, stop, next_count);
+        const int64_t padded = round_up(count, W);
+        const float *wide[kKeys];
+        [[maybe_unused]] const float *const *keys = wide;
+        if constexpr (std::is_same_v<KV, float>) keys = piece.keys;
+        if (!splits && (!std::is_same_v<KV, float> || head_dim != dim)) {
+            widen_rows(piece.keys, padded, head_dim, dim, buffer, wide);
+            keys = wide;
+        }
+        for (int64_t key = 0; key < padded; key += W) {
+            for (int64_t i = key; i < min_of(count, key + W); ++i) prefetch_row(piece.values[i], head_dim);
+            for (int64_t i = key; i < min_of(next_count, key + W); ++i) prefetch_row(next.keys[i], head_dim);
+            for (int64_t row = 0; row < rows; ++row) {
+#if TW_LEVEL >= TW_AVX512_BF16
+                if constexpr (kSplits) {
+                    if (splits) {
+                        const bf16 *halves = reinterpret_cast<const bf16 *>(q + row * dim);
+                        store(scores + row * kKeys + key, score_keys(halves, piece.keys + key, dim));
+                        continue;
+                    }
+                }
+#endif
+                store(scores + row * kKeys + key, score_keys(q + row * dim, keys + key, dim));
+            }
+        }
         for (int64_t row = 0; row < rows; ++row) {
             const int64_t own = first_position + row / group;
             const int64_t low = a.window > 0 ? max_of(0, own - a.window + 1 - position) : 0;
             const int64_t high = min_of(count, own + 1 - position);
-            score_row(q + row * dim, keys, padded, dim, scores + row * kKeys);
             factors[row] = weigh_row(scores + row * kKeys, low, high, padded, a.soft_cap, largest[row], total[row]);
         }
-        const float *values = cached_rows(static_cast<const KV *>(a.cache.values) + place, count, count, head_dim, dim,
-                                          values_buffer);
-        int64_t row = 0;
-        for (; row + 4 <= rows; row += 4)
-            add_values<4>(scores + row * kKeys, factors + row, values, count, dim, out + row * dim);
-        switch (rows - row) {
-            case 1: add_values<1>(scores + row * kKeys, factors + row, values, count, dim, out + row * dim); break;
-            case 2: add_values<2>(scores + row * kKeys, factors + row, values, count, dim, out + row * dim); break;
-            case 3: add_values<3>(scores + row * kKeys, factors + row, values, count, dim, out + row * dim); break;
-            default: break;
+        if (is_whole) {
+            add_values(scores, factors, piece.values, count, dim, rows, out);
+        } else {
+            widen_rows(piece.values, count, head_dim, dim, buffer, wide);
+            add_values(scores, factors, wide, count, dim, rows, out);
         }
         position = stop;
+        count = next_count;
     }
 
     for (int64_t row = 0; row < rows; ++row) {
@@ -258,7 +354,7 @@ TW_INLINE void merge_row(const tw_attention &a, const AttentionTask &task, const
     const int64_t group = a.num_heads / a.shape.num_kv_heads;
     float merged[kLargestHead + 16];
     float largest = -INFINITY, total = 0.0f;
-    const float *parts = partials + (task.partial + row) * stride;
+    const float *parts = partials + (task.partial - task.part * group + row) * stride;
     for (int64_t part = 0; part < task.num_parts; ++part) {
         const float own = parts[part * group * stride + dim];
         largest = own > largest ? own : largest;
@@ -277,37 +373,41 @@ TW_INLINE void merge_row(const tw_attention &a, const AttentionTask &task, const
 #undef TW_CALL
 }
 
-// Executed by all threads; ends with a `sync`.
-void attention_phase(Worker &worker, const tw_attention &a, const AttentionTask *tasks, int64_t num_tasks,
-                     float *partials, bool has_parts) {
-    for (int64_t begin, end; worker.claim(num_tasks, begin, end);)
+// What the tasks of a step leave to each other, besides the tasks themselves.
+struct AttentionPlan {
+    const AttentionTask *tasks;
+    int64_t num_tasks;
+    float *partials;
+    int32_t *finished;  // Parts, for every decode's KV head: who finishes the last one merges them.
+    bool only_decodes;
+};
+
+// Executed by all threads; ends with a `sync`. `rotary`: see `attend`; only where all sequences are decodes.
+void attention_phase(Worker &worker, const tw_attention &a, const tw_rotary *rotary, const AttentionPlan &plan) {
+    const int64_t group = a.num_heads / a.shape.num_kv_heads;
+    for (int64_t begin, end; worker.claim(plan.num_tasks, begin, end);)
         for (int64_t index = begin; index < end; ++index) {
-#define TW_CALL(KV) attend<KV>(worker, a, tasks[index], partials)
+            const AttentionTask &task = plan.tasks[index];
+#define TW_CALL(KV) attend<KV>(worker, a, rotary, task, plan.partials)
             TW_FOR_DTYPE(a.shape.dtype, TW_CALL)
 #undef TW_CALL
-        }
-    worker.sync();
-    if (!has_parts) return;
-    for (int64_t begin, end; worker.claim(num_tasks, begin, end);)
-        for (int64_t index = begin; index < end; ++index) {
-            if (tasks[index].partial < 0 || tasks[index].part != 0) continue;
-            for (int64_t row = 0; row < a.num_heads / a.shape.num_kv_heads; ++row)
-                merge_row(a, tasks[index], partials, row);
+            if (task.partial < 0) continue;
+            int32_t *finished = plan.finished + task.partial / group - task.part;
+            if (__atomic_add_fetch(finished, 1, __ATOMIC_ACQ_REL) < task.num_parts) continue;
+            __atomic_store_n(finished, 0, __ATOMIC_RELAXED);  // For the next layer.
+            for (int64_t row = 0; row < group; ++row) merge_row(a, task, plan.partials, row);
         }
     worker.sync();
 }
 
 struct AttentionArguments {
     const tw_attention *attention;
-    const AttentionTask *tasks;
-    int64_t num_tasks;
-    float *partials;
-    bool has_parts;
+    AttentionPlan plan;
 };
 
 void attention_body(Worker &worker, const void *argument) {
     const AttentionArguments &a = *static_cast<const AttentionArguments *>(argument);
-    attention_phase(worker, *a.attention, a.tasks, a.num_tasks, a.partials, a.has_parts);
+    attention_phase(worker, *a.attention, nullptr, a.plan);
 }
 
 }  // namespace

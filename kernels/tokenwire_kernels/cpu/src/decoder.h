@@ -9,9 +9,7 @@ namespace {
 struct ForwardArguments {
     const tw_model *model;
     const tw_step *step;
-    const AttentionTask *tasks;
-    int64_t num_tasks;
-    bool has_parts;
+    AttentionPlan attention;
 };
 
 template <class T>
@@ -40,7 +38,6 @@ void forward_body(Worker &worker, const void *argument) {
     float *qkv = static_cast<float *>(worker.shared(kSharedQkv));
     float *attended = static_cast<float *>(worker.shared(kSharedAttended));
     float *gated = static_cast<float *>(worker.shared(kSharedGated));
-    float *partials = static_cast<float *>(worker.shared(kSharedPartials));
 
     tw_rotary rotary;
     rotary.q = qkv;
@@ -79,10 +76,10 @@ void forward_body(Worker &worker, const void *argument) {
         rotary.k_norm = layer.k_norm;
         rotary.slots = view.slots;
         rotary.cache = attention.cache = step.caches[index];
-        rotary_phase(worker, rotary);
+        if (!a.attention.only_decodes) rotary_phase(worker, rotary);
         attention.window = layer.window;
         attention.sequences = view.sequences;
-        attention_phase(worker, attention, a.tasks, a.num_tasks, partials, a.has_parts);
+        attention_phase(worker, attention, a.attention.only_decodes ? &rotary : nullptr, a.attention);
         linear_phase(worker, {layer.o, {attended, q_size, nullptr, 0.0f}, tokens, layer.o_bias, TW_ADD,
                               step.hidden, hidden});
         linear_phase(worker, {layer.gate_up, {step.hidden, hidden, layer.mlp_norm, model.eps}, tokens,

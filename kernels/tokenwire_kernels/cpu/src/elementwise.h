@@ -135,25 +135,36 @@ TW_INLINE void store_in_cache(const float *x, const tw_cache_shape &shape, void 
 #undef TW_CALL
 }
 
+// A query head of `token`, already in float32.
+TW_INLINE void rotate_query(const tw_rotary &a, int64_t token, float *head) {
+    const int64_t turns = a.positions[token] * a.half;
+    rotate_head(head, a.shape.head_dim, a.half, a.cos + turns, a.sin + turns, a.q_norm, a.eps);
+}
+
+// KV head `h` of `token` goes into the cache, unless the token has no place there.
+template <class T>
+TW_INLINE void rotate_into_cache(const tw_rotary &a, int64_t token, int64_t h) {
+    const int64_t head_dim = a.shape.head_dim, slot = a.slots[token], turns = a.positions[token] * a.half;
+    if (slot < 0) return;
+    float head[kLargestHead];
+    widen_row(static_cast<const T *>(a.k) + token * a.k_token_stride + h * a.k_head_stride, head_dim, head);
+    rotate_head(head, head_dim, a.half, a.cos + turns, a.sin + turns, a.k_norm, a.eps);
+    store_in_cache(head, a.shape, a.cache.keys, slot, h);
+    widen_row(static_cast<const T *>(a.v) + token * a.v_token_stride + h * a.v_head_stride, head_dim, head);
+    store_in_cache(head, a.shape, a.cache.values, slot, h);
+}
+
 template <class T>
 TW_INLINE void rotate_token(const tw_rotary &a, int64_t token) {
-    const int64_t head_dim = a.shape.head_dim, slot = a.slots[token];
-    const float *cos = a.cos + a.positions[token] * a.half, *sin = a.sin + a.positions[token] * a.half;
+    const int64_t head_dim = a.shape.head_dim;
     float head[kLargestHead];
     for (int64_t h = 0; h < a.num_heads; ++h) {
         T *q = static_cast<T *>(a.q) + token * a.q_token_stride + h * a.q_head_stride;
         widen_row(q, head_dim, head);
-        rotate_head(head, head_dim, a.half, cos, sin, a.q_norm, a.eps);
+        rotate_query(a, token, head);
         narrow_row(head, head_dim, q);
     }
-    if (slot < 0) return;
-    for (int64_t h = 0; h < a.shape.num_kv_heads; ++h) {
-        widen_row(static_cast<const T *>(a.k) + token * a.k_token_stride + h * a.k_head_stride, head_dim, head);
-        rotate_head(head, head_dim, a.half, cos, sin, a.k_norm, a.eps);
-        store_in_cache(head, a.shape, a.cache.keys, slot, h);
-        widen_row(static_cast<const T *>(a.v) + token * a.v_token_stride + h * a.v_head_stride, head_dim, head);
-        store_in_cache(head, a.shape, a.cache.values, slot, h);
-    }
+    for (int64_t h = 0; h < a.shape.num_kv_heads; ++h) rotate_into_cache<T>(a, token, h);
 }
 
 void rotary_phase(Worker &worker, const tw_rotary &a) {

@@ -52,26 +52,29 @@ void silu_and_mul(Pool &pool, const void *gate_up, void *out, int64_t num_tokens
 
 void rotary_and_cache(Pool &pool, const tw_rotary *rotary) { pool.run(rotary_body, rotary); }
 
-// Lists a batch's tasks in shared memory and makes room for its parts. Returns their number.
-int64_t plan_attention(Pool &pool, Worker &worker, const tw_sequences &sequences, int64_t num_heads,
-                       const tw_cache_shape &shape, bool &has_parts) {
-    int64_t num_tasks, rows;
-    count_tasks(sequences, num_heads, shape.num_kv_heads, num_tasks, rows);
-    pool.reserve(kSharedTasks, static_cast<size_t>(num_tasks) * sizeof(AttentionTask));
+// Lists a batch's tasks in shared memory and makes room for its parts.
+AttentionPlan plan_attention(Pool &pool, const tw_sequences &sequences, int64_t num_heads, const tw_cache_shape &shape) {
+    Worker worker(&pool, 0);
+    AttentionPlan plan;
+    int64_t rows;
+    count_tasks(sequences, num_heads, shape.num_kv_heads, plan.num_tasks, rows);
+    const size_t task_bytes = static_cast<size_t>(plan.num_tasks) * sizeof(AttentionTask);
+    const size_t counter_bytes = static_cast<size_t>(rows / (num_heads / shape.num_kv_heads)) * sizeof(int32_t);
+    pool.reserve(kSharedTasks, task_bytes + counter_bytes);
     pool.reserve(kSharedPartials, static_cast<size_t>(rows * partial_row(shape.head_dim)) * 4);
-    list_tasks(sequences, num_heads, shape.num_kv_heads, static_cast<AttentionTask *>(worker.shared(kSharedTasks)));
-    has_parts = rows > 0;
-    return num_tasks;
+    AttentionTask *tasks = static_cast<AttentionTask *>(worker.shared(kSharedTasks));
+    list_tasks(sequences, num_heads, shape.num_kv_heads, tasks);
+    plan.tasks = tasks;
+    plan.partials = static_cast<float *>(worker.shared(kSharedPartials));
+    plan.finished = reinterpret_cast<int32_t *>(tasks + plan.num_tasks);
+    memset(plan.finished, 0, counter_bytes);
+    plan.only_decodes = sequences.num_tokens == sequences.num_seqs;
+    return plan;
 }
 
 void paged_attention(Pool &pool, const tw_attention *attention) {
-    Worker worker(&pool, 0);
-    AttentionArguments arguments;
-    arguments.attention = attention;
-    arguments.num_tasks = plan_attention(pool, worker, attention->sequences, attention->num_heads, attention->shape,
-                                         arguments.has_parts);
-    arguments.tasks = static_cast<const AttentionTask *>(worker.shared(kSharedTasks));
-    arguments.partials = static_cast<float *>(worker.shared(kSharedPartials));
+    const AttentionArguments arguments{
+        attention, plan_attention(pool, attention->sequences, attention->num_heads, attention->shape)};
     pool.run(attention_body, &arguments);
 }
 
@@ -105,13 +108,8 @@ void forward(Pool &pool, const tw_model *model, const tw_step *step) {
     pool.reserve(kSharedQkv, static_cast<size_t>(tokens * qkv) * 4);
     pool.reserve(kSharedAttended, static_cast<size_t>(tokens * model->num_heads * model->head_dim) * 4);
     pool.reserve(kSharedGated, static_cast<size_t>(tokens * model->intermediate_size) * 4);
-    Worker worker(&pool, 0);
-    ForwardArguments arguments;
-    arguments.model = model;
-    arguments.step = step;
-    arguments.num_tasks =
-        plan_attention(pool, worker, step->views[0].sequences, model->num_heads, step->shape, arguments.has_parts);
-    arguments.tasks = static_cast<const AttentionTask *>(worker.shared(kSharedTasks));
+    const ForwardArguments arguments{
+        model, step, plan_attention(pool, step->views[0].sequences, model->num_heads, step->shape)};
     pool.run(forward_body, &arguments);
 }
 

@@ -38,8 +38,8 @@ constexpr bool kDotsInt8 = TW_LEVEL >= TW_AVX512_VNNI;
 constexpr int64_t kActivationGroup = 64;
 // Rows that a task multiplies with one panel: their activations stay in the second-level cache.
 constexpr int64_t kRowBlock = 20 * MR;
-// Up to so many rows every thread prepares the activations for itself, instead of waiting for the others.
-constexpr int64_t kRowsForOne = 4;
+// Up to so many rows, a tile, every thread prepares the activations for itself: one would do it, and all wait.
+constexpr int64_t kRowsForOne = MR;
 
 enum { kScratchActivations, kScratchResults, kScratchWeights, kScratchRow };
 enum { kSharedActivations, kSharedQkv, kSharedAttended, kSharedGated, kSharedPartials, kSharedTasks };
