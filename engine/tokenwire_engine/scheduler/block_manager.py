@@ -110,6 +110,18 @@ class BlockManager:
         request.capacity = request.tables[-1].capacity
         return added
 
+    def append(self, requests: Sequence[Request]) -> list[tuple[int, list[list[int]]]]:
+        """Add a block in each group to the tables of requests that decode; which, by slot."""
+        blocks = iter(self._pool.allocate(len(requests) * self.num_groups))
+        added = []
+        for request in requests:
+            new_blocks = [[next(blocks)] for _ in request.tables]
+            for table, new in zip(request.tables, new_blocks, strict=True):
+                table.blocks += new
+            request.capacity += self._size
+            added.append((request.slot, new_blocks))
+        return added
+
     def slide(self, request: Request, position: int) -> None:
         """Give back the blocks that a request does not see any more from a position on, but for those that
         the prefix cache is still to get."""

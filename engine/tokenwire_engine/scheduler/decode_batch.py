@@ -1,9 +1,9 @@
 """The running requests that decode: each computes the token sampled last for it, and samples the next.
 
 They are kept as columns, which a step moves on as a whole. A request is looked at by itself only when its
-tokens come to the end of a block or to the beginning of one, when a block goes out of its sight, and when it
-comes to its limit; when that will be is known beforehand. So a step costs the host next to nothing for each
-request, however many there are.
+tokens come to the end of a block, when a block goes out of its sight, and when it comes to its limit; when
+that will be is known beforehand. So a step costs the host next to nothing for each request, however many
+there are.
 
 What a request in the batch says of its computed and pending tokens is out of date until it leaves.
 """
@@ -27,13 +27,14 @@ class DecodeBatch:
         self.requests: list[Request] = []
         self.starts: list[int] = []
         self._block_size = block_size
-        # In a block: its first and its last place, and those from which on a block is out of sight.
-        places = {0, block_size - 1, *((window - 1) % block_size for window in windows if window)}
+        # In a block: its last place, and those from which on a block before it is out of sight.
+        places = {block_size - 1, *((window - 1) % block_size for window in windows if window)}
         self._until_next = [
             min((place - offset) % block_size for place in places) for offset in range(block_size)
         ]
         self._slots: list[int] = []
-        self._slots_column: tuple[int, ...] | None = ()
+        self._columns: tuple[tuple[int, ...], tuple[Request, ...]] | None = None
+        """Slots and requests as steps have them; None: they have changed."""
         self._num_steps = 0
         self._due: dict[int, dict[int, Request]] = {}
         """Whom to look at before which step, by arrival number."""
@@ -44,7 +45,7 @@ class DecodeBatch:
         self.requests.append(request)
         self.starts.append(request.num_computed)
         self._slots.append(request.slot)
-        self._slots_column = None
+        self._columns = None
         self._look_before(request, request.num_computed)
 
     def remove(self, request: Request) -> None:
@@ -58,7 +59,7 @@ class DecodeBatch:
         if last is not request:
             self.requests[row], self.starts[row], self._slots[row] = last, start, slot
             last.decode_row = row
-        self._slots_column = None
+        self._columns = None
 
     def due(self) -> Collection[Request]:
         """Whom to look at before the next step."""
@@ -66,18 +67,19 @@ class DecodeBatch:
 
     def looked_at(self, request: Request) -> None:
         """A request that was due can compute its next token."""
-        del self._due[request.due_step][request.arrival]
         start = self.starts[request.decode_row] + 1
         self._look_before(request, start + self._until_next[start % self._block_size])
 
-    def advance(self) -> tuple[tuple[int, ...], list[int]]:
-        """Move on by a step, with nobody due; the slots of its rows, and the positions that it computes."""
-        if self._slots_column is None:
-            self._slots_column = tuple(self._slots)
+    def advance(self) -> tuple[tuple[int, ...], list[int], tuple[Request, ...]]:
+        """Move on by a step, with nobody due; the slots of its rows, the positions that it computes, and the
+        requests."""
+        if self._columns is None:
+            self._columns = tuple(self._slots), tuple(self.requests)
+        slots, requests = self._columns
         starts, self.starts = self.starts, [start + 1 for start in self.starts]
         self._due.pop(self._num_steps, None)
         self._num_steps += 1
-        return self._slots_column, starts
+        return slots, starts, requests
 
     def _look_before(self, request: Request, position: int) -> None:
         """Look at a request before it computes a position, or comes to its limit."""

@@ -23,10 +23,12 @@ class StepInFlight:
     """Tokens of all other rows."""
     num_prompt_tokens: int = 0
     """Tokens of prompts among them."""
+    decoding: Sequence[Request] = ()
+    """The requests of the rows that are columns in the plan, all of which sample."""
     sampling: list[Request] = field(default_factory=list)
-    """The requests of the rows that sample, in the plan's order."""
+    """The requests of the other rows that sample, in the plan's order."""
     not_sampling: list[Request] = field(default_factory=list)
-    """The requests of the other rows."""
+    """The requests of the rows that do not."""
     scored: list[Request] = field(default_factory=list)
     """The requests of the rows that yield log-probabilities of the prompt, in the plan's order."""
     prompts_done: list[Request] = field(default_factory=list)
@@ -37,7 +39,12 @@ class StepInFlight:
 
     @property
     def num_requests(self) -> int:
-        return len(self.sampling) + len(self.not_sampling)
+        return len(self.decoding) + len(self.sampling) + len(self.not_sampling)
+
+    @property
+    def requests(self) -> list[Request]:
+        """Of all rows."""
+        return [*self.decoding, *self.sampling, *self.not_sampling]
 
     def add(
         self, request: Request, start: int, end: int, samples: bool, new_blocks: Sequence[Sequence[int]]

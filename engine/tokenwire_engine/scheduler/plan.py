@@ -75,7 +75,7 @@ class DecodeColumns:
     """The same object as in the plan before, where they are the same."""
     starts: Sequence[int] = ()
     """Position of each one's token; everything before it is in the KV cache."""
-    new_blocks: list[tuple[int, Sequence[Sequence[int]]]] = field(default_factory=list)
+    new_blocks: Sequence[tuple[int, Sequence[Sequence[int]]]] = ()
     """Slots with physical block ids to append to their block tables before this step: those of each group."""
 
 

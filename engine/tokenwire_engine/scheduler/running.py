@@ -77,9 +77,9 @@ class Running:
         growth, num_decodes, prefilling = 0, len(self._decoding.requests), []
         for request in self._decoding.due():
             start = self._decoding.starts[request.decode_row]
-            self._blocks.slide(request, start)
-            if start == request.capacity and start < request.length_limit - 1:
-                growth += self._blocks.num_lacking(request, start + 1)
+            if start < request.length_limit - 1:
+                self._blocks.slide(request, start)
+                growth += self._blocks.num_lacking(request, _reach(request, start))
         for request in self._others.values():
             self._blocks.slide(request, request.num_computed)
             if request.num_to_go > 1:
@@ -96,17 +96,15 @@ class Running:
 
     def decode(self, step: StepInFlight) -> list[Request]:
         """Give every request that decodes its row; those with more tokens to go."""
-        for request in tuple(self._decoding.due()):
-            self._look_at(request, step)
-        step.sampling += self._decoding.requests
-        step.plan.decodes.slots, step.plan.decodes.starts = self._decoding.advance()
+        self._look_at_due(step)
+        step.plan.decodes.slots, step.plan.decodes.starts, step.decoding = self._decoding.advance()
         prefilling = []
         for request in tuple(self._others.values()):
             if request.num_to_go > 1:
                 prefilling.append(request)
             elif not request.must_wait:
                 self.compute(request, 1, step)
-        step.num_decodes = len(step.sampling)
+        step.num_decodes = step.num_requests
         return prefilling
 
     def compute(
@@ -122,7 +120,8 @@ class Running:
             added = self._blocks.grow(request, end)
             new_blocks = list(map(list.__add__, new_blocks, added)) if new_blocks else added
         step.add(request, start, end, end == num_tokens, new_blocks)
-        self._fills(request, start, end, step)
+        if end // self._blocks.block_size > start // self._blocks.block_size:
+            step.filled.append((request, request.tables, end))
         request.num_computed = end
         if end == num_tokens:
             request.num_pending += 1
@@ -131,19 +130,24 @@ class Running:
                 self._decoding.add(request)
         return end - start
 
-    def _look_at(self, request: Request, step: StepInFlight) -> None:
-        """See to a request in the batch that is due."""
-        start = self._decoding.starts[request.decode_row]
-        if start >= request.length_limit - 1:
-            self.stop_decoding(request)
-            return
-        self._blocks.slide(request, start)
-        if start == request.capacity:
-            step.plan.decodes.new_blocks.append((request.slot, self._blocks.grow(request, start + 1)))
-        self._fills(request, start, start + 1, step)
-        self._decoding.looked_at(request)
+    def _look_at_due(self, step: StepInFlight) -> None:
+        """See to the requests of the batch that the next step is not just one more token for."""
+        starts, size, growing = self._decoding.starts, self._blocks.block_size, []
+        for request in tuple(self._decoding.due()):
+            start = starts[request.decode_row]
+            if start >= request.length_limit - 1:
+                self.stop_decoding(request)
+                continue
+            self._blocks.slide(request, start)
+            if _reach(request, start) > request.capacity:
+                growing.append(request)
+            if (start + 1) % size == 0:
+                step.filled.append((request, request.tables, start + 1))
+            self._decoding.looked_at(request)
+        step.plan.decodes.new_blocks = self._blocks.append(growing)
 
-    def _fills(self, request: Request, start: int, end: int, step: StepInFlight) -> None:
-        size = self._blocks.block_size
-        if end // size > start // size:
-            step.filled.append((request, request.tables, end))
+
+def _reach(request: Request, start: int) -> int:
+    """How far a request in the batch needs room when it is looked at: for its next token and, so that one
+    look at the end of a block is enough, for the one after it."""
+    return min(start + 2, request.length_limit - 1)

@@ -222,10 +222,11 @@ class Scheduler:
             ValueError: when it is not that plan's result.
         """
         step = self._in_flight[0]
-        if result.step != step.plan.step or len(result.token_ids) != len(step.sampling):
+        sampling = [*step.decoding, *step.sampling]
+        if result.step != step.plan.step or len(result.token_ids) != len(sampling):
             raise ValueError(
                 f"step {result.step} with {len(result.token_ids)} tokens; expected step {step.plan.step} "
-                f"with {len(step.sampling)}"
+                f"with {len(sampling)}"
             )
         self._in_flight.popleft()
         self._latest_result = result.step
@@ -233,11 +234,11 @@ class Scheduler:
             self._budget.observe(seconds, step.num_decodes, step.num_prefilled)
         self._blocks.keep_filled(step.filled)
         self._deliveries.prompt_logprobs(step.scored, result.prompt_logprobs)
-        self._deliveries.logprobs(step.sampling, result.logprobs)
-        generated = [request for request in step.sampling if not request.has_ended]
+        self._deliveries.logprobs(sampling, result.logprobs)
+        generated = [request for request in sampling if not request.has_ended]
         if self._observer is not None:
             self._observer.generated(generated, self._clock())
-        for request, reason, error in self._deliveries.tokens(step.sampling, result.token_ids):
+        for request, reason, error in self._deliveries.tokens(sampling, result.token_ids):
             self._finish(request, reason, error)
         self.counters.generated_tokens += len(generated)
         self._policy.generated(generated)
@@ -255,11 +256,11 @@ class Scheduler:
             self._latest_result = step.plan.step
             # The runner may not have come to the plan's own releases.
             self._running.release_again(step.plan.released)
-            for request in (*step.sampling, *step.not_sampling):
+            for request in step.requests:
                 self._running.stop_decoding(request)
                 request.num_pending = 0
                 lost_requests.add(request.arrival)
-        for request in (*failed.sampling, *failed.not_sampling):
+        for request in failed.requests:
             if request.slot != NO_SLOT:
                 self._finish(request, FinishReason.ERROR, error)
         for request in reversed(self._running):

@@ -86,7 +86,7 @@ def test_a_request_that_gave_way_is_ahead_of_those_that_arrived_after_it() -> No
     simulation = Simulation(num_blocks=4, max_running=2)
     simulation.submit([1] * 15, max_tokens=40)
     simulation.submit([2] * 15, max_tokens=40)
-    simulation.submit([3], max_tokens=1)
+    simulation.submit([3], max_tokens=50)
     simulation.run()
     assert simulation.scheduler.counters.preemptions > 0
     assert list(simulation.finished) == [0, 1, 2]
