@@ -53,6 +53,10 @@ class ChatOutput:
             generation.tool_calls.clear()
         return events
 
+    def around_text(self, index: int) -> tuple[bytes, bytes]:
+        """The bytes around a delta's text."""
+        return self._before_text[index], self._after_text
+
     def finish(self, index: int, generation: Generation) -> bytes:
         """Why the answer ended."""
         return self._event(index, {}, FINISH_REASONS[generation.finish_reason])

@@ -50,8 +50,11 @@ class CompletionsOutput:
             return self._chunk.event(self._choice(index, generation, None))
         if not generation.texts:
             return b""
-        before = b'%b{"index":%d,"text":' % (self._chunk.before, index)
-        return before + orjson.dumps(generation.take_text()) + self._after_text
+        return self._before_text(index) + orjson.dumps(generation.take_text()) + self._after_text
+
+    def around_text(self, index: int) -> tuple[bytes, bytes] | None:
+        """The bytes around a continuation's new text."""
+        return None if self._prompt_only else (self._before_text(index), self._after_text)
 
     def finish(self, index: int, generation: Generation) -> bytes:
         """Why the continuation ended."""
@@ -70,6 +73,9 @@ class CompletionsOutput:
             choices.append(self._choice(index, generation, reason, _about_prompt(generation)))
         fields = self._header.fields(KIND)
         return orjson.dumps({**fields, "choices": choices, "usage": usage(generations)})
+
+    def _before_text(self, index: int) -> bytes:
+        return b'%b{"index":%d,"text":' % (self._chunk.before, index)
 
     def _choice(
         self,

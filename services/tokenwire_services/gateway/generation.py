@@ -16,23 +16,16 @@ from tokenwire.v1 import generation_pb2, tokenizer_pb2
 
 
 class Wakeup:
-    """One sleeper that may be woken from many places; waking it before it sleeps is not lost.
+    """One sleeper that may be woken from many places; waking it before it sleeps is not lost."""
 
-    Attributes:
-        deputy: does, while the sleeper sleeps, what it would do if woken; False: it cannot, wake the sleeper.
-    """
-
-    __slots__ = ("_future", "_is_set", "deputy")
+    __slots__ = ("_future", "_is_set")
 
     def __init__(self) -> None:
         self._is_set = False
         self._future: asyncio.Future[None] | None = None
-        self.deputy: Callable[[], bool] | None = None
 
     def set(self) -> None:
         """Wake the sleeper, or spare it its next sleep."""
-        if self.deputy is not None and self._future is not None and self.deputy():
-            return
         self._is_set = True
         future = self._future
         if future is not None:
@@ -55,6 +48,8 @@ class Generation:
     Attributes:
         wakeup: of the response that this belongs to.
         wake_on_delta: whether each delta wakes the response, rather than the end only.
+        write_text: what sends text on as it arrives, instead of waking the response. Set only while the
+            response has taken all there is: so text never overtakes what came before it.
         arrived_at: when the request came, then when its latest tokens did, in seconds of the session's clock.
         received_token_ids: the tokens behind all that arrived so far.
         texts, reasoning, tool_calls, token_ids: what arrived and was not taken yet.
@@ -77,6 +72,12 @@ class Generation:
     usage: generation_pb2.Usage = field(default_factory=generation_pb2.Usage)
     error: StatusError | None = None
     done: bool = False
+    write_text: Callable[[str], None] | None = None
+
+    def wake(self) -> None:
+        """Have the response take what has arrived; until it has, all that follows waits."""
+        self.write_text = None
+        self.wakeup.set()
 
     def take_text(self) -> str:
         """All text since the last call, in one piece."""
@@ -103,13 +104,13 @@ class Generation:
         if usage is not None:
             self.usage = usage
         self.done = True
-        self.wakeup.set()
+        self.wake()
 
     def fail(self, error: StatusError) -> None:
         """The end, by an error; an error after the end counts too, as it is the whole request's."""
         self.error = error
         self.done = True
-        self.wakeup.set()
+        self.wake()
 
 
 @dataclass(slots=True)

@@ -12,6 +12,7 @@ import sys
 
 import uvloop
 
+from tokenwire_services.garbage import keep_what_exists
 from tokenwire_services.gateway.config import GatewayConfig
 from tokenwire_services.gateway.server import GatewayServer, listen
 
@@ -41,6 +42,7 @@ async def _announce(server: GatewayServer, config: GatewayConfig, port: int) -> 
     """Report the port once it listens, and readiness once requests can be served."""
     _report(config.status_fd, f"waiting for the tokenizer service at {config.tokenizer}", port)
     await server.link.wait_open()
+    keep_what_exists()
     logging.getLogger(__name__).info("serving on http://%s:%d", config.host, port)
     _report(config.status_fd, "ready", port)
 

@@ -32,6 +32,12 @@ class Output(Protocol):
     def delta(self, index: int, generation: Generation) -> bytes:
         """The events for what has arrived and was not taken yet; empty when that is nothing."""
 
+    def around_text(self, index: int) -> tuple[bytes, bytes] | None:
+        """What stands before and after the JSON text in an event with nothing but text.
+
+        Asked for once the opening was written; None: no such event may be written.
+        """
+
     def finish(self, index: int, generation: Generation) -> bytes:
         """The event for a generation's end."""
 

@@ -12,7 +12,7 @@ import asyncio
 import secrets
 import time
 import uuid
-from collections import deque
+from collections import Counter, deque
 
 import grpc
 
@@ -176,31 +176,36 @@ class Session:
         self._step = message.step
         if self._grace_ms:
             self._confirm(message.commands_received)
+        # A slot's text waits for its details, which say what comes before it.
+        detailed = {detail.slot for detail in message.details}
         live = self._live
-        metrics = self._metrics
-        # Streams that got their last delta in the same message have waited equally long for this one.
-        waiting_since: dict[float, int] = {}
-        token_ids, end = message.token_ids, 0
-        for slot, text, count in zip(message.slots, message.text_deltas, message.token_counts, strict=True):
+        token_ids, end = message.token_ids[:], 0  # lists: what protobuf slices and iterates costs more
+        columns = message.slots[:], message.text_deltas[:], message.token_counts[:]
+        waited_since: list[float] = []
+        for slot, text, count in zip(*columns, strict=True):
             begin, end = end, end + count
             submission = live.get(slot)
             if submission is None:
                 continue
             generation = submission.generations[0]  # further samples come in details
-            arrived_at = generation.arrived_at
             if generation.received_token_ids:
-                waiting_since[arrived_at] = waiting_since.get(arrived_at, 0) + 1
+                waited_since.append(generation.arrived_at)
             else:
-                metrics.time_to_first_token.observe(now - arrived_at)
+                self._metrics.time_to_first_token.observe(now - generation.arrived_at)
             generation.arrived_at = now
             generation.received_token_ids += token_ids[begin:end]
-            if text:
+            if not text:
+                continue
+            if generation.write_text is not None and slot not in detailed:
+                generation.write_text(text)
+            else:
                 generation.texts.append(text)
                 if generation.wake_on_delta:
-                    generation.wakeup.set()
-        for arrived_at, streams in waiting_since.items():
-            metrics.inter_token_latency.observe(now - arrived_at, streams)
-        metrics.generation_tokens.inc(len(token_ids))
+                    generation.wake()
+        # Streams that got their last delta in the same message have waited equally long for this one.
+        for arrived_at, streams in Counter(waited_since).items():
+            self._metrics.inter_token_latency.observe(now - arrived_at, streams)
+        self._metrics.generation_tokens.inc(len(token_ids))
         for detail in message.details:
             self._deliver_detail(detail, now)
         for event in message.finished:
@@ -236,7 +241,7 @@ class Session:
         if response.token_bytes:
             generation.logprobs.append(response)
         if generation.wake_on_delta:
-            generation.wakeup.set()
+            generation.wake()
 
     def _finish(self, event: tokenizer_pb2.TokenizerSessionResponse.FinishEvent) -> None:
         submission = self._live.get(event.slot)

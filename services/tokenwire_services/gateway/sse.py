@@ -1,25 +1,24 @@
 """Answers sent as they are produced, as server-sent events, straight on ASGI.
 
 One write per wake-up: what arrived since the last one, of all of the request's generations, goes out
-together. A stream of one generation is not even woken for a delta: it is written where it arrives. While the
-client's socket is full the write waits, and text gathers in the generation, in as few pieces as the client
-takes. The response's head waits for the first delta, so that a request which fails before it gets a proper
-HTTP status.
+together. Plain text does not even wake the response: it is written where it arrives, see `text_writer.py`.
+While the client's socket is full the write waits, and text gathers in the generation, in as few pieces as the
+client takes. The response's head waits for the first delta, so that a request which fails before it gets a
+proper HTTP status.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.flow_control import FlowControl
 
 from tokenwire_services.gateway.errors import ApiError
 from tokenwire_services.gateway.exchange import Exchange
 from tokenwire_services.gateway.output import Output
+from tokenwire_services.gateway.text_writer import text_writer
 
 _SERVER_SEND = "tokenwire.server_send"
 
@@ -51,7 +50,6 @@ class EventStream(Response):
         super().__init__()
         self._exchange = exchange
         self._output = output
-        self._failure: Exception | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange, output = self._exchange, self._output
@@ -72,7 +70,7 @@ class EventStream(Response):
     async def _send_events(self, send: Send) -> None:
         exchange, output, wakeup = self._exchange, self._output, self._exchange.wakeup
         unfinished = dict(enumerate(exchange.generations))
-        deputy = self._deputy(send) if len(unfinished) == 1 else None
+        writers = {index: self._writer(index, send) for index in unfinished}
         events = output.opening(exchange.generations)
         while not exchange.is_disconnected:
             for index, generation in list(unfinished.items()):
@@ -91,39 +89,15 @@ class EventStream(Response):
             if events:
                 await send({"type": "http.response.body", "body": events, "more_body": True})
                 events = b""
-            wakeup.deputy = deputy
+            for index, generation in unfinished.items():
+                generation.write_text = writers[index]
             await wakeup.wait()
-            wakeup.deputy = None
-            if self._failure is not None:
-                raise self._failure
+            for generation in unfinished.values():
+                generation.write_text = None
 
-    def _deputy(self, send: Send) -> Callable[[], bool] | None:
-        """What sends a stream's deltas without waking its task, while there is nothing to wait for.
-
-        It knows uvicorn's connection, whose `send` waits only while the client's socket is full.
-        """
-        flow = getattr(getattr(send, "__self__", None), "flow", None)
-        if not isinstance(flow, FlowControl):
-            return None
-        exchange, output = self._exchange, self._output
-        (generation,) = exchange.generations
-
-        def send_delta() -> bool:
-            if generation.done or exchange.is_disconnected or flow.write_paused:
-                return False
-            try:
-                events = output.delta(0, generation)
-                if events:
-                    sending = send({"type": "http.response.body", "body": events, "more_body": True})
-                    with contextlib.suppress(StopIteration):
-                        sending.__await__().__next__()
-                        raise RuntimeError("uvicorn waits although the connection can be written to")
-            except Exception as error:  # this response's trouble, not that of whoever delivers
-                self._failure = error
-                return False
-            return True
-
-        return send_delta
+    def _writer(self, index: int, send: Send) -> Callable[[str], None] | None:
+        around = self._output.around_text(index)
+        return around and text_writer(send, self._exchange.generations[index], *around)
 
 
 def _error_event(error: ApiError) -> bytes:

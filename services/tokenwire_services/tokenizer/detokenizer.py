@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
-REPLACEMENT = "\ufffd"
-"""What decoders write for bytes that are not UTF-8, such as a character's first half."""
+from tokenwire_services.tokenizer.whole_tokens import REPLACEMENT, WholeTokens
 
 _CONTEXT = 8
 """Prompt tokens that are enough context, unless they spell nothing."""
@@ -25,16 +24,24 @@ _MAX_PENDING = 64
 class Detokenizer:
     """One request's incremental decoding.
 
+    A whole token after whole characters is looked up. The stream does not hear of it, since what it is
+    stepped with later reads the same after any whole characters.
+
     Not a DecodeStream alone, because that neither gives out its last bytes nor goes on after a token that
     changes how the text before it reads.
     """
 
-    __slots__ = ("_emitted", "_pending", "_skip_special_tokens", "_stream", "_tokenizer")
+    __slots__ = ("_emitted", "_pending", "_skip_special_tokens", "_stream", "_tokenizer", "_whole_tokens")
 
     def __init__(
-        self, tokenizer: Tokenizer, prompt_token_ids: Sequence[int] = (), skip_special_tokens: bool = True
+        self,
+        tokenizer: Tokenizer,
+        whole_tokens: WholeTokens,
+        prompt_token_ids: Sequence[int] = (),
+        skip_special_tokens: bool = True,
     ) -> None:
         self._tokenizer = tokenizer
+        self._whole_tokens = whole_tokens
         self._skip_special_tokens = skip_special_tokens
         self._emitted, self._pending = self._context(prompt_token_ids)
         self._stream = DecodeStream(self._emitted, skip_special_tokens)
@@ -43,6 +50,8 @@ class Detokenizer:
 
     def push(self, token_id: int) -> str | None:
         """Take the next token; return the text that it completes, None if it completes none."""
+        if not self._pending and (whole := self._whole_tokens[token_id]):
+            return whole
         self._pending.append(token_id)
         try:
             text = self._stream.step(self._tokenizer, token_id)

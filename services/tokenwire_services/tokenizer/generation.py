@@ -50,10 +50,16 @@ class Generation:
     num_tokens: int = field(default=0, init=False)
     """Tokens received."""
     finished: bool = field(default=False, init=False)
+    _is_plain: bool = field(init=False)
+    """Whether nothing but text was asked for, and nothing is looked for in it."""
     _unsent: list[int] = field(default_factory=list, init=False)
     """Tokens received with which nothing has gone out."""
     _num_calls: int = field(default=0, init=False)
     _stop_token_id: int = field(default=_NO_TOKEN, init=False)
+
+    def __post_init__(self) -> None:
+        looks = self.stop_strings is not None or self.parser is not None or bool(self.hidden_token_ids)
+        self._is_plain = not (looks or self.in_details or self.logprobs is not None)
 
     def expect_stop(self, stop_token_id: int) -> None:
         """Of the tokens about to come, the last one is this one, and ends the generation."""
@@ -65,6 +71,12 @@ class Generation:
         self.num_tokens += 1
         self._unsent.append(token_id)
         if token_id == self._stop_token_id:
+            return
+        if self._is_plain:
+            text = self.detokenizer.push(token_id)
+            if text:
+                self.samples.outbox.add_text(self.samples.slot, text, self._unsent)
+                self._unsent = []
             return
         if self.logprobs is not None:
             self.logprobs.take(token_id)

@@ -18,6 +18,7 @@ from grpc_reflection.v1alpha import reflection
 
 from tokenwire.malformed import RefuseMalformed
 from tokenwire.v1 import tokenizer_pb2, tokenizer_pb2_grpc
+from tokenwire_services.garbage import keep_what_exists
 from tokenwire_services.tokenizer.config import TokenizerConfig
 from tokenwire_services.tokenizer.engine_link import EngineLink
 from tokenwire_services.tokenizer.metrics import serving_metrics
@@ -74,9 +75,14 @@ async def serve(config: TokenizerConfig, stop: asyncio.Event | None = None) -> N
     status = health.HealthServicer()
     port = 0
 
+    is_ready = False
+
     async def on_change(serving: bool) -> None:
+        nonlocal is_ready
         await _set_health(status, serving)
-        if serving:
+        if serving and not is_ready:
+            is_ready = True
+            keep_what_exists()
             progress.ready(port)
 
     link = EngineLink(config.engines[0], on_change, config.failover_timeout_s)
@@ -148,9 +154,8 @@ class _Progress:
         self._write({"phase": "waiting for the engine", "port": port})
 
     def ready(self, port: int) -> None:
-        """The last line: the first engine is connected. Later connections are no news to a start."""
+        """The last line: the first engine is connected."""
         self._write({"phase": "ready", "port": port})
-        self._fd = None
 
     def _write(self, line: dict[str, object]) -> None:
         if self._fd is None:

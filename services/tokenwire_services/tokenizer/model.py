@@ -17,6 +17,7 @@ from tokenwire.v1 import engine_pb2, engine_pb2_grpc
 from tokenwire_services.tokenizer.chat_template import ChatTemplate, ChatTemplateError
 from tokenwire_services.tokenizer.control_tokens import ControlTokens
 from tokenwire_services.tokenizer.token_bytes import TokenBytes
+from tokenwire_services.tokenizer.whole_tokens import WholeTokens
 
 MAX_FILES = 64
 MAX_FILES_BYTES = 512 << 20
@@ -40,6 +41,7 @@ class Model:
     fingerprint: bytes
     """The same for engines that serve the same model: a request may go on at another one of them."""
     token_bytes: TokenBytes
+    whole_tokens: WholeTokens
     control_tokens: ControlTokens
     special_tokens: Mapping[str, str]
     """"bos_token", "eos_token", ... as text."""
@@ -105,6 +107,7 @@ def load_model(info: engine_pb2.GetModelResponse, files: Mapping[str, bytes]) ->
         problem,
         fingerprint(info, files),
         TokenBytes(tokenizer),
+        WholeTokens(tokenizer),
         ControlTokens(tokenizer, [source] if isinstance(source, str) else source.values()),
         special_tokens,
         {token.content: token_id for token_id, token in added.items()},

@@ -122,7 +122,10 @@ def _samples(
             index=index,
             in_details=num_samples > 1 or report is not None or wants_logprobs,
             detokenizer=Detokenizer(
-                model.tokenizer, prompt.token_ids, skip_special_tokens and hidden is None
+                model.tokenizer,
+                model.whole_tokens,
+                prompt.token_ids,
+                skip_special_tokens and hidden is None,
             ),
             hidden_token_ids=(hidden or frozenset()) if skip_special_tokens else frozenset(),
             stop_strings=StopStrings(request.stop_strings, request.include_stop_string)

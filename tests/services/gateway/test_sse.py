@@ -10,6 +10,10 @@ import pytest
 
 from tests.services.gateway.conftest import until
 from tests.services.gateway.fake_tokenizer import MODEL, Answer, FakeTokenizer
+from tokenwire.v1 import tokenizer_pb2
+from tokenwire_services.gateway.exchange import Exchange
+from tokenwire_services.gateway.metrics import Metrics
+from tokenwire_services.gateway.session import Session
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -90,3 +94,24 @@ async def test_a_slow_reader_gets_all_its_text_and_holds_up_nobody(
     assert received.count(b"x" * 16) == 4096 // 16 * 4000
     assert received.count(b"data: ") < 3000  # what gathered while the socket was full went out together
     assert b"data: [DONE]" in received[-40:]
+
+
+async def test_text_never_overtakes_reasoning_that_arrived_with_it() -> None:
+    session = Session(Metrics())
+    exchange = Exchange(session)
+    exchange.submit([tokenizer_pb2.TokenizerGenerateRequest()], wake_on_delta=True)
+    (generation,) = exchange.generations
+    written: list[str] = []
+    generation.write_text = written.append
+
+    detail = tokenizer_pb2.TokenizerGenerateResponse(reasoning_delta="hm")
+    both = tokenizer_pb2.TokenizerSessionResponse(step=2, slots=[0], text_deltas=["so"], token_counts=[1])
+    both.details.add(slot=0, response=detail)
+    session.deliver(both)
+    later = tokenizer_pb2.TokenizerSessionResponse(
+        step=3, slots=[0], text_deltas=[" be it"], token_counts=[1]
+    )
+    session.deliver(later)
+
+    assert written == []
+    assert (generation.reasoning, generation.texts) == (["hm"], ["so", " be it"])

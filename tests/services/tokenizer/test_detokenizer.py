@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from tokenwire_services.tokenizer.detokenizer import Detokenizer
+from tokenwire_services.tokenizer.whole_tokens import WholeTokens
 
 CORPUS = ["the quick brown fox jumps over the lazy dog; 12 naïve cafés, 你好, done. "] * 4
 TEXTS = ["the lazy dog", " two  spaces ", "你好 and 🙂🙂", "naïve é\n\tend", "<s>hi</s>", ""]
@@ -78,7 +79,7 @@ def any_tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
 def pieces_of(
     tokenizer: Tokenizer, prompt: list[int], output: list[int], skip_special_tokens: bool = True
 ) -> list[str]:
-    detokenizer = Detokenizer(tokenizer, prompt, skip_special_tokens)
+    detokenizer = Detokenizer(tokenizer, WholeTokens(tokenizer), prompt, skip_special_tokens)
     return [detokenizer.push(token) or "" for token in output] + [detokenizer.flush()]
 
 
@@ -194,3 +195,27 @@ def test_endless_invalid_bytes_are_given_out_before_the_end() -> None:
 
     assert "\ufffd" in "".join(pieces[:100])
     assert "".join(pieces) == tokenizer.decode([half] * 200)
+
+
+@settings(deadline=None)
+@given(data=st.data())
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_whole_token_spells_the_same_after_any_whole_characters(kind: str, data: st.DataObject) -> None:
+    tokenizer = _TOKENIZERS.setdefault(kind, KINDS[kind]())
+    token = st.integers(min_value=0, max_value=tokenizer.get_vocab_size() - 1)
+    before = data.draw(st.lists(token, max_size=20))
+    token_id = data.draw(token)
+
+    whole = WholeTokens(tokenizer)[token_id]
+
+    text = tokenizer.decode(before, skip_special_tokens=False)
+    if whole and not text.endswith("\ufffd"):
+        assert text + whole == tokenizer.decode([*before, token_id], skip_special_tokens=False)
+
+
+def test_the_words_of_a_byte_level_tokenizer_are_whole_and_half_characters_are_not() -> None:
+    tokenizer = byte_level()
+    whole = WholeTokens(tokenizer)
+    assert "".join(whole[token_id] for token_id in tokenizer.encode("the lazy dog").ids) == "the lazy dog"
+    assert [whole[token_id] for token_id in tokenizer.encode("🙂").ids] == [""] * 4
+    assert whole[tokenizer.token_to_id("<s>")] == ""
