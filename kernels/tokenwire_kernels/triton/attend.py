@@ -27,6 +27,8 @@ def attend(
     lanes are zero, whatever is there. Without MASKED, every row sees all of the range.
     """
     LOG2_E: tl.constexpr = 1.4426950408889634
+    # The three TF32 products that make a float32 one need more registers than wide heads leave.
+    PRECISION: tl.constexpr = "ieee" if COLUMNS > 128 else "tf32x3"
     accumulator, largest, total = state
     column = tl.arange(0, COLUMNS)
     if key_scales_ptr is not None:
@@ -51,7 +53,7 @@ def attend(
             mask=inside[:, None] & (column < HEAD_DIM)[None, :], other=0.0,
         )  # fmt: skip
 
-        scores = tl.dot(q, keys.to(q.dtype), input_precision="tf32x3")
+        scores = tl.dot(q, keys.to(q.dtype), input_precision=PRECISION)
         if CAPPED:
             scores = soft_cap * (1.0 - 2.0 / (1.0 + tl.exp(scores * (scale * 2.0 / soft_cap))))
             scores *= LOG2_E
@@ -71,7 +73,7 @@ def attend(
         shrink = tl.exp2(largest - reference)
         total = total * shrink + tl.sum(weights, axis=1)
         accumulator = accumulator * shrink[:, None]
-        accumulator = tl.dot(weights.to(q.dtype), values.to(q.dtype), accumulator, input_precision="tf32x3")
+        accumulator = tl.dot(weights.to(q.dtype), values.to(q.dtype), accumulator, input_precision=PRECISION)
         largest = new_largest
     return accumulator, largest, total
 
