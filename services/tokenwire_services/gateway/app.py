@@ -17,7 +17,7 @@ from tokenwire_services.gateway import chat, completions, models, operations, to
 from tokenwire_services.gateway.auth import RequireApiKey
 from tokenwire_services.gateway.config import GatewayConfig
 from tokenwire_services.gateway.errors import ApiError
-from tokenwire_services.gateway.field_names import Endpoint
+from tokenwire_services.gateway.field_names import FieldNames
 from tokenwire_services.gateway.limits import LimitBody
 from tokenwire_services.gateway.metrics import MeasureRequests, Metrics
 from tokenwire_services.gateway.request_id import HEADER, NameRequests
@@ -25,11 +25,11 @@ from tokenwire_services.gateway.sse import OfferServerSend
 from tokenwire_services.gateway.tokenizer_link import TokenizerLink
 from tokenwire_services.gateway.validation import explain
 
-_ENDPOINTS: dict[str, Endpoint] = {
-    chat.PATH: "chat",
-    completions.PATH: "completions",
-    tokenize.TOKENIZE: "tokenize",
-    tokenize.DETOKENIZE: "detokenize",
+_NAMES = {
+    chat.PATH: FieldNames("chat"),
+    completions.PATH: FieldNames("completions"),
+    tokenize.TOKENIZE: FieldNames("tokenize"),
+    tokenize.DETOKENIZE: FieldNames("detokenize"),
 }
 
 
@@ -70,7 +70,7 @@ def create_app(config: GatewayConfig, link: TokenizerLink, metrics: Metrics) -> 
 
 async def _on_status_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, StatusError)
-    return ApiError.from_status(error, _ENDPOINTS.get(request.url.path)).response()
+    return ApiError.from_status(error, _NAMES.get(request.url.path)).response()
 
 
 async def _on_invalid_body(request: Request, error: Exception) -> Response:

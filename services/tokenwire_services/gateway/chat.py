@@ -8,6 +8,7 @@ from tokenwire.v1 import tokenizer_pb2
 from tokenwire_services.gateway.chat_output import ChatOutput
 from tokenwire_services.gateway.documentation import generation_responses
 from tokenwire_services.gateway.exchange import Exchange
+from tokenwire_services.gateway.field_names import FieldNames
 from tokenwire_services.gateway.json_body import JsonRoute
 from tokenwire_services.gateway.json_text import json_text
 from tokenwire_services.gateway.output import Header
@@ -33,7 +34,8 @@ def router(link: TokenizerLink) -> APIRouter:
     )
     async def create_chat_completion(body: ChatCompletionRequest) -> Response:
         header = Header("chatcmpl", body.model)
-        output = ChatOutput(header, body.includes_usage, body.n or 1)
+        names = FieldNames("chat", body.structured_outputs is not None)
+        output = ChatOutput(header, names, body.includes_usage, body.n or 1)
         exchange = Exchange(link.session)
         exchange.submit([_to_proto(body, header.id)], wake_on_delta=bool(body.stream))
         return EventStream(exchange, output) if body.stream else Reply(exchange, output)

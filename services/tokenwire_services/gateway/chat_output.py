@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from tokenwire.v1 import tokenizer_pb2
-from tokenwire_services.gateway.field_names import Endpoint
+from tokenwire_services.gateway.field_names import FieldNames
 from tokenwire_services.gateway.generation import Generation
 from tokenwire_services.gateway.logprobs import chat_logprobs, prompt_logprobs
 from tokenwire_services.gateway.output import FINISH_REASONS, Chunk, Header, usage
@@ -17,9 +17,8 @@ from tokenwire_services.gateway.output import FINISH_REASONS, Chunk, Header, usa
 class ChatOutput:
     """The answer to one chat completion request: a choice for each of its samples."""
 
-    endpoint: Endpoint = "chat"
-
-    def __init__(self, header: Header, include_usage: bool, num_choices: int = 1) -> None:
+    def __init__(self, header: Header, names: FieldNames, include_usage: bool, num_choices: int = 1) -> None:
+        self.names = names
         self._header = header
         self._chunk = chunk = Chunk(header, "chat.completion.chunk", include_usage)
         self._before_text = [

@@ -8,6 +8,7 @@ from tokenwire.v1 import tokenizer_pb2
 from tokenwire_services.gateway.completions_output import CompletionsOutput
 from tokenwire_services.gateway.documentation import generation_responses
 from tokenwire_services.gateway.exchange import Exchange
+from tokenwire_services.gateway.field_names import FieldNames
 from tokenwire_services.gateway.json_body import JsonRoute
 from tokenwire_services.gateway.output import Header
 from tokenwire_services.gateway.reply import Reply
@@ -33,7 +34,8 @@ def router(link: TokenizerLink) -> APIRouter:
     )
     async def create_completion(body: CompletionRequest) -> Response:
         header = Header("cmpl", body.model)
-        output = CompletionsOutput(header, body.includes_usage, bool(body.echo), body.max_tokens == 0)
+        names = FieldNames("completions", body.structured_outputs is not None)
+        output = CompletionsOutput(header, names, body.includes_usage, bool(body.echo), body.max_tokens == 0)
         exchange = Exchange(link.session)
         exchange.submit(_to_protos(body, header.id), wake_on_delta=bool(body.stream))
         return EventStream(exchange, output) if body.stream else Reply(exchange, output)

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from tokenwire_services.gateway.field_names import Endpoint
+from tokenwire_services.gateway.field_names import FieldNames
 from tokenwire_services.gateway.generation import Generation
 from tokenwire_services.gateway.logprobs import CompletionLogprobs, prompt_logprobs
 from tokenwire_services.gateway.output import FINISH_REASONS, Chunk, Header, usage
@@ -19,12 +19,16 @@ KIND = "text_completion"
 class CompletionsOutput:
     """The answer to one completion request: a choice for each sample of each prompt."""
 
-    endpoint: Endpoint = "completions"
-
     def __init__(
-        self, header: Header, include_usage: bool, echo: bool = False, prompt_only: bool = False
+        self,
+        header: Header,
+        names: FieldNames,
+        include_usage: bool,
+        echo: bool = False,
+        prompt_only: bool = False,
     ) -> None:
         """`echo`: each choice's text begins with its prompt; `prompt_only`: and ends with it."""
+        self.names = names
         self._header = header
         self._chunk = chunk = Chunk(header, KIND, include_usage)
         self._echo = echo

@@ -16,7 +16,7 @@ import orjson
 from starlette.responses import Response
 
 from tokenwire.status import StatusError
-from tokenwire_services.gateway.field_names import Endpoint, json_path
+from tokenwire_services.gateway.field_names import FieldNames
 
 
 class Kind(NamedTuple):
@@ -94,12 +94,12 @@ class ApiError:
         return cls(status, kind.type, kind.code, message, headers=headers)
 
     @classmethod
-    def from_status(cls, error: StatusError, endpoint: Endpoint | None = None) -> ApiError:
-        """An error that came over gRPC, or would have; `endpoint` is whose JSON names its fields get."""
+    def from_status(cls, error: StatusError, names: FieldNames | None = None) -> ApiError:
+        """An error that came over gRPC, or would have; `names` are what its fields are called in JSON."""
         kind = BY_GRPC_STATUS.get(error.code, BY_HTTP_STATUS[500])
         param, message = None, error.message
-        if error.field is not None and endpoint is not None:
-            param = json_path(error.field, endpoint)
+        if error.field is not None and names is not None:
+            param = names.json_path(error.field)
             message = message.replace(error.field, param, 1)
         elif error.code is grpc.StatusCode.NOT_FOUND:
             param = "model"

@@ -6,17 +6,20 @@ used.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 Endpoint = Literal["chat", "completions", "tokenize", "detokenize"]
 
-_CHAT = (
+_Names = tuple[tuple[str, str], ...]
+
+_CHAT: _Names = (
     ("chat.template_kwargs_json", "chat_template_kwargs"),
     ("chat.messages", "messages"),
     ("chat.", ""),
     ("chat", "messages"),
 )
-_RENAMED: dict[Endpoint, tuple[tuple[str, str], ...]] = {
+_RENAMED: dict[Endpoint, _Names] = {
     # The first prefix that fits is replaced.
     "chat": (
         *_CHAT,
@@ -34,13 +37,18 @@ _RENAMED: dict[Endpoint, tuple[tuple[str, str], ...]] = {
     "tokenize": (*_CHAT, ("text", "prompt")),
     "detokenize": (("token_ids", "tokens"),),
 }
-_RENAMED_EVERYWHERE = (
-    ("stop_strings", "stop"),
-    ("include_stop_string", "include_stop_str_in_output"),
+_RESPONSE_FORMAT: _Names = (
     ("constraint.json_schema", "response_format.json_schema"),
     ("constraint.json_object", "response_format"),
-    ("constraint.", "structured_outputs."),
     ("constraint", "response_format"),
+)
+_STRUCTURED_OUTPUTS: _Names = (
+    ("constraint.json_schema", "structured_outputs.json"),
+    ("constraint", "structured_outputs"),
+)
+_RENAMED_EVERYWHERE: _Names = (
+    ("stop_strings", "stop"),
+    ("include_stop_string", "include_stop_str_in_output"),
     ("sampling.num_samples", "n"),
     ("logprobs.num_prompt_logprobs", "prompt_logprobs"),
     ("sampling.", ""),
@@ -49,12 +57,21 @@ _RENAMED_EVERYWHERE = (
 )
 
 
-def json_path(path: str, endpoint: Endpoint) -> str:
-    """The JSON name of a field of the endpoint's protobuf request, such as "top_p" for "sampling.top_p"."""
-    for prefix, name in (*_RENAMED[endpoint], *_RENAMED_EVERYWHERE):
-        if _is_prefix(prefix, path):
-            return name + path.removeprefix(prefix)
-    return path
+@dataclass(slots=True, frozen=True)
+class FieldNames:
+    """The names in one request to an endpoint."""
+
+    endpoint: Endpoint
+    uses_structured_outputs: bool = False
+    """Whether its constraint came by that name, rather than as a `response_format`."""
+
+    def json_path(self, path: str) -> str:
+        """The JSON name of a field of the protobuf request, such as "top_p" for "sampling.top_p"."""
+        constraint = _STRUCTURED_OUTPUTS if self.uses_structured_outputs else _RESPONSE_FORMAT
+        for prefix, name in (*_RENAMED[self.endpoint], *constraint, *_RENAMED_EVERYWHERE):
+            if _is_prefix(prefix, path):
+                return name + path.removeprefix(prefix)
+        return path
 
 
 def _is_prefix(prefix: str, path: str) -> bool:

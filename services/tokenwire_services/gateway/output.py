@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import orjson
 
 from tokenwire.v1 import generation_pb2
-from tokenwire_services.gateway.field_names import Endpoint
+from tokenwire_services.gateway.field_names import FieldNames
 from tokenwire_services.gateway.generation import Generation
 
 FINISH_REASONS = {
@@ -24,7 +24,8 @@ FINISH_REASONS = {
 class Output(Protocol):
     """Writes the answer to one HTTP request. Indices count its generations."""
 
-    endpoint: Endpoint
+    names: FieldNames
+    """What errors call the request's fields."""
 
     def opening(self, generations: Sequence[Generation]) -> bytes:
         """The events before any text."""

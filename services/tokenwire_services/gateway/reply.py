@@ -30,5 +30,5 @@ class Reply(Response):
 
     def _answer(self) -> Response:
         if (error := self._exchange.error) is not None:
-            return ApiError.from_status(error, self._output.endpoint).response()
+            return ApiError.from_status(error, self._output.names).response()
         return Response(self._output.whole(self._exchange.generations), media_type="application/json")

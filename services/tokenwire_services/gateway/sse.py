@@ -56,7 +56,7 @@ class EventStream(Response):
         async with exchange.attended(receive):
             await exchange.wakeup.wait()
             if exchange.error is not None and not exchange.is_disconnected:
-                await ApiError.from_status(exchange.error, output.endpoint).response()(scope, receive, send)
+                await ApiError.from_status(exchange.error, output.names).response()(scope, receive, send)
                 return
             # A copy: what wraps `send` may add headers of its own.
             await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
@@ -76,7 +76,7 @@ class EventStream(Response):
             for index, generation in list(unfinished.items()):
                 events += output.delta(index, generation)
                 if generation.error is not None:
-                    events += _error_event(ApiError.from_status(generation.error, output.endpoint))
+                    events += _error_event(ApiError.from_status(generation.error, output.names))
                     await send({"type": "http.response.body", "body": events})
                     return
                 if generation.done:

@@ -16,6 +16,7 @@ from tokenwire.status import invalid_argument
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 QUESTION: list[Any] = [{"role": "user", "content": "Where?"}]
+AN_OBJECT = {"type": "json_object"}
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 
 
@@ -94,18 +95,19 @@ async def test_a_shape_that_makes_no_sense_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("field", "param"),
+    ("sent", "field", "param"),
     [
-        ("constraint.json_schema", "response_format.json_schema"),
-        ("constraint.regex", "structured_outputs.regex"),
-        ("constraint.choice", "structured_outputs.choice"),
-        ("constraint", "response_format"),
+        ({"response_format": AN_OBJECT}, "constraint.json_schema", "response_format.json_schema"),
+        ({"response_format": AN_OBJECT}, "constraint", "response_format"),
+        ({"structured_outputs": {"json": SCHEMA}}, "constraint.json_schema", "structured_outputs.json"),
+        ({"structured_outputs": {"regex": "("}}, "constraint.regex", "structured_outputs.regex"),
+        ({"structured_outputs": {"choice": ["a"]}}, "constraint", "structured_outputs"),
     ],
 )
 async def test_what_the_engine_cannot_compile_is_named_as_it_was_sent(
-    http: httpx.AsyncClient, tokenizer: FakeTokenizer, field: str, param: str
+    http: httpx.AsyncClient, tokenizer: FakeTokenizer, sent: dict[str, Any], field: str, param: str
 ) -> None:
     tokenizer.answer = lambda request: Answer(error=invalid_argument(field, "cannot be used"))
-    response = await http.post("/v1/chat/completions", json={"model": MODEL, "messages": QUESTION})
+    response = await http.post("/v1/chat/completions", json={"model": MODEL, "messages": QUESTION, **sent})
     assert (response.status_code, response.json()["error"]["param"]) == (400, param)
     assert response.json()["error"]["message"] == f"{param}: cannot be used"
