@@ -20,6 +20,7 @@ from tokenwire_engine.runner.block_tables import BlockTables
 from tokenwire_engine.runner.eager import EagerExecutor
 from tokenwire_engine.runner.executor import StepExecutor
 from tokenwire_engine.runner.graphs import Capture, GraphExecutor, NotCapturableError
+from tokenwire_engine.runner.host_decodes import HostDecodeExecutor
 from tokenwire_engine.runner.launched import Landing, Launched
 from tokenwire_engine.runner.slots import SlotState
 from tokenwire_engine.runner.staging import Staging
@@ -68,8 +69,12 @@ class LocalRunner:
                 )
             except NotCapturableError as error:
                 logger.warning("steps are not captured as CUDA graphs, which makes them slower: %s", error)
-        eager = EagerExecutor(decoder, caches, self._slots, staging, landing, info.block_size)
-        self._executors: list[StepExecutor] = [eager] if self._graphs is None else [self._graphs, eager]
+        self._executors: list[StepExecutor] = []
+        if self._graphs is not None:
+            self._executors.append(self._graphs)
+        elif device.type == "cpu":
+            self._executors.append(HostDecodeExecutor(decoder, caches, kernels, self._slots, info.block_size))
+        self._executors.append(EagerExecutor(decoder, caches, self._slots, staging, landing, info.block_size))
         self._launched: deque[Launched] = deque()
 
     @property

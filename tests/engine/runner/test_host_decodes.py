@@ -1,0 +1,98 @@
+"""Decodes moved on in place, on a CPU: the same tokens as laying every batch out anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.checkpoints import write_checkpoint
+from tests.engine.driver import GREEDY, ignore_progress
+from tests.engine.runner.serving import requests_with, serve
+from tokenwire_engine.config import EngineConfig
+from tokenwire_engine.runner.host_decodes import HostDecodeExecutor
+from tokenwire_engine.runner.launched import Launched
+from tokenwire_engine.runner.load import load_runner
+from tokenwire_engine.runner.local import LocalRunner
+from tokenwire_engine.sampling.params import SamplingParams
+from tokenwire_engine.scheduler.plan import StepPlan
+
+PLAIN = [
+    GREEDY,
+    SamplingParams(temperature=0.8),
+    SamplingParams(temperature=1.2, top_k=40, top_p=0.9),
+    SamplingParams(temperature=0.9, min_p=0.05),
+]
+SPECIAL = [
+    SamplingParams(temperature=0.0, repetition_penalty=1.3),
+    SamplingParams(typical_p=0.7, bad_words=((5,), (9, 10)), num_logprobs=2),
+]
+MIXED_WINDOWS = {"use_sliding_window": True, "sliding_window": 20, "max_window_layers": 2}
+
+
+def load(directory: Path, *, in_place: bool, **options: Any) -> LocalRunner:
+    config = EngineConfig(
+        **({"model": str(directory), "device": "cpu", "dtype": "float32", "max_running": 8} | options)
+    )
+    runner = load_runner(config, ignore_progress)
+    if not in_place:
+        runner._executors = runner._executors[-1:]
+    return runner
+
+
+@pytest.fixture
+def steps_in_place(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The steps that were moved on in place, as they are taken."""
+    steps: list[int] = []
+    execute = HostDecodeExecutor.execute
+
+    def noting(self: HostDecodeExecutor, plan: StepPlan) -> Launched | None:
+        launched = execute(self, plan)
+        if launched is not None:
+            steps.append(plan.step)
+        return launched
+
+    monkeypatch.setattr(HostDecodeExecutor, "execute", noting)
+    return steps
+
+
+@pytest.mark.parametrize("instruction_set", [None, "torch"])
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize("sampling", [PLAIN, PLAIN * 3, PLAIN + SPECIAL], ids=["plain", "queued", "special"])
+def test_rows_that_are_moved_on_yield_the_tokens_of_new_ones(
+    tmp_path: Path,
+    steps_in_place: list[int],
+    sampling: list[SamplingParams],
+    overlap: bool,
+    instruction_set: str | None,
+) -> None:
+    directory = write_checkpoint(tmp_path / "model")
+    options = {"cpu_instruction_set": instruction_set, "max_step_tokens": 24}
+    expected, _ = serve(load(directory, in_place=False, **options), requests_with(sampling))
+    assert not steps_in_place
+    tokens, _ = serve(
+        load(directory, in_place=True, **options), requests_with(sampling), prefix_cache=True, overlap=overlap
+    )
+    assert tokens == expected
+    assert steps_in_place
+
+
+def test_layers_that_see_unequally_far_have_tables_of_their_own(
+    tmp_path: Path, steps_in_place: list[int]
+) -> None:
+    directory = write_checkpoint(tmp_path / "model", "qwen2", **MIXED_WINDOWS)
+    expected, _ = serve(load(directory, in_place=False), requests_with(PLAIN * 2))
+    tokens, _ = serve(load(directory, in_place=True), requests_with(PLAIN * 2), overlap=True)
+    assert tokens == expected
+    assert steps_in_place
+
+
+def test_preempted_requests_keep_their_tokens(tmp_path: Path, steps_in_place: list[int]) -> None:
+    directory = write_checkpoint(tmp_path / "model")
+    expected, _ = serve(load(directory, in_place=False), requests_with(PLAIN * 2))
+    few = {"kv_cache_memory": 16 * 16 * 768, "max_step_tokens": 24}
+    tokens, scheduler = serve(load(directory, in_place=True, **few), requests_with(PLAIN * 2), overlap=True)
+    assert scheduler.counters.preemptions > 0
+    assert tokens == expected
+    assert steps_in_place
