@@ -254,7 +254,7 @@ def engine(
 
 @app.command()
 def tokenizer(
-    engine: opt.Engine = f"{LOOPBACK}:50051",
+    engine: opt.Engines = None,
     host: opt.Host = LOOPBACK,
     port: opt.Port = 50052,
     metrics_host: opt.MetricsHost = LOOPBACK,
@@ -274,7 +274,7 @@ def tokenizer(
 
     with _options():
         config = TokenizerConfig(
-            engines=(engine,),
+            engines=tuple(engine or (f"{LOOPBACK}:50051",)),
             host=host,
             port=port,
             metrics_host=metrics_host,

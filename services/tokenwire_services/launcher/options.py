@@ -204,6 +204,15 @@ TokenizerMetricsPort = Annotated[
     ),
 ]
 Engine = Annotated[str, typer.Option(metavar="HOST:PORT", help="Address of the engine.")]
+Engines = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--engine",
+        metavar="HOST:PORT",
+        help="Address of an engine; may be given several times. Left out: 127.0.0.1:50051.",
+        show_default=False,
+    ),
+]
 Tokenizer = Annotated[str, typer.Option(metavar="HOST:PORT", help="Address of the tokenizer service.")]
 Workers = Annotated[int, typer.Option(min=1, help="Processes that share the port.")]
 TokenizerWorkers = Annotated[int, typer.Option(min=1, help="Processes of the tokenizer service.")]

@@ -21,7 +21,7 @@ class TokenizerConfig:
     """
 
     engines: tuple[str, ...] = ("127.0.0.1:50051",)
-    """Addresses of the engines, each "host:port". This version serves one."""
+    """Addresses of the engines, each "host:port"."""
     host: str = "127.0.0.1"
     port: int = 50052
     """0: any free port; the ready line on `status_fd` says which."""
@@ -37,7 +37,7 @@ class TokenizerConfig:
     session_grace_s: float = 10.0
     """Longest that a peer whose connection broke may come back to its session. 0: not at all."""
     failover_timeout_s: float = 30.0
-    """How long requests in flight wait for an engine that was lost; then they fail. 0: they fail at once."""
+    """How long requests in flight wait for an engine when theirs was lost; then they fail. 0: not at all."""
     trust_request_chat_template: bool = False
     """Whether requests may bring chat templates of their own."""
     tool_parser: str = "auto"
@@ -53,11 +53,9 @@ class TokenizerConfig:
 
     def __post_init__(self) -> None:
         if not self.engines:
-            raise ValueError("--engine is missing; expected the engine's host:port")
-        if len(self.engines) > 1:
-            raise ValueError(
-                f"--engine was given {len(self.engines)} times; this version routes to one engine"
-            )
+            raise ValueError("--engine is missing; expected an engine's host:port")
+        if len(set(self.engines)) < len(self.engines):
+            raise ValueError(f"--engine names an engine twice: {', '.join(self.engines)}")
         for option, name, names in (
             ("--tool-parser", self.tool_parser, TOOL_PARSERS),
             ("--reasoning-parser", self.reasoning_parser, REASONING_PARSERS),

@@ -2,9 +2,9 @@
 
 The link waits for the engine, learns its model, and connects again for ever when the connection breaks or the
 engine is lost. The requests of its one session go on as soon as there is a connection again, at the same
-engine or at another process with the same model; only when none comes in time do they fail. New requests are
-taken in meanwhile if the outage is brief, and refused with UNAVAILABLE if it is not. An engine that drains is
-such an outage, too, though requests that it still computes go on.
+engine or at another process with the same model, unless they are taken to another link first; only when none
+comes in time do they fail. New requests are taken in meanwhile if the outage is brief. An engine that drains
+is such an outage, too, though requests that it still computes go on.
 """
 
 from __future__ import annotations
@@ -13,14 +13,18 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Coroutine
+from typing import Protocol
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tokenwire.status import StatusError, unavailable
 from tokenwire.v1 import engine_pb2, engine_pb2_grpc
+from tokenwire_services.tokenizer.engine_request import EngineRequest
 from tokenwire_services.tokenizer.engine_session import Command, Counts, EngineSession
+from tokenwire_services.tokenizer.kv_view import KvView
+from tokenwire_services.tokenizer.load_view import LoadView
 from tokenwire_services.tokenizer.model import Model, fetch_files, fingerprint, load_model
 
 log = logging.getLogger(__name__)
@@ -33,6 +37,10 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
 """Pauses between attempts to connect; they double from the first to the longest."""
 _BRIEF_S = 1.0
 """An outage that is over sooner is nobody else's business."""
+_LOST_S = 0.2
+"""A connection that was only cut is back sooner; past it the engine is held to be lost."""
+_REFUSED_PAUSE_S = 5.0
+"""Before an engine that was refused is looked at again."""
 _LEAVE_S = 0.3
 """For the engine to hear that this process goes away."""
 _ANSWER_TIMEOUT_S = 120.0
@@ -54,22 +62,59 @@ class EngineLostError(Exception):
     """The connection is over, without a gRPC status saying why."""
 
 
-class EngineLink:
-    """Keeps a session going with one engine."""
+class EngineRefusedError(EngineLostError):
+    """The engine is there, but cannot be one of those behind this service."""
 
-    def __init__(
-        self, address: str, on_change: Callable[[bool], Awaitable[None]], failover_timeout_s: float
-    ) -> None:
-        """`address` is "host:port". `on_change` is told True once there is an engine, False without one.
-        `failover_timeout_s`: how long requests wait for an engine that was lost."""
+
+class LinkOwner(Protocol):
+    """Who has a link, and is told of it."""
+
+    def find_model(self, digest: bytes) -> Model | None:
+        """A model with this fingerprint that was loaded before, for another link."""
+
+    def check(self, link: EngineLink, model: Model) -> None:
+        """The link is about to serve a model.
+
+        Raises:
+            EngineRefusedError: it must not.
+        """
+
+    async def changed(self, link: EngineLink) -> None:
+        """The link serves from now on, or does so no more."""
+
+    def connected(self, link: EngineLink) -> None:
+        """There is an engine that admits requests."""
+
+    def stranded(self, link: EngineLink) -> None:
+        """Requests of the link have no engine."""
+
+
+class EngineLink:
+    """Keeps a session going with one engine.
+
+    Attributes:
+        blocks: what the engine's prefix cache holds; empty unless the link is one of several.
+        load: how busy it is.
+    """
+
+    def __init__(self, address: str, owner: LinkOwner, failover_timeout_s: float, is_watched: bool) -> None:
+        """`address` is "host:port". `failover_timeout_s`: how long requests wait for an engine that was lost.
+        `is_watched`: whether anybody wants to know how busy the engine is, and what it has cached."""
         self.address = address
-        self._on_change = on_change
+        self._owner = owner
         self._failover_timeout_s = failover_timeout_s
+        self._is_watched = is_watched
         self._session = EngineSession(grace_ms=round(failover_timeout_s * 1000))
+        self.blocks = KvView()
+        self.load = LoadView(self._session.counts)
         self._model: Model | None = None  # outlives the connection: the engine may come back with it
+        self._is_checked = False
         self._is_serving = False
         self._is_connected = False
+        self._is_lost = False
         self._outage: asyncio.Task[None] | None = None
+        self._loss: asyncio.TimerHandle | None = None
+        """When an engine that was cut off is held to be lost."""
         self._expiry: asyncio.TimerHandle | None = None
         """When requests that wait for an engine have waited long enough."""
         self._problem = "not connected yet"
@@ -80,31 +125,48 @@ class EngineLink:
         return self._is_connected
 
     @property
+    def is_serving(self) -> bool:
+        """Whether requests are taken in: there is an engine, or there was one a moment ago."""
+        return self._is_serving
+
+    @property
+    def is_admitting(self) -> bool:
+        """Whether there is an engine right now, and it does not drain."""
+        return self._is_connected and self._outage is None
+
+    @property
+    def has_stranded(self) -> bool:
+        """Whether requests wait for an engine."""
+        return self._session.has_handed_back or (self._is_lost and self._session.has_requests)
+
+    @property
+    def problem(self) -> str:
+        """Why there is no engine."""
+        return self._problem
+
+    @property
     def counts(self) -> Counts:
         """What went over this link."""
         return self._session.counts
 
     @property
     def session(self) -> EngineSession:
-        """Where requests are submitted.
-
-        Raises:
-            StatusError: UNAVAILABLE while there is no engine.
-        """
-        if not self._is_serving:
-            raise self._unavailable()
+        """Where requests are submitted."""
         return self._session
 
     @property
-    def model(self) -> Model:
-        """What the engine serves.
-
-        Raises:
-            StatusError: UNAVAILABLE while there is no engine.
-        """
-        if not self._is_serving or self._model is None:
-            raise self._unavailable()
+    def model(self) -> Model | None:
+        """What the engine serves, or served last."""
         return self._model
+
+    @property
+    def claimed_model(self) -> Model | None:
+        """What the engine serves, if it is there."""
+        return self._model if self._is_checked else None
+
+    def take_stranded(self) -> list[EngineRequest]:
+        """Give away the requests that wait for an engine."""
+        return self._session.take_all() if self._is_lost else self._session.take_handed_back()
 
     async def run(self) -> None:
         """Stay connected until cancelled.
@@ -115,15 +177,17 @@ class EngineLink:
         pause = _FIRST_PAUSE_S
         async with grpc.aio.insecure_channel(self.address, options=_CHANNEL_OPTIONS) as channel:
             while True:
+                is_refused = False
                 try:
                     await self._serve(channel)
                 except grpc.aio.AioRpcError as error:
                     problem = error.details() or error.code().name
                 except EngineLostError as error:
                     problem = str(error)
+                    is_refused = isinstance(error, EngineRefusedError)
                 pause = _FIRST_PAUSE_S if self._is_connected else min(2 * pause, _LONGEST_PAUSE_S)
                 self._disconnected(problem)
-                await asyncio.sleep(pause)
+                await asyncio.sleep(_REFUSED_PAUSE_S if is_refused else pause)
 
     async def leave(self) -> None:
         """End all requests, at the engine too, and take no more; `run` goes on until it is cancelled."""
@@ -140,23 +204,32 @@ class EngineLink:
         stub = engine_pb2_grpc.EngineStub(channel)
         await self._learn(stub)
         call: Call = stub.Session()
-        writer: asyncio.Task[None] | None = None
-        follower: asyncio.Task[None] | None = None
+        tasks: list[asyncio.Task[None]] = []
+
+        def begin(work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+            task = asyncio.create_task(work)
+            tasks.append(task)
+            return task
+
         try:
             await self._open(call)
-            writer = asyncio.create_task(_write(call, self._session))
+            begin(_write(call, self._session))
+            if self._is_watched:
+                begin(self.blocks.follow(stub))
+                begin(self.load.follow(stub))
             await self._connected()
-            follower = asyncio.create_task(self._follow_health(channel))
+            follower = begin(self._follow_health(channel))
             while True:
                 if self._session.receive(await _next(call)):
                     self._await_engine()
+                    self._owner.stranded(self)
                     # Looks again: it may have heard of the drain's beginning, or end, before or after this.
                     follower.cancel()
-                    follower = asyncio.create_task(self._follow_health(channel))
+                    tasks.remove(follower)
+                    follower = begin(self._follow_health(channel))
         finally:
-            for task in (writer, follower):
-                if task is not None:
-                    task.cancel()
+            for task in tasks:
+                task.cancel()
             call.cancel()
 
     async def _follow_health(self, channel: grpc.aio.Channel) -> None:
@@ -177,16 +250,29 @@ class EngineLink:
         info = await stub.GetModel(engine_pb2.GetModelRequest(), timeout=_ANSWER_TIMEOUT_S)
         known = self._model
         if known is not None and info.instance_id and info.instance_id == known.info.instance_id:
+            self._check(known)
             return
         files = await fetch_files(stub, _ANSWER_TIMEOUT_S)
-        if known is not None and known.fingerprint == fingerprint(info, files):
-            self._model = dataclasses.replace(known, info=info)
+        digest = fingerprint(info, files)
+        if known is not None and known.fingerprint == digest:
+            self._check(dataclasses.replace(known, info=info))
             self._session.move()
+            return
+        if (same := self._owner.find_model(digest)) is not None:
+            model = dataclasses.replace(same, info=info)
         else:
-            self._model = await asyncio.to_thread(load_model, info, files)
+            model = await asyncio.to_thread(load_model, info, files)
+        self._check(model)
+        if known is not None:
             self._session.abandon(
                 unavailable(f"the engine at {self.address} was replaced by one with another model", 0.0)
             )
+
+    def _check(self, model: Model) -> None:
+        """Serve a model from now on, unless the owner minds."""
+        self._owner.check(self, model)
+        self._model = model
+        self._is_checked = True
 
     async def _open(self, call: Call) -> None:
         """Open the session over a new stream, or resume it.
@@ -212,15 +298,23 @@ class EngineLink:
         log.info("connected to the engine at %s: %s", self.address, self._model.info.served_names[0])
         self._problem = ""
         self._is_connected = True
+        self._is_lost = False
         if not self._is_serving:
             self._is_serving = True
-            await self._on_change(True)
+            await self._owner.changed(self)
+        self._owner.connected(self)
 
     def _disconnected(self, problem: str) -> None:
         was_connected, self._is_connected = self._is_connected, False
+        self._is_checked = False
         self._begin_outage(problem)
         if was_connected:
             self._await_engine()
+            self._loss = asyncio.get_running_loop().call_later(_LOST_S, self._lose)
+
+    def _lose(self) -> None:
+        self._is_lost = True
+        self._owner.stranded(self)
 
     def _begin_outage(self, problem: str) -> None:
         if problem != self._problem:
@@ -233,7 +327,7 @@ class EngineLink:
         """What follows from an outage that is not brief."""
         await asyncio.sleep(min(_BRIEF_S, self._failover_timeout_s))
         self._is_serving = False
-        await self._on_change(False)
+        await self._owner.changed(self)
 
     def _await_engine(self) -> None:
         """Give requests that no engine has the time that they may wait for one."""
@@ -252,6 +346,9 @@ class EngineLink:
         if self._outage is not None:
             self._outage.cancel()
             self._outage = None
+        if self._loss is not None:
+            self._loss.cancel()
+            self._loss = None
         if self._expiry is not None:
             self._expiry.cancel()
             self._expiry = None

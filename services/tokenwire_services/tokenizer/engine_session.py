@@ -4,8 +4,8 @@ Bookkeeping without I/O, and all that is needed to lose nothing. When the connec
 resumes behind the last step it received, and sends again the commands that the engine had not counted. When
 the engine is gone, or has forgotten the session, every request moves: it is submitted anew with the tokens it
 has so far, and the next ones are what they would have been. So is a request that a draining engine hands
-back, once there is an engine that admits it. (A request for several samples begins again, and what comes a
-second time is passed over: the same seed gives the same tokens.)
+back, once there is an engine that admits it. Or the requests are taken from here, and another engine's
+session adopts them.
 
 A slot is reused only after the engine's finish event for it, so tokens of a cancelled request never reach the
 next one.
@@ -18,12 +18,13 @@ import logging
 import uuid
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import grpc
 
 from tokenwire.status import StatusError, unavailable
 from tokenwire.v1 import engine_pb2
+from tokenwire_services.tokenizer.engine_request import EngineRequest, read_handed_back
 from tokenwire_services.tokenizer.samples import Samples
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class EngineSession:
         """`grace_ms`: how long the engine shall keep the session without a connection."""
         self._grace_ms = grace_ms
         self.counts = Counts()
-        self._live: dict[int, _Request] = {}
+        self._live: dict[int, EngineRequest] = {}
         self._ending: set[int] = set()  # cancelled; the engine's finish event is on its way
         self._handed_back: set[int] = set()  # live, but no engine has them
         self._free_slots: list[int] = []
@@ -77,25 +78,57 @@ class EngineSession:
 
     def submit(
         self, request: engine_pb2.GenerateRequest, samples: Samples, output: Sequence[int] = ()
-    ) -> int:
-        """Start a request whose output goes to `samples`; returns the slot to cancel it by.
+    ) -> EngineRequest:
+        """Start a request whose output goes to `samples`.
 
         The samples may have begun elsewhere: `output` is what a single one has.
         """
-        slot = self._free_slots.pop() if self._free_slots else len(self._live) + len(self._ending)
-        started = self._live[slot] = _Request(request, samples, list(output))
+        slot = self._free_slot()
+        started = self._live[slot] = EngineRequest(request, samples, list(output), self, slot)
         self.counts.num_live = len(self._live)
         self.counts.num_requests += 1
         self.counts.num_prompt_tokens += len(request.prompt_token_ids)
         if any(generation.num_tokens for generation in samples.generations):
             request = started.resumed()
         self._send(Command(submit=Command.Submit(slot=slot, request=request)))
-        return slot
+        return started
 
-    def cancel(self, slot: int, samples: Samples) -> None:
-        """Route nothing more to `samples` and have the engine end it; harmless when it has ended."""
-        request = self._live.get(slot)
-        if request is not None and request.samples is samples:
+    def adopt(self, request: EngineRequest) -> None:
+        """Go on with a request that was taken from another session."""
+        request.session, request.slot = self, self._free_slot()
+        self._live[request.slot] = request
+        self.counts.num_live = len(self._live)
+        self.counts.num_moved += 1
+        self._send(Command(submit=Command.Submit(slot=request.slot, request=request.resumed())))
+
+    def take_all(self) -> list[EngineRequest]:
+        """Give away all requests: their engine is lost. If it comes back and has them still, it ends them."""
+        for request in list(self._live.values()):
+            self._lose(request)
+        return self._take(list(self._live))
+
+    def take_handed_back(self) -> list[EngineRequest]:
+        """Give away the requests that the engine has handed back."""
+        return self._take(list(self._handed_back))
+
+    def _take(self, slots: list[int]) -> list[EngineRequest]:
+        taken = [self._live[slot] for slot in slots]
+        for request in taken:
+            self.cancel(request)
+        return taken
+
+    def _lose(self, request: EngineRequest) -> None:
+        """A request has lost its engine, unless that had handed it back; after too many it fails."""
+        request.num_moves += request.slot not in self._handed_back
+        if request.num_moves > MAX_MOVES:
+            message = f"the request has lost {request.num_moves} engines and is not tried again"
+            request.samples.fail(unavailable(message))
+            self.cancel(request)
+
+    def cancel(self, request: EngineRequest) -> None:
+        """Route nothing more to its samples and have the engine end it; harmless when it has ended."""
+        slot = request.slot
+        if self._live.get(slot) is request:
             del self._live[slot]
             self.counts.num_live = len(self._live)
             if slot in self._handed_back:
@@ -107,9 +140,14 @@ class EngineSession:
 
     def cancel_all(self, error: StatusError) -> None:
         """End every request with an error, here and at the engine."""
-        for slot, request in list(self._live.items()):
+        for request in list(self._live.values()):
             request.samples.fail(error)
-            self.cancel(slot, request.samples)
+            self.cancel(request)
+
+    @property
+    def has_requests(self) -> bool:
+        """Whether there are requests that have not ended."""
+        return bool(self._live)
 
     @property
     def has_handed_back(self) -> bool:
@@ -119,9 +157,9 @@ class EngineSession:
     def fail_handed_back(self, error: StatusError) -> None:
         """End the requests that no engine has with an error."""
         for slot in list(self._handed_back):
-            samples = self._live[slot].samples
-            samples.fail(error)
-            self.cancel(slot, samples)
+            request = self._live[slot]
+            request.samples.fail(error)
+            self.cancel(request)
 
     def submit_again(self) -> None:
         """The engine admits requests again: let it have those that it handed back."""
@@ -137,13 +175,9 @@ class EngineSession:
 
     def move(self) -> None:
         """Go on in a new session, at an engine that knows none of the requests."""
-        for slot, request in list(self._live.items()):
-            self.counts.num_moved += 1
-            request.num_moves += slot not in self._handed_back
-            if request.num_moves > MAX_MOVES:
-                message = f"the request has lost {request.num_moves} engines and is not tried again"
-                request.samples.fail(unavailable(message))
-                self.cancel(slot, request.samples)
+        for request in list(self._live.values()):
+            self._lose(request)
+        self.counts.num_moved += len(self._live)
         self._renew()
 
     async def idle(self) -> None:
@@ -208,7 +242,7 @@ class EngineSession:
                 log.exception("the request in slot %d failed on token %d", slot, token_id)
                 samples.fail(StatusError(grpc.StatusCode.INTERNAL, f"token {token_id} cannot be decoded"))
             if generation.finished and samples.finished:
-                self.cancel(slot, samples)
+                self.cancel(request)
         for event in message.finished:
             self._finish(event)
         self.counts.num_live = len(live)
@@ -225,7 +259,7 @@ class EngineSession:
     def _finish(self, event: engine_pb2.SessionResponse.FinishEvent) -> None:
         request = self._live.get(event.slot)
         if request is not None:
-            if (handed_back := _handed_back(event)) is not None:
+            if (handed_back := read_handed_back(event)) is not None:
                 if event.HasField("usage"):  # the last of its samples
                     request.take_back(handed_back)
                     self._handed_back.add(event.slot)
@@ -240,6 +274,9 @@ class EngineSession:
         else:
             return
         self._free(event.slot)
+
+    def _free_slot(self) -> int:
+        return self._free_slots.pop() if self._free_slots else len(self._live) + len(self._ending)
 
     def _free(self, slot: int) -> None:
         self._free_slots.append(slot)
@@ -268,62 +305,3 @@ class Counts:
     num_generated_tokens: int = 0
     num_moved: int = 0
     """How often requests went on at another engine process."""
-
-
-@dataclass(slots=True)
-class _Request:
-    """A live request, and what it takes to continue it elsewhere."""
-
-    request: engine_pb2.GenerateRequest
-    samples: Samples
-    token_ids: list[int] = field(default_factory=list)
-    """Output so far of a request for one sample."""
-    repeated: list[int] | None = field(init=False)
-    """Of a request for several: how many tokens of each sample come again, after a move."""
-    num_moves: int = 0
-    """Engines that it has lost."""
-
-    def __post_init__(self) -> None:
-        num_samples = len(self.samples.generations)
-        self.repeated = [0] * num_samples if num_samples > 1 else None
-
-    def take_back(self, handed_back: engine_pb2.HandedBack) -> None:
-        """An engine handed it back. If that engine drew the seed, the next one is to use the same."""
-        if handed_back.HasField("seed") and not self.request.sampling.HasField("seed"):
-            self.request.sampling.seed = handed_back.seed
-
-    def repeats(self, index: int) -> bool:
-        """Whether a sample's next token is one that came before the request moved."""
-        assert self.repeated is not None
-        self.repeated[index] -= 1
-        return self.repeated[index] >= 0
-
-    def receive_logprobs(self, part: engine_pb2.SessionResponse.SlotLogprobs) -> None:
-        """Those of one sample's tokens in this message, and of the prompt's next ones."""
-        if part.HasField("prompt"):
-            self.samples.receive_prompt(part.prompt)
-        logprobs = self.samples.generations[part.sample_index].logprobs
-        if logprobs is not None and part.HasField("tokens"):
-            skip = 0 if self.repeated is None else max(0, self.repeated[part.sample_index])
-            logprobs.arrive(part.tokens, skip)
-
-    def resumed(self) -> engine_pb2.GenerateRequest:
-        """The request that yields the rest of the output."""
-        resumed = engine_pb2.GenerateRequest()
-        resumed.CopyFrom(self.request)
-        resumed.ClearField("model")  # by another name, maybe, but the same
-        if self.samples.prompt_report is not None:
-            self.samples.prompt_report.restart()
-        else:
-            resumed.logprobs.ClearField("num_prompt_logprobs")
-        if self.repeated is None:
-            resumed.resumed_token_ids.extend(self.token_ids)
-        else:
-            self.repeated = [generation.num_tokens for generation in self.samples.generations]
-        return resumed
-
-
-def _handed_back(event: engine_pb2.SessionResponse.FinishEvent) -> engine_pb2.HandedBack | None:
-    """What the engine says of a request that it hands back; None: it ended otherwise."""
-    handed_back = engine_pb2.HandedBack()
-    return handed_back if any(detail.Unpack(handed_back) for detail in event.error.details) else None

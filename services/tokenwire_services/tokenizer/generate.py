@@ -9,7 +9,7 @@ import grpc
 from tokenwire.status import abort
 from tokenwire.v1 import tokenizer_pb2
 from tokenwire_services.tokenizer.config import TokenizerConfig
-from tokenwire_services.tokenizer.engine_link import EngineLink
+from tokenwire_services.tokenizer.engines import Engines
 from tokenwire_services.tokenizer.outbox import Deltas, Finish, Outbox
 from tokenwire_services.tokenizer.requests import start
 
@@ -19,7 +19,7 @@ _SLOT = 0
 
 
 async def generate(
-    link: EngineLink,
+    engines: Engines,
     config: TokenizerConfig,
     request: tokenizer_pb2.TokenizerGenerateRequest,
     context: grpc.aio.ServicerContext[Any, Any],
@@ -33,7 +33,7 @@ async def generate(
         StatusError: the request cannot be served.
     """
     outbox = Outbox(config.max_backlog_bytes)
-    running = await start(link, config, request, _SLOT, outbox)
+    running = await start(engines, config, request, _SLOT, outbox)
     try:
         while True:
             deltas = await outbox.take()

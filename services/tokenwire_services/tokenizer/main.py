@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import threading
+from collections.abc import Iterable
 
 import grpc
 import uvloop
@@ -21,6 +22,7 @@ from tokenwire.v1 import tokenizer_pb2, tokenizer_pb2_grpc
 from tokenwire_services.garbage import keep_what_exists
 from tokenwire_services.tokenizer.config import TokenizerConfig
 from tokenwire_services.tokenizer.engine_link import EngineLink
+from tokenwire_services.tokenizer.engines import Engines
 from tokenwire_services.tokenizer.metrics import serving_metrics
 from tokenwire_services.tokenizer.model import ModelFilesError
 from tokenwire_services.tokenizer.service import TokenizerService
@@ -29,6 +31,8 @@ log = logging.getLogger(__name__)
 
 SERVICE: str = tokenizer_pb2.DESCRIPTOR.services_by_name["Tokenizer"].full_name
 
+_SERVICES = ("", SERVICE)
+"""Of health: whether any engine serves. Whether a certain one does is asked by its address."""
 _SHUTDOWN_GRACE_S = 0.3
 """For calls to hear that the process is going away."""
 _THREADS_GRACE_S = 1.0
@@ -77,15 +81,16 @@ async def serve(config: TokenizerConfig, stop: asyncio.Event | None = None) -> N
 
     is_ready = False
 
-    async def on_change(serving: bool) -> None:
+    async def on_change(link: EngineLink) -> None:
         nonlocal is_ready
-        await _set_health(status, serving)
-        if serving and not is_ready:
+        await _set_health(status, (link.address,), link.is_serving)
+        await _set_health(status, _SERVICES, engines.is_serving)
+        if link.is_serving and not is_ready:
             is_ready = True
             keep_what_exists()
             progress.ready(port)
 
-    link = EngineLink(config.engines[0], on_change, config.failover_timeout_s)
+    engines = Engines(config, on_change)
     server = grpc.aio.server(
         interceptors=[RefuseMalformed()],
         options=[
@@ -97,12 +102,12 @@ async def serve(config: TokenizerConfig, stop: asyncio.Event | None = None) -> N
             ("grpc.keepalive_permit_without_calls", 1),
         ],
     )
-    service = TokenizerService(link, config)
+    service = TokenizerService(engines, config)
     tokenizer_pb2_grpc.add_TokenizerServicer_to_server(service, server)
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
     names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
-    await _set_health(status, serving=False)
+    await _set_health(status, (*_SERVICES, *config.engines), serving=False)
     try:
         port = server.add_insecure_port(f"{config.host}:{config.port}")
     except RuntimeError as error:
@@ -112,16 +117,17 @@ async def serve(config: TokenizerConfig, stop: asyncio.Event | None = None) -> N
     metrics = contextlib.ExitStack()
     if config.metrics_port is not None:
         try:
-            metrics.enter_context(serving_metrics(link, config.metrics_host, config.metrics_port))
+            metrics.enter_context(serving_metrics(engines, config.metrics_host, config.metrics_port))
         except OSError as error:
             raise StartError(
                 f"cannot listen on {config.metrics_host}:{config.metrics_port} for metrics: {error.strerror}"
             ) from error
     await server.start()
-    log.info("listening on %s:%d, waiting for the engine at %s", config.host, port, link.address)
+    addresses = " or ".join(config.engines)
+    log.info("listening on %s:%d, waiting for the engine at %s", config.host, port, addresses)
     progress.waiting(port)
 
-    linked = asyncio.create_task(link.run())
+    linked = asyncio.create_task(engines.run())
     stopped = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait([linked, stopped], return_when=asyncio.FIRST_COMPLETED)
@@ -129,7 +135,7 @@ async def serve(config: TokenizerConfig, stop: asyncio.Event | None = None) -> N
             await linked
     finally:
         await service.end_sessions()
-        await link.leave()
+        await engines.leave()
         for task in (linked, stopped):
             task.cancel()
         await asyncio.gather(linked, stopped, return_exceptions=True)
@@ -137,9 +143,9 @@ async def serve(config: TokenizerConfig, stop: asyncio.Event | None = None) -> N
         await asyncio.to_thread(metrics.close)
 
 
-async def _set_health(status: health.HealthServicer, serving: bool) -> None:
+async def _set_health(status: health.HealthServicer, services: Iterable[str], serving: bool) -> None:
     kinds = health_pb2.HealthCheckResponse
-    for service in ("", SERVICE):
+    for service in services:
         await status.set(service, kinds.SERVING if serving else kinds.NOT_SERVING)
 
 

@@ -1,6 +1,6 @@
 """What the tokenizer service counts: the one place that names its metrics, and the port they are served on.
 
-The counts are plain numbers of the engine's link and session, put together when somebody asks for them, on
+The counts are plain numbers of the engines' links and sessions, put together when somebody asks for them, on
 a thread of their own.
 """
 
@@ -14,13 +14,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from tokenwire_services.tokenizer.engine_link import EngineLink
+from tokenwire_services.tokenizer.engines import Engines
 
 PREFIX = "tokenwire_tokenizer_"
 
 
 @contextmanager
-def serving_metrics(link: EngineLink, host: str, port: int) -> Iterator[int]:
+def serving_metrics(engines: Engines, host: str, port: int) -> Iterator[int]:
     """Serve the metrics on a thread of their own; the port, a free one for 0.
 
     Raises:
@@ -28,7 +28,7 @@ def serving_metrics(link: EngineLink, host: str, port: int) -> Iterator[int]:
     """
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
-    registry.register(_LinkCollector(link))
+    registry.register(_EnginesCollector(engines))
     server, thread = start_http_server(port, host, registry)
     try:
         yield server.server_port
@@ -38,27 +38,36 @@ def serving_metrics(link: EngineLink, host: str, port: int) -> Iterator[int]:
         thread.join()
 
 
-class _LinkCollector(Collector):
-    def __init__(self, link: EngineLink) -> None:
-        self._link = link
+class _EnginesCollector(Collector):
+    def __init__(self, engines: Engines) -> None:
+        self._engines = engines
 
     def collect(self) -> Iterator[Metric]:
-        engine_up = GaugeMetricFamily(
-            PREFIX + "engine_up", "Whether the engine answers, 1 or 0.", labels=["engine"]
+        up = _gauge("engine_up", "Whether the engine answers, 1 or 0.")
+        live = _gauge("requests_in_flight", "Requests at the engine, or on their way to it.")
+        blocks = _gauge("engine_cached_blocks", "Blocks known to be in the engine's prefix cache.")
+        requests = _counter("requests", "Requests that began at the engine.")
+        prompt_tokens = _counter("prompt_tokens", "Tokens of their prompts.")
+        tokens = _counter("generation_tokens", "Tokens received from the engine.")
+        moved = _counter(
+            "requests_moved",
+            "Requests that went on at the engine, after another process of it or another engine.",
         )
-        engine_up.add_metric([self._link.address], float(self._link.is_connected))
-        yield engine_up
-        counts = self._link.counts
-        yield GaugeMetricFamily(
-            PREFIX + "requests_in_flight", "Requests at the engine, or on their way to it.", counts.num_live
-        )
-        yield CounterMetricFamily(PREFIX + "requests", "Requests sent to an engine.", counts.num_requests)
-        yield CounterMetricFamily(
-            PREFIX + "prompt_tokens", "Tokens of their prompts.", counts.num_prompt_tokens
-        )
-        yield CounterMetricFamily(
-            PREFIX + "generation_tokens", "Tokens received from an engine.", counts.num_generated_tokens
-        )
-        yield CounterMetricFamily(
-            PREFIX + "requests_moved", "Requests that another engine process went on with.", counts.num_moved
-        )
+        for link in self._engines.links:
+            engine, counts = [link.address], link.counts
+            up.add_metric(engine, float(link.is_connected))
+            live.add_metric(engine, counts.num_live)
+            blocks.add_metric(engine, len(link.blocks))
+            requests.add_metric(engine, counts.num_requests)
+            prompt_tokens.add_metric(engine, counts.num_prompt_tokens)
+            tokens.add_metric(engine, counts.num_generated_tokens)
+            moved.add_metric(engine, counts.num_moved)
+        yield from (up, live, blocks, requests, prompt_tokens, tokens, moved)
+
+
+def _gauge(name: str, meaning: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(PREFIX + name, meaning, labels=["engine"])
+
+
+def _counter(name: str, meaning: str) -> CounterMetricFamily:
+    return CounterMetricFamily(PREFIX + name, meaning, labels=["engine"])

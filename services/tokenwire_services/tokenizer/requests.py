@@ -11,14 +11,14 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tokenwire.status import CONTEXT_LENGTH_EXCEEDED, invalid_argument, not_found, unavailable
+from tokenwire.status import CONTEXT_LENGTH_EXCEEDED, invalid_argument
 from tokenwire.v1 import engine_pb2, generation_pb2, tokenizer_pb2
 from tokenwire_services.tokenizer.bad_words import encode_bad_words
 from tokenwire_services.tokenizer.chat import encode_chat, render_chat
 from tokenwire_services.tokenizer.config import TokenizerConfig
 from tokenwire_services.tokenizer.detokenizer import Detokenizer
-from tokenwire_services.tokenizer.engine_link import EngineLink
-from tokenwire_services.tokenizer.engine_session import EngineSession
+from tokenwire_services.tokenizer.engine_request import EngineRequest
+from tokenwire_services.tokenizer.engines import Engines
 from tokenwire_services.tokenizer.generation import Generation
 from tokenwire_services.tokenizer.logprobs import TokenLogprobs
 from tokenwire_services.tokenizer.model import Model
@@ -34,27 +34,27 @@ MAX_STOP_STRINGS = 16
 MAX_STOP_STRING_BYTES = 1024
 MAX_REQUEST_ID_BYTES = 256
 
-_NO_SLOT = -1
 _MOST_BYTES_PER_TOKEN = 64
 """No text averages more, so that longer ones are refused without the time that encoding them takes."""
 
 
 @dataclass(slots=True)
 class Running:
-    """A request that the engine has."""
+    """A request that an engine has."""
 
-    session: EngineSession
-    engine_slot: int
     samples: Samples
+    request: EngineRequest | None
+    """None: nothing was left to compute."""
 
     def cancel(self) -> None:
         """End it early; does nothing when it has ended."""
         self.samples.cancel()
-        self.session.cancel(self.engine_slot, self.samples)
+        if self.request is not None:
+            self.request.cancel()
 
 
 async def start(
-    link: EngineLink,
+    engines: Engines,
     config: TokenizerConfig,
     request: tokenizer_pb2.TokenizerGenerateRequest,
     slot: int,
@@ -65,7 +65,7 @@ async def start(
     Raises:
         StatusError: the request cannot be served; nothing was submitted.
     """
-    model = resolve_model(link, request.model)
+    model = engines.model(request.model)
     _check(request)
     prompt = await _encode_prompt(model, config, request)
     limit = model.info.max_model_len
@@ -82,14 +82,10 @@ async def start(
     samples = _samples(model, request, prompt, structure, slot, outbox)
     output = _output_so_far(model, request, len(samples.generations))
     samples.resume(output)
-    if link.model.fingerprint != model.fingerprint:
-        raise unavailable("the engine was replaced by another while the prompt was encoded; try again", 0.0)
-    session = link.session
     if samples.finished:  # nothing is left to continue
-        return Running(session, _NO_SLOT, samples)
+        return Running(samples, None)
     submitted = engine_request(model, request, prompt.token_ids, structure.constraint)
-    engine_slot = session.submit(submitted, samples, output[0] if len(output) == 1 else ())
-    return Running(session, engine_slot, samples)
+    return Running(samples, engines.submit(model, submitted, samples, output[0] if len(output) == 1 else ()))
 
 
 def _samples(
@@ -154,19 +150,6 @@ def _output_so_far(
     for index, tokens in enumerate(given):
         check_token_ids(model, tokens.ids, f"resumption.samples[{index}]")
     return [tokens.ids for tokens in given]
-
-
-def resolve_model(link: EngineLink, name: str) -> Model:
-    """The model of that name, or the only one for "".
-
-    Raises:
-        StatusError: NOT_FOUND, or UNAVAILABLE while there is no engine.
-    """
-    model = link.model
-    if name and name not in model.info.served_names:
-        served = ", ".join(model.info.served_names)
-        raise not_found("model", name, f"model {name!r} is not served here; served: {served}")
-    return model
 
 
 def engine_request(

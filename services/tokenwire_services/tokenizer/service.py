@@ -12,7 +12,7 @@ from tokenwire.status import StatusError, abort
 from tokenwire.v1 import tokenizer_pb2, tokenizer_pb2_grpc
 from tokenwire_services.tokenizer import text
 from tokenwire_services.tokenizer.config import TokenizerConfig
-from tokenwire_services.tokenizer.engine_link import EngineLink
+from tokenwire_services.tokenizer.engines import Engines
 from tokenwire_services.tokenizer.generate import generate
 from tokenwire_services.tokenizer.session import Sessions
 
@@ -20,12 +20,12 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class TokenizerService(tokenizer_pb2_grpc.TokenizerServicer):
-    """Serves the model behind one engine link."""
+    """Serves the models of the engines."""
 
-    def __init__(self, link: EngineLink, config: TokenizerConfig) -> None:
-        self._link = link
+    def __init__(self, engines: Engines, config: TokenizerConfig) -> None:
+        self._engines = engines
         self._config = config
-        self._sessions = Sessions(link, config)
+        self._sessions = Sessions(engines, config)
 
     async def end_sessions(self) -> None:
         """This process goes away: the sessions' peers go on at another one."""
@@ -38,7 +38,7 @@ class TokenizerService(tokenizer_pb2_grpc.TokenizerServicer):
         self, request: tokenizer_pb2.TokenizerGenerateRequest, context: Context
     ) -> None:
         async with _errors_to(context):
-            await generate(self._link, self._config, request, context)
+            await generate(self._engines, self._config, request, context)
 
     async def Session(  # type: ignore[override]  # noqa: N802
         self, requests: AsyncIterator[tokenizer_pb2.TokenizerSessionRequest], context: Context
@@ -50,25 +50,25 @@ class TokenizerService(tokenizer_pb2_grpc.TokenizerServicer):
         self, request: tokenizer_pb2.TokenizeRequest, context: Context
     ) -> tokenizer_pb2.TokenizeResponse:
         async with _errors_to(context):
-            return await text.tokenize(self._link, self._config, request)
+            return await text.tokenize(self._engines, self._config, request)
 
     async def Detokenize(  # noqa: N802
         self, request: tokenizer_pb2.DetokenizeRequest, context: Context
     ) -> tokenizer_pb2.DetokenizeResponse:
         async with _errors_to(context):
-            return text.detokenize(self._link, request)
+            return text.detokenize(self._engines, request)
 
     async def RenderChat(  # noqa: N802
         self, request: tokenizer_pb2.RenderChatRequest, context: Context
     ) -> tokenizer_pb2.RenderChatResponse:
         async with _errors_to(context):
-            return await text.render(self._link, self._config, request)
+            return await text.render(self._engines, self._config, request)
 
     async def ListModels(  # noqa: N802
         self, request: tokenizer_pb2.ListModelsRequest, context: Context
     ) -> tokenizer_pb2.ListModelsResponse:
         async with _errors_to(context):
-            return text.list_models(self._link)
+            return text.list_models(self._engines)
 
 
 @contextlib.asynccontextmanager

@@ -20,7 +20,7 @@ import grpc
 from tokenwire.status import StatusError, invalid_argument, not_found, unavailable
 from tokenwire.v1 import generation_pb2, tokenizer_pb2
 from tokenwire_services.tokenizer.config import TokenizerConfig
-from tokenwire_services.tokenizer.engine_link import EngineLink
+from tokenwire_services.tokenizer.engines import Engines
 from tokenwire_services.tokenizer.outbox import Deltas, Finish, Outbox
 from tokenwire_services.tokenizer.requests import Running, start
 
@@ -34,8 +34,8 @@ Context = grpc.aio.ServicerContext[Request, Response]
 class Sessions:
     """The sessions that a peer is connected to or may come back to."""
 
-    def __init__(self, link: EngineLink, config: TokenizerConfig) -> None:
-        self._link = link
+    def __init__(self, engines: Engines, config: TokenizerConfig) -> None:
+        self._engines = engines
         self._config = config
         self._by_id: dict[str, _Session] = {}
         self._ended = asyncio.Event()
@@ -64,7 +64,7 @@ class Sessions:
                 message = "open.session_id: is in use by a session; choose another, or resume it"
                 raise StatusError(grpc.StatusCode.ALREADY_EXISTS, message)
             grace_ms = min(opening.grace_period_ms, round(self._config.session_grace_s * 1000))
-            session = _Session(self._link, self._config, grace_ms, self._ended)
+            session = _Session(self._engines, self._config, grace_ms, self._ended)
             self._by_id[opening.session_id] = session
         stream = session.attach(context, opening.resume_after_step)
         is_over = True
@@ -108,13 +108,13 @@ class _Session:
     """
 
     def __init__(
-        self, link: EngineLink, config: TokenizerConfig, grace_ms: int, ended: asyncio.Event
+        self, engines: Engines, config: TokenizerConfig, grace_ms: int, ended: asyncio.Event
     ) -> None:
         """`ended` is set when all sessions are to end."""
         self.grace_ms = grace_ms
         self.stream: asyncio.Task[None] | None = None
         self.expiry: asyncio.TimerHandle | None = None
-        self._link = link
+        self._engines = engines
         self._config = config
         self._ended = ended
         self._outbox = Outbox(config.max_backlog_bytes)
@@ -208,7 +208,7 @@ class _Session:
 
     async def _start(self, slot: int, request: tokenizer_pb2.TokenizerGenerateRequest) -> None:
         try:
-            self._requests[slot] = await start(self._link, self._config, request, slot, self._outbox)
+            self._requests[slot] = await start(self._engines, self._config, request, slot, self._outbox)
         except StatusError as error:
             self._fail(slot, error)
         except Exception:

@@ -9,16 +9,15 @@ from tokenwire.status import invalid_argument
 from tokenwire.v1 import tokenizer_pb2
 from tokenwire_services.tokenizer.chat import encode_chat, render_chat
 from tokenwire_services.tokenizer.config import TokenizerConfig
-from tokenwire_services.tokenizer.engine_link import EngineLink
+from tokenwire_services.tokenizer.engines import Engines
 from tokenwire_services.tokenizer.prompt import check_token_ids, encode
-from tokenwire_services.tokenizer.requests import resolve_model
 
 
 async def tokenize(
-    link: EngineLink, config: TokenizerConfig, request: tokenizer_pb2.TokenizeRequest
+    engines: Engines, config: TokenizerConfig, request: tokenizer_pb2.TokenizeRequest
 ) -> tokenizer_pb2.TokenizeResponse:
     """Text or a chat to token IDs, just as Generate encodes it."""
-    model = resolve_model(link, request.model)
+    model = engines.model(request.model)
     match request.WhichOneof("input"):
         case "text":
             special = not request.HasField("add_special_tokens") or request.add_special_tokens
@@ -35,34 +34,34 @@ async def tokenize(
 
 
 def detokenize(
-    link: EngineLink, request: tokenizer_pb2.DetokenizeRequest
+    engines: Engines, request: tokenizer_pb2.DetokenizeRequest
 ) -> tokenizer_pb2.DetokenizeResponse:
     """Token IDs to text."""
-    model = resolve_model(link, request.model)
+    model = engines.model(request.model)
     check_token_ids(model, request.token_ids, "token_ids")
     skip = not request.HasField("skip_special_tokens") or request.skip_special_tokens
     return tokenizer_pb2.DetokenizeResponse(text=model.tokenizer.decode(request.token_ids, skip))
 
 
 async def render(
-    link: EngineLink, config: TokenizerConfig, request: tokenizer_pb2.RenderChatRequest
+    engines: Engines, config: TokenizerConfig, request: tokenizer_pb2.RenderChatRequest
 ) -> tokenizer_pb2.RenderChatResponse:
     """A chat to the prompt's text."""
-    chat = await render_chat(resolve_model(link, request.model), config, request.chat)
+    chat = await render_chat(engines.model(request.model), config, request.chat)
     return tokenizer_pb2.RenderChatResponse(text=chat.text)
 
 
-def list_models(link: EngineLink) -> tokenizer_pb2.ListModelsResponse:
-    """One card a served name; the first name is the model, the others are its aliases."""
-    model = link.model
-    cards = [
-        tokenizer_pb2.ListModelsResponse.ModelCard(
-            name=name,
-            max_model_len=model.info.max_model_len,
-            created_unix_s=model.info.created_unix_s,
-            supports_chat=model.chat_template is not None,
-            root=model.info.served_names[0],
-        )
-        for name in model.info.served_names
-    ]
-    return tokenizer_pb2.ListModelsResponse(models=cards)
+def list_models(engines: Engines) -> tokenizer_pb2.ListModelsResponse:
+    """One card a served name; a model's first name is the model, the others are its aliases."""
+    cards: dict[str, tokenizer_pb2.ListModelsResponse.ModelCard] = {}
+    for model in engines.models:
+        for name in model.info.served_names:
+            if name not in cards:
+                cards[name] = tokenizer_pb2.ListModelsResponse.ModelCard(
+                    name=name,
+                    max_model_len=model.info.max_model_len,
+                    created_unix_s=model.info.created_unix_s,
+                    supports_chat=model.chat_template is not None,
+                    root=model.info.served_names[0],
+                )
+    return tokenizer_pb2.ListModelsResponse(models=cards.values())

@@ -98,12 +98,13 @@ class Listener(Protocol):
     port: int
 
 
-async def start_service(engine: Listener, *, wait: bool = True, **options: Any) -> AsyncIterator[Service]:
-    """Run the service until the iterator is closed; `wait` until it is connected. `options` are the
+async def start_service(*engines: Listener, wait: bool = True, **options: Any) -> AsyncIterator[Service]:
+    """Run the service until the iterator is closed; `wait` until it has an engine. `options` are the
     configuration's."""
     reader, writer = os.pipe()
     stop = asyncio.Event()
-    config = TokenizerConfig(engines=(f"127.0.0.1:{engine.port}",), port=0, status_fd=writer, **options)
+    addresses = tuple(f"127.0.0.1:{engine.port}" for engine in engines)
+    config = TokenizerConfig(engines=addresses, port=0, status_fd=writer, **options)
     running = asyncio.create_task(serve(config, stop))
     progress = asyncio.StreamReader()
     transport, _ = await asyncio.get_running_loop().connect_read_pipe(

@@ -14,6 +14,7 @@ from tokenwire_engine.scheduler.outputs import ChannelOutput
 from tokenwire_engine.server.finish import handed_back
 from tokenwire_engine.server.outbox import FinishEvent, Outbox
 from tokenwire_services.tokenizer import engine_session, outbox
+from tokenwire_services.tokenizer.engine_request import EngineRequest
 from tokenwire_services.tokenizer.engine_session import Command, EngineSession
 from tokenwire_services.tokenizer.samples import Samples
 
@@ -170,7 +171,7 @@ async def play(actions: list[tuple[str, int]]) -> None:
     session = EngineSession(grace_ms=1000)
     wire = Wire(session, Engine())
     await wire.connect()
-    requests: list[tuple[int, Samples]] = []
+    requests: list[tuple[EngineRequest, Samples]] = []
     cancelled: set[int] = set()
     deaths = drains = 0
     for action, value in actions:
@@ -179,9 +180,9 @@ async def play(actions: list[tuple[str, int]]) -> None:
             samples = Samples(0, outbox.Outbox(1 << 20), num_prompt_tokens=1, generations=[output])
             requests.append((session.submit(engine_pb2.GenerateRequest(), samples), samples))
         elif action == "cancel" and value < len(requests) and not requests[value][1].finished:
-            slot, samples = requests[value]
+            request, samples = requests[value]
             samples.generations[0].finished = True
-            session.cancel(slot, samples)
+            request.cancel()
             cancelled.add(value)
         elif action == "step":
             wire.engine.step()

@@ -79,7 +79,7 @@ def test_it_loads_neither_torch_nor_an_http_framework_nor_the_engine() -> None:
     ("options", "message"),
     [
         ({"engines": ()}, "--engine is missing"),
-        ({"engines": ("a:1", "b:2")}, "one engine"),
+        ({"engines": ("a:1", "b:2", "a:1")}, "names an engine twice"),
         ({"engines": ("localhost",)}, "expected host:port"),
         ({"engines": ("localhost:99999",)}, "expected host:port"),
         ({"port": 70000}, "--port is 70000"),
