@@ -140,7 +140,7 @@ async def test_a_crowd_with_a_common_prefix_does_not_stay_with_one_engine(start_
         await generate(service, prefix)
         await asyncio.sleep(0.2)
         await asyncio.gather(*(generate(service, [*prefix, number], 20) for number in range(32)))
-        assert min(await finished(first, second)) >= 10
+        assert min(await finished(first, second)) >= 4
 
 
 @pytest.mark.parametrize("samples", [1, 3])
