@@ -95,7 +95,9 @@ def decode_tile(head_dim: int, group: int, itemsize: int, cache_itemsize: int, c
     columns = triton.next_power_of_2(head_dim)
     rows = max(16, triton.next_power_of_2(group))
     if itemsize == 4:  # a float32 product is three of the tensor cores' TF32 products: many registers
-        return Tile(rows=rows, keys=16, warps=8 if columns > 64 else 4, stages=2 if columns <= 128 else 1)
+        if columns <= 64:
+            return Tile(rows=rows, keys=32, warps=4, stages=2)
+        return Tile(rows=rows, keys=16, warps=8, stages=2 if columns == 128 else 1)
     # A tile of fp8 has half the bytes: a stage more, where ptxas does not spill.
     stages = 4 if cache_itemsize == 1 and capability < 100 else 3
     return Tile(rows=rows, keys=_TILE_ELEMENTS // columns, warps=4, stages=stages)
