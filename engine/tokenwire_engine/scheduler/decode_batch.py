@@ -1,9 +1,9 @@
 """The running requests that decode: each computes the token sampled last for it, and samples the next.
 
 They are kept as columns, which a step moves on as a whole. A request is looked at by itself only when its
-tokens come to the end of a block, when a block goes out of its sight, and when it comes to its limit; when
-that will be is known beforehand. So a step costs the host next to nothing for each request, however many
-there are.
+tokens come to the end of a block or to the beginning of one, when a block goes out of its sight, and when it
+comes to its limit; when that will be is known beforehand. So a step costs the host next to nothing for each
+request, however many there are.
 
 What a request in the batch says of its computed and pending tokens is out of date until it leaves.
 """
@@ -27,8 +27,8 @@ class DecodeBatch:
         self.requests: list[Request] = []
         self.starts: list[int] = []
         self._block_size = block_size
-        # In a block: its last place, and those from which on a block before it is out of sight.
-        places = {block_size - 1, *((window - 1) % block_size for window in windows if window)}
+        # In a block: its first and its last place, and those from which on a block before is out of sight.
+        places = {0, block_size - 1, *((window - 1) % block_size for window in windows if window)}
         self._until_next = [
             min((place - offset) % block_size for place in places) for offset in range(block_size)
         ]

@@ -79,7 +79,7 @@ class Running:
             start = self._decoding.starts[request.decode_row]
             if start < request.length_limit - 1:
                 self._blocks.slide(request, start)
-                growth += self._blocks.num_lacking(request, _reach(request, start))
+                growth += self._blocks.num_lacking(request, start + 1)
         for request in self._others.values():
             self._blocks.slide(request, request.num_computed)
             if request.num_to_go > 1:
@@ -139,15 +139,9 @@ class Running:
                 self.stop_decoding(request)
                 continue
             self._blocks.slide(request, start)
-            if _reach(request, start) > request.capacity:
+            if start == request.capacity:
                 growing.append(request)
             if (start + 1) % size == 0:
                 step.filled.append((request, request.tables, start + 1))
             self._decoding.looked_at(request)
         step.plan.decodes.new_blocks = self._blocks.append(growing)
-
-
-def _reach(request: Request, start: int) -> int:
-    """How far a request in the batch needs room when it is looked at: for its next token and, so that one
-    look at the end of a block is enough, for the one after it."""
-    return min(start + 2, request.length_limit - 1)
