@@ -59,9 +59,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--tokenwire",
         nargs="+",
-        default=["dtype=float32"],
+        default=["dtype=float32", "dtype=bfloat16", "quantization=int8", "quantization=int4"],
         metavar="NAME=VALUE,...",
-        help="options of this engine, once for each class of precisions to compare",
+        help="options of this engine, once for each class of precisions to compare (default: %(default)s)",
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))

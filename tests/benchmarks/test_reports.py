@@ -19,6 +19,8 @@ def test_offline_throughput_is_compared_with_transformers_on_the_same_tokens(tmp
     offline.main(
         [
             *sizes,
+            "--tokenwire",
+            "dtype=float32",
             "--long-prompt-tokens",
             "600",
             "--rounds",
