@@ -106,6 +106,7 @@ def start(contender: Contender, model: Path, threads: int) -> Worker:
     if contender.peer == TOKENWIRE:
         limits = {"kv-cache-memory": f"{_KV_CACHE_GIB}GiB", "max-model-len": str(_MAX_MODEL_LEN)}
         options = [f"--{name}={value}" for name, value in (limits | dict(contender.options)).items()]
+        options.append("--no-prefix-cache")  # a sample that is taken again would find its prompts there
         return Worker([sys.executable, "-m", "benchmarks.peers.tokenwire", str(model), *options], environment)
     if contender.peer == "transformers":
         module = "benchmarks.peers.transformers"

@@ -20,7 +20,14 @@ from vllm import LLM, SamplingParams, __version__
 
 def main() -> None:
     path, dtype, max_model_len = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    llm = LLM(path, skip_tokenizer_init=True, dtype=dtype, max_model_len=max_model_len, max_num_seqs=64)
+    llm = LLM(
+        path,
+        skip_tokenizer_init=True,
+        dtype=dtype,
+        max_model_len=max_model_len,
+        max_num_seqs=64,
+        enable_prefix_caching=False,  # a sample that is taken again would find its prompts there
+    )
 
     def run(prompts: list[list[int]], output_tokens: int) -> dict[str, Any]:
         """Generate greedily for the prompts; seconds and tokens. `LLM.generate`'s own loop, with a clock."""
