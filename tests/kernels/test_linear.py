@@ -66,7 +66,8 @@ def tolerance(instruction_set: str, form: Format, x: Tensor, weight: Tensor) -> 
     """What rounding may add up to for each output: activations are rounded where products take them so."""
     step = FLOAT32_STEP
     if form.name == "bfloat16" and instruction_set == "avx512_bf16":
-        step = 2**-9
+        # Half a unit in the last of bfloat16's 8 bits, at worst: of a number just over a power of two.
+        step = 2**-8
     elif form.name.startswith("int") and instruction_set in ("avx512_vnni", "avx512_bf16"):
         # Half a step of the largest activation of a group, at worst for all of the group.
         return x.abs().amax(dim=1, keepdim=True).double() / 127 * 0.51 * weight.abs().sum(dim=1)
