@@ -79,7 +79,7 @@ def build(target: Path = LIBRARY, extra_flags: Sequence[str] = ()) -> list[str]:
             objects.append(output)
         for process in running:
             _finish(process)
-        present = [f'-DTW_INTERFACE="{interface()}"']
+        present = [f'-DTW_SOURCES="{digest()}"']
         present += [f"-DTW_HAS_{instruction_set.name.upper()}=1" for _, instruction_set in chosen]
         rest = [str(SOURCES / name) for name in ("library.cpp", "pool.cpp", "select.cpp")]
         unfinished = str(target) + ".part"
@@ -88,9 +88,10 @@ def build(target: Path = LIBRARY, extra_flags: Sequence[str] = ()) -> list[str]:
     return [instruction_set.name for _, instruction_set in chosen]
 
 
-def interface() -> str:
-    """Names what the library and Python have agreed on: a digest of `abi.h`, which a library keeps."""
-    return hashlib.sha256((SOURCES / "abi.h").read_bytes()).hexdigest()
+def digest() -> str:
+    """Names the sources; a library keeps that of those it was made of."""
+    sources = (file.read_bytes() for file in sorted(SOURCES.iterdir()))
+    return hashlib.sha256(b"".join(sources)).hexdigest()
 
 
 def is_current() -> bool:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from tokenwire_kernels.cpu.build import interface
+from tokenwire_kernels.cpu.build import digest
 
 LIBRARY = Path(__file__).resolve().parent / "libtokenwire_cpu.so"
 
@@ -181,7 +181,7 @@ class Sampling(Structure):
 
 
 _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
-    "tw_interface": (c_char_p, []),
+    "tw_sources": (c_char_p, []),
     "tw_instruction_set": (c_char_p, [c_int32]),
     "tw_runs": (c_int32, [c_int32]),
     "tw_open": (c_void_p, [c_int32, c_int32, POINTER(c_int32)]),
@@ -241,11 +241,11 @@ def load_library(path: Path | None = None) -> ctypes.CDLL:
         for name, (result, arguments) in _FUNCTIONS.items():
             function = getattr(library, name)
             function.restype, function.argtypes = result, arguments
-        agreed: bytes = library.tw_interface()
+        sources: bytes = library.tw_sources()
     except (OSError, AttributeError) as error:
         raise NativeError(f"the native CPU kernels cannot be loaded: {error}") from None
-    if agreed.decode() != interface():
-        raise NativeError("the native CPU kernels are of another version than their callers; install again")
+    if sources.decode() != digest():
+        raise NativeError("the native CPU kernels were compiled from other sources; install again")
     return library
 
 

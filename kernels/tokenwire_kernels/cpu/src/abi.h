@@ -164,8 +164,8 @@ struct tw_sampling {
     int64_t vocab_size;
 };
 
-// A digest of this file as it was when the library was made: who calls it with another one must not.
-TW_EXPORT const char *tw_interface(void);
+// A digest of the sources that the library was made of: who has others must not call it.
+TW_EXPORT const char *tw_sources(void);
 
 // Instruction sets, weakest first; -1 where there is no further one. `tw_runs` says whether this CPU has it.
 TW_EXPORT const char *tw_instruction_set(int32_t index);

@@ -93,7 +93,7 @@ class Turn {
 
 }  // namespace
 
-const char *tw_interface(void) { return TW_INTERFACE; }
+const char *tw_sources(void) { return TW_SOURCES; }
 
 const char *tw_instruction_set(int32_t index) {
     return index >= 0 && index < kCount ? kInstructionSets[index].name : nullptr;
