@@ -351,6 +351,8 @@ __attribute__((noinline)) void multiply_floats(const float *tile, const float *w
 constexpr int64_t kBytesAhead = 4096;
 
 // Two cache lines, as many as a step of a product reads. Past the matrix's end nothing is read, only fetched.
+// With one row a product reads as fast as the CPU fetches by itself, and asking for more takes time; not so for
+// four bits, which are unpacked meanwhile.
 TW_INLINE void prefetch_ahead(const uint8_t *weights) {
     __builtin_prefetch(weights + kBytesAhead);
     __builtin_prefetch(weights + kBytesAhead + 64);
@@ -362,7 +364,7 @@ __attribute__((noinline)) void multiply_pairs(const uint32_t *tile, const uint8_
     vf acc[M][2];
     load_results<M>(acc, results);
     for (int64_t i = 0; i < pairs; ++i, weights += NR * 4, tile += M) {
-        prefetch_ahead(weights);
+        if (M > 1) prefetch_ahead(weights);
         const __m512bh w0 = reinterpret_cast<__m512bh>(_mm512_loadu_si512(weights));
         const __m512bh w1 = reinterpret_cast<__m512bh>(_mm512_loadu_si512(weights + 64));
         TW_UNROLL for (int m = 0; m < M; ++m) {
@@ -414,7 +416,7 @@ __attribute__((noinline)) void sum_quads(const uint32_t *tile, const int32_t *of
         }
     } else {
         for (int64_t i = 0; i < step; i += 4, weights += 128, tile += M) {
-            prefetch_ahead(weights);
+            if (M > 1) prefetch_ahead(weights);
             const __m512i w0 = _mm512_loadu_si512(weights), w1 = _mm512_loadu_si512(weights + 64);
             TW_UNROLL for (int m = 0; m < M; ++m) {
                 const __m512i x = _mm512_set1_epi32(static_cast<int32_t>(tile[m]));
