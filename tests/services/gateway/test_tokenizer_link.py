@@ -116,10 +116,10 @@ async def test_a_request_that_loses_every_tokenizer_service_is_given_up() -> Non
             url = await stack.enter_async_context(running_gateway(tokenizer.port))
             http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=20))
             deadly = asyncio.create_task(http.post(CHAT, json=BODY))
-            await until(lambda: len(tokenizer.live) == 1)
-        for _ in range(MAX_MOVES):
+            await until(lambda: len(tokenizer.requests) == 1)
+        for num_moves in range(1, MAX_MOVES + 1):
             async with tokenizer.serving():
-                await until(lambda: len(tokenizer.live) == 1)
+                await until(lambda: len(tokenizer.requests) == 1 + num_moves)  # noqa: B023 (called here)
         async with tokenizer.serving():
             response = await deadly
             assert (response.status_code, tokenizer.live) == (503, {})

@@ -16,7 +16,15 @@ from tests.cut_proxy import cut_proxy
 from tests.engine.hash_runner import HashRunner, continuation, model_info
 from tests.services.tokenizer.conftest import TEXT, Listener, Service, saying, start_service
 from tests.services.tokenizer.fake_engine import FakeEngine
-from tests.services.tokenizer.test_engine_failover import drain, is_idle, load_of, output, request, until
+from tests.services.tokenizer.test_engine_failover import (
+    drain,
+    is_idle,
+    load_of,
+    output,
+    request,
+    run_until,
+    until,
+)
 from tests.services.tokenizer.test_session import Peer
 from tokenwire.v1 import engine_pb2, tokenizer_pb2
 from tokenwire_engine.config import EngineConfig
@@ -186,7 +194,7 @@ async def test_an_engine_that_was_cut_off_for_long_ends_what_others_went_on_with
     (first, runner), (second, _) = await start_engine(), await start_engine()
     async with cut_proxy(first.port) as proxy:
         async for service in start_service(proxy, second):
-            await until_up(service, second)
+            await until_up(service, proxy, second)
             peer = Peer(service.stub.Session())
             await peer.open()
             runner.hold()
@@ -201,10 +209,9 @@ async def test_an_engine_that_was_cut_off_for_long_ends_what_others_went_on_with
             await peer.finish(2)
             assert output(peer) == {0: continuation([1], 1500), 1: continuation([2], 1500)}
             proxy.target_port = port
-            await until_up(service, proxy)
-            runner.resume()
-            await until(first, is_idle)
+            await run_until(first, runner, is_idle)  # until it hears that nobody wants them any more
             assert (await load_of(first)).generated_tokens < 1500
+            runner.resume()
 
 
 async def test_a_draining_engine_gets_no_requests_and_what_it_hands_back_goes_to_another(
