@@ -225,7 +225,7 @@ async def test_a_draining_engine_gets_no_requests_and_what_it_hands_back_goes_to
         first_runner.hold()
         for slot in range(8):
             await peer.submit(slot, request([slot], 200))
-        await until(first, lambda load: load.running_requests + load.waiting_requests > 0)
+        await until(second, lambda load: load.finished_requests == 4)  # by now the first has the others
         draining = asyncio.create_task(drain(first, timeout_ms=0))
         await until(first, lambda load: load.draining)
         await asyncio.sleep(0.1)
