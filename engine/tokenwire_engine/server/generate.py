@@ -105,11 +105,10 @@ class _Stream:
         response.token_ids.extend(token_ids[:count])
         if token_ids[count:]:
             self._token_ids[sample] = token_ids[count:]
+        if (piece := self._logprobs.take_prompt()) is not None:
+            response.prompt_logprobs.CopyFrom(piece.prompt)
         for part in self._logprobs.take([(0, sample)] * len(response.token_ids)):
-            if part.HasField("tokens"):
-                response.logprobs.CopyFrom(part.tokens)
-            else:
-                response.prompt_logprobs.CopyFrom(part.prompt)
+            response.logprobs.CopyFrom(part.tokens)
 
     def _take_end(self, sample: int, response: engine_pb2.GenerateResponse) -> None:
         finished = self._finished.pop(sample, None)

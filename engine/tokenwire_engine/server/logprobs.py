@@ -39,15 +39,24 @@ class PendingLogprobs:
                 self._tokens[sample] = logprobs
         self._prompts.extend(output.prompt_logprobs)
 
+    @property
+    def has_prompts(self) -> bool:
+        """Whether something is still to be said of a prompt; it goes out before the tokens behind it."""
+        return bool(self._prompts)
+
+    def take_prompt(self, most: int = MAX_MESSAGE_LOGPROBS) -> SlotLogprobs | None:
+        """Remove the next piece of a prompt, of at most so many tokens; None: there is none."""
+        if not self._prompts:
+            return None
+        label, logprobs = self._prompts[0]
+        piece = SlotLogprobs(slot=label, prompt=_columns(logprobs.take(most)))
+        if not logprobs:
+            self._prompts.popleft()
+        return piece
+
     def take(self, samples: Iterable[tuple[int, int]]) -> list[SlotLogprobs]:
-        """Remove what belongs into a message with these tokens (of each its label and sample), and the next
-        piece of a prompt."""
+        """Remove what belongs into a message with these tokens: of each its label and sample."""
         taken: list[SlotLogprobs] = []
-        if self._prompts:
-            label, logprobs = self._prompts[0]
-            taken.append(SlotLogprobs(slot=label, prompt=_columns(logprobs.take(MAX_MESSAGE_LOGPROBS))))
-            if not logprobs:
-                self._prompts.popleft()
         if self._tokens:
             for sample, count in Counter(samples).items():
                 if (tokens := self._tokens.get(sample)) is not None:

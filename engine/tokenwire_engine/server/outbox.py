@@ -121,6 +121,12 @@ class Outbox:
         """All there is, up to a message's limits."""
         self.step += 1
         message = engine_pb2.SessionResponse(step=self.step)
+        room = MAX_MESSAGE_LOGPROBS
+        while room and (piece := self._logprobs.take_prompt(room)) is not None:
+            message.logprobs.append(piece)
+            room -= len(piece.prompt.token_logprobs)
+        if self._logprobs.has_prompts:
+            return message
         most = MAX_MESSAGE_LOGPROBS if self._logprobs else MAX_MESSAGE_TOKENS
         message.slots.extend(_cut(self._slots, most))
         message.token_ids.extend(_cut(self._token_ids, most))

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenwire.v1 import engine_pb2
+from tokenwire_engine.sampling.logprobs import Logprobs
 from tokenwire_engine.scheduler.outputs import ChannelOutput
 from tokenwire_engine.server import outbox as module
 from tokenwire_engine.server.outbox import MESSAGE_SIZE, FinishEvent, Outbox
@@ -139,3 +140,22 @@ def test_the_samples_of_tokens_come_once_one_of_them_is_not_the_first() -> None:
     assert list(outbox.take(0).sample_indices) == [0, 1, 0]
     outbox.add(ChannelOutput([1], [12]))
     assert not outbox.take(0).sample_indices
+
+
+@pytest.mark.parametrize("most", [2, 3, 100])
+def test_all_that_is_said_of_prompts_goes_out_before_the_tokens_behind_them(
+    monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr(module, "MAX_MESSAGE_LOGPROBS", most)
+    outbox = Outbox(keep=False)
+    scored = [(slot, Logprobs(0, [-1.0, -2.0], [1, 1])) for slot in (1, 2, 3)]
+    outbox.add(ChannelOutput([1, 2, 3], [7, 8, 9], prompt_logprobs=scored))
+    said: dict[int, list[float]] = {}
+    tokens: list[int] = []
+    while not outbox.is_empty:
+        message = outbox.take(0)
+        for part in message.logprobs:
+            said.setdefault(part.slot, []).extend(part.prompt.token_logprobs)
+        assert all(len(said[slot]) == 2 for slot in message.slots)
+        tokens += message.token_ids
+    assert (list(said), tokens, outbox.size) == ([1, 2, 3], [7, 8, 9], 0)
