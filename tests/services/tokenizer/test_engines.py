@@ -141,13 +141,19 @@ async def test_a_request_goes_to_the_engine_that_has_computed_its_beginning(
 
 
 async def test_a_crowd_with_a_common_prefix_does_not_stay_with_one_engine(start_engine: StartEngine) -> None:
-    (first, _), (second, _) = await start_engine(), await start_engine()
+    (first, first_runner), (second, second_runner) = await start_engine(), await start_engine()
     prefix = list(range(100, 164))
     async for service in start_service(first, second):
         await until_up(service, first, second)
         await generate(service, prefix)
         await asyncio.sleep(0.2)
-        await asyncio.gather(*(generate(service, [*prefix, number], 20) for number in range(32)))
+        first_runner.hold()  # a crowd is there all at once, however fast it is served
+        second_runner.hold()
+        crowd = asyncio.gather(*(generate(service, [*prefix, number], 20) for number in range(32)))
+        await asyncio.sleep(0.3)
+        first_runner.resume()
+        second_runner.resume()
+        await crowd
         assert min(await finished(first, second)) >= 4
 
 
