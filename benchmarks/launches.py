@@ -21,8 +21,9 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.compile import Launch, Usage, recorded, usage_of
+from benchmarks.compile import Usage, usage_of
 from benchmarks.gpu.models import BLOCK_SIZE, CONFIGS, RandomModel, RandomWeights
+from benchmarks.recording import Launch, recorded
 from benchmarks.report import RESULTS, table
 from tokenwire_engine.distributed.shard import Shard
 from tokenwire_engine.models.config_file import ConfigFile

@@ -11,7 +11,6 @@ and tokenizer do; its engine, in processes of its own, runs a tiny model.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,7 @@ import psutil
 import uvloop
 
 from benchmarks import load
+from benchmarks.health import wait_until_served
 from benchmarks.peers import vllm_server
 from benchmarks.ports import free_port
 from benchmarks.quiet import quietly
@@ -32,6 +32,7 @@ from benchmarks.report import RESULTS, percentile, table, write_report
 CHECKPOINT = Path(__file__).parent.parent / "models" / "demo" / "checkpoint"
 SERVICES = ("gateway", "tokenizer")
 VLLM = "vLLM's API server"
+_START_S = 60.0
 
 
 Cpu = Callable[[], dict[str, float]]
@@ -98,22 +99,6 @@ def _cpu_seconds(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-async def wait_until_served(port: int) -> None:
-    """Return once the gateway's health is good; raise TimeoutError after a minute."""
-    async with asyncio.timeout(60):
-        while True:
-            try:
-                reader, writer = await asyncio.open_connection("127.0.0.1", port)
-                writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-                status = await reader.readline()
-                writer.close()
-                if b" 200 " in status:
-                    return
-            except OSError:
-                pass
-            await asyncio.sleep(0.1)
-
-
 async def measure(
     server: str,
     port: int,
@@ -155,7 +140,7 @@ def measure_services(streams: int, options: argparse.Namespace) -> Point:
     """Gateway and tokenizer, beside an engine of their own."""
     step_ms = max(options.step_ms, 1000 * streams / options.tokens_per_s)
     with Stack(step_ms) as stack:
-        uvloop.run(wait_until_served(stack.port))
+        uvloop.run(wait_until_served(stack.port, _START_S))
 
         def sample() -> Point:
             cpu, tokens = stack.cpu_seconds, options.tokens

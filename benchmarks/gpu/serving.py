@@ -16,6 +16,7 @@ from benchmarks import load
 from benchmarks.gpu.checkpoints import write_checkpoint
 from benchmarks.gpu.findings import Findings
 from benchmarks.gpu.section import Context, SkippedError
+from benchmarks.health import wait_until_served
 from benchmarks.ports import free_port
 from benchmarks.report import percentile
 
@@ -44,8 +45,13 @@ def measure(context: Context, findings: Findings) -> None:
     options = [f"{name}={port}" for name, port in zip(names, ports, strict=True)]
     options += ["--no-prefix-cache", f"--device={context.device}", "--served-model-name=random"]
     with subprocess.Popen([*command, *options], stdout=sys.stderr) as serving:
+
+        def still_runs() -> None:
+            if serving.poll() is not None:
+                raise RuntimeError(f"the stack ended with code {serving.returncode}")
+
         try:
-            asyncio.run(_wait_until_served(ports[0], serving, context))
+            asyncio.run(wait_until_served(ports[0], max(1.0, context.left_s), still_runs))
             for streams in (1, 3) if context.quick else (1, 16, 64, 256):
                 if context.has_time(8.0, findings, f"{streams} streams"):
                     _measure(context, findings, ports[0], streams)
@@ -70,29 +76,6 @@ def _measure(context: Context, findings: Findings, port: int, streams: int) -> N
         1000 * percentile(loaded.gaps_s, 99) if loaded.gaps_s else None,
         loaded.tokens / loaded.seconds,
     )
-
-
-async def _wait_until_served(port: int, serving: subprocess.Popen[bytes], context: Context) -> None:
-    """Return once the gateway's health is good.
-
-    Raises:
-        RuntimeError: the stack ended before.
-        TimeoutError: the section's time is up.
-    """
-    async with asyncio.timeout(max(1.0, context.left_s)):
-        while True:
-            if serving.poll() is not None:
-                raise RuntimeError(f"the stack ended with code {serving.returncode}")
-            try:
-                reader, writer = await asyncio.open_connection("127.0.0.1", port)
-                writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-                status = await reader.readline()
-                writer.close()
-                if b" 200 " in status:
-                    return
-            except OSError:
-                pass
-            await asyncio.sleep(0.1)
 
 
 def _is_there(name: str) -> bool:

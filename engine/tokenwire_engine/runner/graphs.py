@@ -27,9 +27,9 @@ from tokenwire_engine.runner.row_columns import RowColumns
 from tokenwire_engine.runner.slots import SlotState
 from tokenwire_engine.runner.staging import Staging
 from tokenwire_engine.sampling.mode import SamplingMode
-from tokenwire_engine.sampling.sampler import COLUMNS, Sampled
+from tokenwire_engine.sampling.sampler import COLUMNS, Sampled, sampling_batch
 from tokenwire_engine.scheduler.plan import StepPlan
-from tokenwire_kernels import AttentionBatch, DecodeRows, Kernels, LayerCache, SamplingBatch
+from tokenwire_kernels import AttentionBatch, DecodeRows, Kernels, LayerCache
 
 HISTORY = 2
 """Steps whose tokens are kept for the host: as many as may be launched and not collected."""
@@ -186,16 +186,8 @@ class GraphExecutor:
         if mode is SamplingMode.GREEDY:
             return self._kernels.greedy(self._logits[:size])
         columns = {name: column[:size] for name, column in self._columns.on_device.items()}
-        batch = SamplingBatch(
-            temperatures=columns["temperatures"],
-            top_k=columns["top_k"],
-            top_p=columns["top_p"],
-            min_p=columns["min_p"],
-            seeds=columns["seeds"],
-            sample_indices=columns["sample_indices"],
-            positions=self._next_positions[:size],
-            all_unfiltered=mode is SamplingMode.UNFILTERED,
-        )
+        is_unfiltered = mode is SamplingMode.UNFILTERED
+        batch = sampling_batch(columns, self._next_positions[:size], all_unfiltered=is_unfiltered)
         return self._kernels.sample(self._logits[:size], batch)
 
     def _record(self, tokens: Tensor) -> None:

@@ -20,9 +20,9 @@ from tokenwire_engine.models.decoder import Decoder
 from tokenwire_engine.runner.launched import Launched
 from tokenwire_engine.runner.slots import SlotState
 from tokenwire_engine.sampling.mode import SamplingMode
-from tokenwire_engine.sampling.sampler import Sampled
+from tokenwire_engine.sampling.sampler import Sampled, sampling_batch
 from tokenwire_engine.scheduler.plan import DecodeColumns, StepPlan
-from tokenwire_kernels import AttentionBatch, Kernels, LayerCache, SamplingBatch
+from tokenwire_kernels import AttentionBatch, Kernels, LayerCache
 
 
 class HostDecodeExecutor:
@@ -116,21 +116,9 @@ class HostDecodeExecutor:
             arrays = sampler.prepare(rows.slots, rows.next_positions)
             wanted = {name: torch.from_numpy(array) for name, array in arrays.items()}
             return sampler.sample(logits, rows.slots, wanted)
-        columns = rows.columns
-        tokens = self._kernels.sample(
-            logits,
-            SamplingBatch(
-                temperatures=columns["temperatures"],
-                top_k=columns["top_k"],
-                top_p=columns["top_p"],
-                min_p=columns["min_p"],
-                seeds=columns["seeds"],
-                sample_indices=columns["sample_indices"],
-                positions=torch.from_numpy(rows.next_positions),
-                all_unfiltered=rows.mode is SamplingMode.UNFILTERED,
-            ),
-        )
-        return Sampled(tokens, None)
+        positions, is_unfiltered = torch.from_numpy(rows.next_positions), rows.mode is SamplingMode.UNFILTERED
+        batch = sampling_batch(rows.columns, positions, all_unfiltered=is_unfiltered)
+        return Sampled(self._kernels.sample(logits, batch), None)
 
 
 @dataclass(slots=True)

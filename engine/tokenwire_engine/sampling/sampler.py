@@ -10,7 +10,7 @@ In this order: log-probabilities are of the logits as they came; then penalties,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,34 @@ COLUMNS: dict[str, type[np.generic]] = {
     "sample_indices": np.int32,
 }
 """A `SamplingBatch`'s tensors that do not change while a request runs."""
+
+
+def sampling_batch(
+    columns: Mapping[str, Tensor],
+    positions: Tensor,
+    *,
+    all_unfiltered: bool,
+    typical_p: Tensor | None = None,
+) -> SamplingBatch:
+    """Rows as the kernel takes them.
+
+    Args:
+        columns: `[num_rows]` each, by the names of `COLUMNS`; that of typical-p is not looked at.
+        positions: int64 `[num_rows]`, of the tokens to be sampled.
+        all_unfiltered: whether no row has top-k, top-p or min-p.
+        typical_p: float32 `[num_rows]`, where a row has it.
+    """
+    return SamplingBatch(
+        temperatures=columns["temperatures"],
+        top_k=columns["top_k"],
+        top_p=columns["top_p"],
+        min_p=columns["min_p"],
+        seeds=columns["seeds"],
+        sample_indices=columns["sample_indices"],
+        positions=positions,
+        typical_p=typical_p,
+        all_unfiltered=all_unfiltered,
+    )
 
 
 @dataclass(slots=True)
@@ -174,17 +202,10 @@ class Sampler:
     def _choose(self, logits: Tensor, slots: Sequence[int], sent: dict[str, Tensor]) -> Tensor:
         if "temperatures" not in sent:
             return self._kernels.greedy(logits)
-        return self._kernels.sample(
-            logits,
-            SamplingBatch(
-                temperatures=sent["temperatures"],
-                top_k=sent["top_k"],
-                top_p=sent["top_p"],
-                min_p=sent["min_p"],
-                seeds=sent["seeds"],
-                sample_indices=sent["sample_indices"],
-                positions=sent["sampled_positions"],
-                typical_p=sent.get("typical_p"),
-                all_unfiltered=not self._filtered[list(slots)].any(),
-            ),
+        batch = sampling_batch(
+            sent,
+            sent["sampled_positions"],
+            all_unfiltered=not self._filtered[list(slots)].any(),
+            typical_p=sent.get("typical_p"),
         )
+        return self._kernels.sample(logits, batch)

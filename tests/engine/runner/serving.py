@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 
+from tests.engine.driver import GREEDY
 from tokenwire_engine.kv_cache.block_pool import BlockPool
 from tokenwire_engine.kv_cache.host_tier import HostTier
 from tokenwire_engine.kv_cache.prefix_cache import PrefixCache
@@ -15,6 +16,13 @@ from tokenwire_engine.scheduler.request import Request
 from tokenwire_engine.scheduler.scheduler import Scheduler, SchedulerLimits
 
 MAX_TOKENS = 60
+PLAIN = [
+    GREEDY,
+    SamplingParams(temperature=0.8),
+    SamplingParams(temperature=1.2, top_k=40, top_p=0.9),
+    SamplingParams(temperature=0.9, min_p=0.05),
+]
+"""What the sampling kernel does by itself."""
 
 
 def serve(

@@ -16,7 +16,7 @@ import torch
 
 from tests.checkpoints import write_checkpoint
 from tests.engine.driver import GREEDY, generate, ignore_progress
-from tests.engine.runner.serving import requests_with, serve
+from tests.engine.runner.serving import PLAIN, requests_with, serve
 from tokenwire_engine.config import EngineConfig
 from tokenwire_engine.runner import graphs
 from tokenwire_engine.runner.graphs import Capture, NotCapturableError, Replay, graph_sizes
@@ -30,12 +30,6 @@ from tokenwire_engine.scheduler.plan import PENDING, Admission, ScheduledTokens,
 from tokenwire_engine.scheduler.request import Request
 from tokenwire_kernels import LayerCache
 
-PLAIN = [
-    GREEDY,
-    SamplingParams(temperature=0.8),
-    SamplingParams(temperature=1.2, top_k=40, top_p=0.9),
-    SamplingParams(temperature=0.9, min_p=0.05),
-]
 SPECIAL = [
     SamplingParams(temperature=0.0, repetition_penalty=1.3),
     SamplingParams(typical_p=0.7, bad_words=((5,), (9, 10)), num_logprobs=2),

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tests.checkpoints import write_checkpoint
-from tests.engine.driver import GREEDY, ignore_progress
-from tests.engine.runner.serving import requests_with, serve
+from tests.engine.driver import ignore_progress
+from tests.engine.runner.serving import PLAIN, requests_with, serve
 from tokenwire_engine.config import EngineConfig
 from tokenwire_engine.runner.host_decodes import HostDecodeExecutor
 from tokenwire_engine.runner.launched import Launched
@@ -18,12 +18,6 @@ from tokenwire_engine.runner.local import LocalRunner
 from tokenwire_engine.sampling.params import SamplingParams
 from tokenwire_engine.scheduler.plan import StepPlan
 
-PLAIN = [
-    GREEDY,
-    SamplingParams(temperature=0.8),
-    SamplingParams(temperature=1.2, top_k=40, top_p=0.9),
-    SamplingParams(temperature=0.9, min_p=0.05),
-]
 SPECIAL = [
     SamplingParams(temperature=0.0, repetition_penalty=1.3),
     SamplingParams(typical_p=0.7, bad_words=((5,), (9, 10)), num_logprobs=2),

@@ -33,12 +33,15 @@ def test_a_long_prompt_holds_no_more_blocks_than_its_window_and_a_chunk_take() -
     assert simulation.delivered[0] == continuation([1] * 100, 4)
 
 
-def test_a_beginning_is_found_as_long_as_its_last_window_is_there() -> None:
-    simulation = Simulation(windows=(20,), num_blocks=8, max_running=1)
+@pytest.mark.parametrize(("windows", "num_blocks"), [((20,), 8), ((0, 20), 18)], ids=["all", "some"])
+def test_a_beginning_is_found_as_long_as_all_of_it_that_is_seen_is_there(
+    windows: tuple[int, ...], num_blocks: int
+) -> None:
+    simulation = Simulation(windows=windows, num_blocks=num_blocks, max_running=1)
     prompt = [7] * 100
     simulation.submit(prompt, max_tokens=2)
     simulation.run()
-    # Takes the blocks that have rested longest: the first ones of the prompt, which went out of sight.
+    # Takes what has rested longest: the windowed layers' first blocks, which went out of sight.
     simulation.submit([8] * 40, max_tokens=2)
     simulation.run()
     simulation.submit([*prompt, 9], max_tokens=3)
@@ -77,20 +80,6 @@ def test_a_block_that_windowed_layers_gave_back_serves_layers_that_see_all() -> 
     simulation.run()
     assert simulation.scheduler.counters.preemptions == 0
     assert simulation.delivered[0] == continuation([1] * 10, 9 * 16 - 10)
-
-
-def test_a_beginning_is_found_when_all_of_it_and_the_windows_last_part_are_there() -> None:
-    simulation = Simulation(windows=(0, 20), num_blocks=18, max_running=1)
-    prompt = [7] * 100
-    simulation.submit(prompt, max_tokens=2)
-    simulation.run()
-    # Takes what has rested longest: the windowed layers' first blocks, which went out of sight.
-    simulation.submit([8] * 40, max_tokens=2)
-    simulation.run()
-    simulation.submit([*prompt, 9], max_tokens=3)
-    simulation.run()
-    assert simulation.finished[2].cached_prompt_tokens == 96
-    assert simulation.delivered[2] == continuation([*prompt, 9], 3)
 
 
 def test_a_beginning_whose_window_is_gone_is_not_found() -> None:

@@ -1,0 +1,78 @@
+"""Which kernels an operator launches, and with what, found without carrying any of them out.
+
+The operator runs on tensors that have no memory, with a recorder in the place of every kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+from triton.runtime.jit import JITFunction
+
+
+@dataclass(slots=True, frozen=True)
+class Launch:
+    """One kernel with the arguments that an operator gave it."""
+
+    kernel: str
+    case: str
+    function: Any
+    arguments: dict[str, Any]
+    options: dict[str, Any]
+
+    @property
+    def least_capability(self) -> int:
+        """The first of the generations that has the arguments' number formats."""
+        fp8 = any(isinstance(x, Tensor) and x.dtype == torch.float8_e4m3fn for x in self.arguments.values())
+        return 90 if fp8 else 80
+
+
+def recorded(case: str, modules: list[ModuleType], operator: Callable[[], object]) -> list[Launch]:
+    """The launches that an operator makes of the modules' kernels, none of which is carried out."""
+    found: list[Launch] = []
+    with ExitStack() as stack:
+        for module in modules:
+            stack.enter_context(_recording(module, case, found))
+        operator()
+    return found
+
+
+@contextmanager
+def _recording(module: ModuleType, case: str, found: list[Launch]) -> Iterator[None]:
+    kernels = {name: value for name, value in vars(module).items() if isinstance(value, JITFunction)}
+    try:
+        for name, function in kernels.items():
+            setattr(module, name, _Recorder(name, function, case, found))
+        yield
+    finally:
+        for name, function in kernels.items():
+            setattr(module, name, function)
+
+
+@dataclass(slots=True)
+class _Recorder:
+    """Stands where a kernel was; `recorder[grid](...)` notes the arguments."""
+
+    name: str
+    function: Any
+    case: str
+    found: list[Launch]
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        return self._note
+
+    def _note(self, *positional: Any, **named: Any) -> None:
+        names = [parameter.name for parameter in self.function.params]
+        options: dict[str, Any] = {
+            key: named.pop(key) for key in ("num_warps", "num_stages", "launch_pdl") if key in named
+        }
+        given = {**dict(zip(names, positional, strict=False)), **named}
+        arguments = {name: given[name] for name in names}
+        kernel = self.name.strip("_").removesuffix("_kernel")
+        self.found.append(Launch(kernel, self.case, self.function, arguments, options))
