@@ -223,15 +223,18 @@ async def test_an_engine_that_was_cut_off_for_long_ends_what_others_went_on_with
 async def test_a_draining_engine_gets_no_requests_and_what_it_hands_back_goes_to_another(
     start_engine: StartEngine,
 ) -> None:
-    (first, first_runner), (second, _) = await start_engine(), await start_engine()
+    (first, first_runner), (second, second_runner) = await start_engine(), await start_engine()
     async for service in start_service(first, second, failover_timeout_s=3600.0):
         await until_up(service, first, second)
         peer = Peer(service.stub.Session())
         await peer.open()
         first_runner.hold()
+        second_runner.hold()  # or it would be done with some before the others are shared out
         for slot in range(8):
             await peer.submit(slot, request([slot], 200))
-        await until(second, lambda load: load.finished_requests == 4)  # by now the first has the others
+        for engine, runner in ((first, first_runner), (second, second_runner)):
+            await run_until(engine, runner, lambda load: load.running_requests == 4)
+        second_runner.resume()
         draining = asyncio.create_task(drain(first, timeout_ms=0))
         await until(first, lambda load: load.draining)
         await asyncio.sleep(0.1)
