@@ -21,7 +21,10 @@ from pathlib import Path
 SOURCES = Path(__file__).resolve().parent / "src"
 LIBRARY = Path(__file__).resolve().parent / "libtokenwire_cpu.so"
 
-FLAGS = ("-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-pthread")
+# A product and a sum are one operation only where the source says so: the compiler must not choose it in one
+# place and not in another, or the same token has two results.
+_ARITHMETIC = ("-fno-math-errno", "-ffp-contract=off")
+FLAGS = ("-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", *_ARITHMETIC, "-pthread")
 _AVX2 = ("-mavx2", "-mfma", "-mf16c")
 _AVX512 = (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl")
 

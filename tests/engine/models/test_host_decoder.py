@@ -95,16 +95,35 @@ def test_a_smaller_format_costs_no_more_than_its_error(
     assert error.norm() / expected.norm() < limit
 
 
-@pytest.mark.parametrize("quantization", [None, "int8", "int4"])
-def test_a_token_computed_alone_is_what_it_is_within_a_prompt(
-    quantization: str | None, tmp_path: Path
+@pytest.mark.parametrize("instruction_set", native_instruction_sets())
+@pytest.mark.parametrize(
+    ("dtype", "quantization"),
+    [
+        (torch.float32, None),
+        (torch.bfloat16, None),
+        (torch.float16, None),
+        (torch.bfloat16, "int8"),
+        (torch.bfloat16, "int4"),
+    ],
+)
+@pytest.mark.parametrize("window", [0, 7, 300])
+def test_a_token_computed_alone_is_to_the_last_bit_what_it_is_within_a_prompt(
+    window: int, dtype: torch.dtype, quantization: str | None, instruction_set: str, tmp_path: Path
 ) -> None:
-    loaded = load(write_checkpoint(tmp_path), None, torch.bfloat16, quantization)
-    tokens = token_ids(50)
+    """Whatever the pieces of a prompt, and however long its past: parts of attention are 256 keys long."""
+    windows = {"sliding_window": window} if window else {}
+    family = "mistral" if window else "qwen3"
+    directory = write_checkpoint(tmp_path, family, max_position_embeddings=NUM_POSITIONS, **windows)
+    loaded = load(directory, instruction_set, dtype, quantization)
+    tokens = token_ids(530)
     whole = logits_of(loaded, [tokens])
-    assert torch.equal(
-        logits_of(loaded, [tokens[:20], tokens[20:43], *([token] for token in tokens[43:])]), whole
-    )
+    alone = [[token] for token in tokens]
+    for steps in (
+        [tokens[:20], tokens[20:43], *alone[43:]],
+        [*alone[:270], tokens[270:500], *alone[500:]],
+        [tokens[:250], tokens[250:263], tokens[263:513], tokens[513:]],
+    ):
+        assert torch.equal(logits_of(loaded, steps), whole)
 
 
 def test_a_long_context_is_attended_in_parts(tmp_path: Path) -> None:

@@ -43,8 +43,8 @@ CHECKPOINTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def load(directory: Path, **options: Any) -> LocalRunner:
-    config = EngineConfig(model=str(directory), device="cpu", dtype="float32", max_running=8, **options)
+def load(directory: Path, dtype: str = "float32", **options: Any) -> LocalRunner:
+    config = EngineConfig(model=str(directory), device="cpu", dtype=dtype, max_running=8, **options)
     return load_runner(config, ignore_progress)
 
 
@@ -83,9 +83,16 @@ def test_the_demo_model_continues_as_in_transformers() -> None:
     assert generate(runner, prompts, NUM_TOKENS, step_tokens=STEP_TOKENS) == expected
 
 
-def test_a_request_gets_the_same_tokens_alone_and_in_a_batch(tmp_path: Path) -> None:
-    runner = load(write_checkpoint(tmp_path / "model", "qwen3"))
-    prompts = prompts_of((7, 90, 1, 33), vocab_size=320)
+@pytest.mark.parametrize(
+    ("dtype", "quantization"),
+    [("float32", None), ("bfloat16", None), ("bfloat16", "int8"), ("bfloat16", "int4")],
+)
+def test_a_request_gets_the_same_tokens_alone_and_in_a_batch(
+    tmp_path: Path, dtype: str, quantization: str | None
+) -> None:
+    directory = write_checkpoint(tmp_path / "model", "qwen3", max_position_embeddings=1024)
+    runner = load(directory, dtype, quantization=quantization)
+    prompts = prompts_of((7, 250, 1, 530), vocab_size=320)
     together = generate(runner, prompts, NUM_TOKENS, step_tokens=STEP_TOKENS)
     assert [generate(runner, [prompt], NUM_TOKENS)[0] for prompt in prompts] == together
 

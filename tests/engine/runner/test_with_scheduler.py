@@ -22,15 +22,18 @@ NUM_BLOCKS = 16
 """256 tokens: one full context, and far less than the requests below come to need together."""
 
 
-def test_requests_that_preempt_each_other_get_the_tokens_that_they_get_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("dtype", "token_bytes"), [("float32", 768), ("bfloat16", 384)])
+def test_requests_that_preempt_each_other_get_the_tokens_that_they_get_alone(
+    tmp_path: Path, dtype: str, token_bytes: int
+) -> None:
     directory = write_checkpoint(tmp_path / "model")
     config = EngineConfig(
         model=str(directory),
         device="cpu",
-        dtype="float32",
+        dtype=dtype,
         max_running=8,
         max_step_tokens=24,
-        kv_cache_memory=NUM_BLOCKS * 16 * 768,  # 768 bytes a token
+        kv_cache_memory=NUM_BLOCKS * 16 * token_bytes,
     )
     runner = load_runner(config, ignore_progress)
     sampling = [

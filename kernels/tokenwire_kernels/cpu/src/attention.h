@@ -1,8 +1,13 @@
 // Attention over a paged cache: online softmax (Milakov and Gimelshein, 2018) over one block after the other.
 //
 // A task is one KV head of one sequence, with so many query rows (tokens times the query heads that share the
-// KV head) as keep a block's keys and values in the first-level cache busy. A decode with a long past is split
-// into parts of fixed length, which are merged afterwards. Keys that no row of a task may see are never read.
+// A task is one KV head of one sequence, with so many query rows (tokens times the query heads that share the
+// KV head) as keep a block's keys and values in the first-level cache busy. Keys that no row of a task may see
+// are never read.
+//
+// A row's past is summed in parts of fixed length, from fixed places on, which are then added up in order. Of a
+// decode each part is a task; of several tokens a task does one part after the other. So a token's result is the
+// same, to the last bit, whether it is computed alone or with others, in whatever piece of a prompt.
 
 #pragma once
 
@@ -13,7 +18,7 @@
 namespace {
 
 constexpr int64_t kTaskRows = 48;
-// Keys of a part of a decode.
+// Keys of a part.
 constexpr int64_t kPart = 256;
 // Keys that are looked at together.
 constexpr int64_t kKeys = 64;
@@ -183,10 +188,13 @@ template <class KV>
 struct Piece {
     const KV *keys[kKeys], *values[kKeys];
 
-    // Of `count` positions from `position` on; what is left of the last vector of keys repeats the last one.
-    void find(const tw_attention &a, const int32_t *table, int64_t kv_head, int64_t position, int64_t count) {
+    // Of `count` positions from `position` on. Those before `first` repeat that one, and what is left of the last
+    // vector of keys the last one: neither may be read.
+    void find(const tw_attention &a, const int32_t *table, int64_t kv_head, int64_t position, int64_t count,
+              int64_t first) {
         const tw_cache_shape &shape = a.shape;
-        for (int64_t key = 0; key < count;) {
+        const int64_t hidden = max_of(0, first - position);
+        for (int64_t key = hidden; key < count;) {
             const int64_t block = (position + key) / shape.block_size, offset = (position + key) % shape.block_size;
             int64_t place = ((table[block] * shape.num_kv_heads + kv_head) * shape.block_size + offset) * shape.head_dim;
             const int64_t stop = min_of(count, key + shape.block_size - offset);
@@ -194,6 +202,10 @@ struct Piece {
                 keys[key] = static_cast<const KV *>(a.cache.keys) + place;
                 values[key] = static_cast<const KV *>(a.cache.values) + place;
             }
+        }
+        for (int64_t key = 0; key < hidden; ++key) {
+            keys[key] = keys[hidden];
+            values[key] = values[hidden];
         }
         for (int64_t key = count; key % W != 0; ++key) keys[key] = keys[count - 1];
     }
@@ -227,6 +239,39 @@ TW_INLINE float weigh_row(float *scores, int64_t low, int64_t high, int64_t padd
     return factor;
 }
 
+// The softmax over a row's keys so far, unfinished: its weighted values, the largest score, the sum of weights.
+struct Sums {
+    float *values;  // [dim]
+    float *largest, *total;
+
+    void clear(int64_t dim) const {
+        memset(values, 0, static_cast<size_t>(dim) * 4);
+        *largest = -INFINITY;
+        *total = 0.0f;
+    }
+
+    // Add a part's, which come after these.
+    void add_part(const float *part, float part_largest, float part_total, int64_t dim) const {
+        if (part_total <= 0.0f) return;  // Nothing in it may be seen.
+        const float now = *largest > part_largest ? *largest : part_largest;
+        const float kept = expf(*largest - now), share = expf(part_largest - now);
+        for (int64_t d = 0; d < dim; d += W)
+            store(values + d, fma(load(part + d), splat(share), mul(load(values + d), splat(kept))));
+        *total = fmaf(part_total, share, *total * kept);
+        *largest = now;
+    }
+
+    // Write the row of the output that these are all of.
+    void finish(const tw_attention &a, int64_t token, int64_t head, int64_t dim) const {
+        const vf inverse = splat(1.0f / *total);
+        for (int64_t d = 0; d < dim; d += W) store(values + d, mul(load(values + d), inverse));
+        const int64_t to = (token * a.num_heads + head) * a.shape.head_dim;
+#define TW_CALL(T) narrow_row(values, a.shape.head_dim, static_cast<T *>(a.out) + to)
+        TW_FOR_DTYPE(a.dtype, TW_CALL)
+#undef TW_CALL
+    }
+};
+
 // A decode's query, key and value are rotated, and stored, where they are first looked at: by the task that holds
 // them. `rotary`: null where all of that was done before.
 template <class KV>
@@ -246,19 +291,32 @@ void attend(Worker &worker, const tw_attention &a, const tw_rotary *rotary, cons
         begin = max_of(begin, task.part * kPart);
         end = min_of(end, (task.part + 1) * kPart);
     }
+    const int64_t first_seen = begin;
+    begin = begin / W * W;  // Every key has its lane, whatever is seen before it.
     Piece<KV> pieces[2];
-    // Pieces begin at fixed places, so that a row's sums do not depend on the rows beside it.
-    int64_t count = begin < end ? min_of(end, (begin / kKeys + 1) * kKeys) - begin : 0;
-    if (count > 0) pieces[0].find(a, table, task.kv_head, begin, count);
+    int64_t count = first_seen < end ? min_of(end, (begin / kKeys + 1) * kKeys) - begin : 0;
+    if (count > 0) pieces[0].find(a, table, task.kv_head, begin, count, first_seen);
     for (int64_t key = 0; key < count; ++key) prefetch_row(pieces[0].keys[key], head_dim);
     if (rotary != nullptr && end > last_position)
         rotate_into_cache<float>(*rotary, task.first_token, task.kv_head);
 
     // Row r is query head r % group of token r / group.
     float *q = static_cast<float *>(worker.scratch(
-        kScratchActivations, static_cast<size_t>(2 * rows * dim + rows * (kKeys + 3) + kKeys * dim) * 4 + 256));
+        kScratchActivations, static_cast<size_t>(3 * rows * dim + rows * (kKeys + 5) + kKeys * dim) * 4 + 256));
     float *out = q + rows * dim, *scores = out + rows * dim, *largest = scores + rows * kKeys;
     float *total = largest + rows, *factors = total + rows, *buffer = factors + rows;
+    float *whole = buffer + kKeys * dim, *whole_largest = whole + rows * dim, *whole_total = whole_largest + rows;
+    const auto sums_of_part = [&](int64_t row) { return Sums{out + row * dim, largest + row, total + row}; };
+    const auto sums_of_all = [&](int64_t row) {
+        return Sums{whole + row * dim, whole_largest + row, whole_total + row};
+    };
+    const auto end_part = [&] {
+        for (int64_t row = 0; row < rows; ++row) {
+            sums_of_all(row).add_part(out + row * dim, largest[row], total[row], dim);
+            sums_of_part(row).clear(dim);
+        }
+    };
+    const bool has_one_part = task.partial >= 0 || begin / kPart == (end - 1) / kPart;
     constexpr bool kSplits = kDotsBfloat16 && std::is_same_v<KV, bf16>;
     const bool splits = kSplits && head_dim % (2 * W) == 0;
     for (int64_t row = 0; row < rows; ++row) {
@@ -277,19 +335,18 @@ void attend(Worker &worker, const tw_attention &a, const tw_rotary *rotary, cons
             split_row(own, dim, halves, halves + dim);
         }
 #endif
-        largest[row] = -INFINITY;
-        total[row] = 0.0f;
+        sums_of_part(row).clear(dim);
+        if (!has_one_part) sums_of_all(row).clear(dim);
     }
-    memset(out, 0, static_cast<size_t>(rows * dim) * 4);
 
     // Many rows share what is widened for them; few widen it as they read.
     const bool is_whole = head_dim == dim && (std::is_same_v<KV, float> || rows <= kRowsThatWiden);
     int64_t current = 0;
-    for (int64_t position = begin; position < end; current ^= 1) {
+    for (int64_t position = begin; count > 0; current ^= 1) {
         const Piece<KV> &piece = pieces[current];
         Piece<KV> &next = pieces[current ^ 1];
         const int64_t stop = position + count, next_count = min_of(end, stop + kKeys) - stop;
-        if (next_count > 0) next.find(a, table, task.kv_head, stop, next_count);
+        if (next_count > 0) next.find(a, table, task.kv_head, stop, next_count, first_seen);
         const int64_t padded = round_up(count, W);
         const float *wide[kKeys];
         [[maybe_unused]] const float *const *keys = wide;
@@ -326,6 +383,7 @@ void attend(Worker &worker, const tw_attention &a, const tw_rotary *rotary, cons
             widen_rows(piece.values, count, head_dim, dim, buffer, wide);
             add_values(scores, factors, wide, count, dim, rows, out);
         }
+        if (!has_one_part && (stop % kPart == 0 || stop == end)) end_part();
         position = stop;
         count = next_count;
     }
@@ -338,39 +396,23 @@ void attend(Worker &worker, const tw_attention &a, const tw_rotary *rotary, cons
             partial[dim + 1] = total[row];
             continue;
         }
-        const float inverse = 1.0f / total[row];
-        for (int64_t d = 0; d < head_dim; ++d) out[row * dim + d] *= inverse;
-        const int64_t token = task.first_token + row / group, head = task.kv_head * group + row % group;
-        const int64_t to = (token * a.num_heads + head) * head_dim;
-#define TW_CALL(T) narrow_row(out + row * dim, head_dim, static_cast<T *>(a.out) + to)
-        TW_FOR_DTYPE(a.dtype, TW_CALL)
-#undef TW_CALL
+        const Sums sums = has_one_part ? sums_of_part(row) : sums_of_all(row);
+        sums.finish(a, task.first_token + row / group, task.kv_head * group + row % group, dim);
     }
 }
 
-// Row `row` of a task in parts: the parts' sums, each weighed by its share.
+// Row `row` of a decode whose parts are all there.
 TW_INLINE void merge_row(const tw_attention &a, const AttentionTask &task, const float *partials, int64_t row) {
     const int64_t head_dim = a.shape.head_dim, dim = padded_head(head_dim), stride = partial_row(head_dim);
     const int64_t group = a.num_heads / a.shape.num_kv_heads;
-    float merged[kLargestHead + 16];
-    float largest = -INFINITY, total = 0.0f;
-    const float *parts = partials + (task.partial - task.part * group + row) * stride;
+    float merged[kLargestHead + 16], largest, total;
+    const Sums sums{merged, &largest, &total};
+    sums.clear(dim);
     for (int64_t part = 0; part < task.num_parts; ++part) {
-        const float own = parts[part * group * stride + dim];
-        largest = own > largest ? own : largest;
+        const float *from = partials + (task.partial + (part - task.part) * group + row) * stride;
+        sums.add_part(from, from[dim], from[dim + 1], dim);
     }
-    memset(merged, 0, static_cast<size_t>(dim) * 4);
-    for (int64_t part = 0; part < task.num_parts; ++part) {
-        const float *from = parts + part * group * stride;
-        const float weight = from[dim + 1] > 0.0f ? expf(from[dim] - largest) : 0.0f;
-        total += weight * from[dim + 1];
-        for (int64_t d = 0; d < dim; ++d) merged[d] += weight * from[d];
-    }
-    for (int64_t d = 0; d < dim; ++d) merged[d] /= total;
-    const int64_t to = (task.first_token * a.num_heads + task.kv_head * group + row) * head_dim;
-#define TW_CALL(T) narrow_row(merged, head_dim, static_cast<T *>(a.out) + to)
-    TW_FOR_DTYPE(a.dtype, TW_CALL)
-#undef TW_CALL
+    sums.finish(a, task.first_token, task.kv_head * group + row, dim);
 }
 
 // What the tasks of a step leave to each other, besides the tasks themselves.
