@@ -174,7 +174,7 @@ class Step(Structure):
 
 class Sampling(Structure):
     _fields_: ClassVar = [
-        *((name, c_void_p) for name in ("temperatures", "top_k", "top_p", "min_p", "keys")),
+        *((name, c_void_p) for name in ("temperatures", "top_k", "top_p", "min_p", "typical_p", "keys")),
         ("num_rows", c_int64),
         ("vocab_size", c_int64),
     ]

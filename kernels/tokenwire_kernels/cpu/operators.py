@@ -13,7 +13,6 @@ from tokenwire_kernels.cpu import library as native
 from tokenwire_kernels.cpu.library import Context
 from tokenwire_kernels.reference import attention as reference_attention
 from tokenwire_kernels.reference import blocks, decode, penalties
-from tokenwire_kernels.reference import sampling as reference_sampling
 from tokenwire_kernels.reference.random import row_keys
 
 
@@ -200,18 +199,17 @@ class Operators:
         )
 
     def sample(self, logits: Tensor, batch: SamplingBatch) -> Tensor:
-        """See `reference.sampling.sample`. Typical-p, which few ask for, is left to the reference."""
+        """See `reference.sampling.sample`."""
         if batch.all_greedy:
             return self.greedy(logits)
-        if batch.typical_p is not None:
-            return reference_sampling.sample(logits, batch)
         logits = logits.contiguous()
         num_rows, vocab_size = logits.shape
         keys = row_keys(batch.seeds, batch.sample_indices, batch.positions)
-        columns = [batch.temperatures, batch.top_k, batch.top_p, batch.min_p, keys]
-        columns = [column.contiguous() for column in columns]
+        columns = [batch.temperatures, batch.top_k, batch.top_p, batch.min_p, batch.typical_p, keys]
+        columns = [None if column is None else column.contiguous() for column in columns]
         tokens = torch.empty(num_rows, dtype=torch.int64)
-        sampling = native.Sampling(*(column.data_ptr() for column in columns), num_rows, vocab_size)
+        addresses = (None if column is None else column.data_ptr() for column in columns)
+        sampling = native.Sampling(*addresses, num_rows, vocab_size)
         self._library.tw_sample(self._handle, logits.data_ptr(), byref(sampling), tokens.data_ptr())
         return tokens
 

@@ -159,6 +159,7 @@ struct tw_sampling {
     const int32_t *top_k;
     const float *top_p;
     const float *min_p;
+    const float *typical_p;        // Null: 1 for all.
     const int64_t *keys;           // [num_rows, 2], each below 2**32.
     int64_t num_rows;
     int64_t vocab_size;

@@ -112,6 +112,44 @@ TW_INLINE float threshold_of(const float *scaled, const float *weights, float *c
     }
 }
 
+// Locally typical sampling (Meister et al., 2023): how far from its expectation a scaled logit may lie, so that what
+// is kept is the smallest set of mass `typical_p` whose information content is nearest to the entropy. `expected`
+// receives the expectation.
+TW_INLINE float typical_distance(const float *scaled, const float *weights, float *copy, int64_t count, float typical_p,
+                                 float &expected) {
+    double total = 0.0, sum = 0.0;
+    for (int64_t i = 0; i < count; ++i) {
+        if (weights[i] <= 0.0f) continue;
+        total += static_cast<double>(weights[i]);
+        sum += static_cast<double>(weights[i]) * static_cast<double>(scaled[i]);
+    }
+    expected = static_cast<float>(sum / total);
+    const auto mass_within = [&](float distance) {
+        double mass = 0.0;
+        for (int64_t i = 0; i < count; ++i)
+            if (weights[i] > 0.0f && fabsf(scaled[i] - expected) <= distance) mass += static_cast<double>(weights[i]);
+        return mass;
+    };
+    const double wanted = total * static_cast<double>(typical_p);
+    for (int64_t i = 0; i < count; ++i) copy[i] = weights[i] > 0.0f ? -fabsf(scaled[i] - expected) : -INFINITY;
+    int64_t head = min_of(256, count);
+    tokenwire::largest_first(copy, count, head, true);
+    while (head < count && mass_within(-copy[head - 1]) < wanted) {
+        head = min_of(8 * head, count);
+        tokenwire::largest_first(copy, count, head, true);
+    }
+    int64_t low = 0, high = head - 1;  // The nearest of them that suffices.
+    while (low < high) {
+        const int64_t middle = (low + high) / 2;
+        if (mass_within(-copy[middle]) >= wanted) {
+            high = middle;
+        } else {
+            low = middle + 1;
+        }
+    }
+    return -copy[low];
+}
+
 // The token with the largest weight / exponential, the lowest of several (`reference/random.py` defines the
 // numbers). An exponential -log(1 - u) is at least u, so that few tokens come to the logarithm.
 TW_INLINE int64_t race(const float *weights, float *numbers, int64_t count, uint32_t first_key, uint32_t second_key) {
@@ -158,6 +196,12 @@ int64_t sample_row(Worker &worker, const SampleArguments &a, int64_t row) {
     const float threshold = threshold_of(scaled, weights, copy, count, s.top_k[row], s.top_p[row], s.min_p[row]);
     for (int64_t i = 0; i < count; ++i)
         if (scaled[i] < threshold) weights[i] = 0.0f;
+    if (s.typical_p != nullptr && s.typical_p[row] < 1.0f) {
+        float expected;
+        const float distance = typical_distance(scaled, weights, copy, count, s.typical_p[row], expected);
+        for (int64_t i = 0; i < count; ++i)
+            if (fabsf(scaled[i] - expected) > distance) weights[i] = 0.0f;
+    }
     return race(weights, copy, count, static_cast<uint32_t>(s.keys[2 * row]), static_cast<uint32_t>(s.keys[2 * row + 1]));
 }
 
