@@ -52,7 +52,7 @@ def _launches(quick: bool) -> list[Launch]:
     found: list[Launch] = []
     dtypes = [torch.bfloat16] if quick else [torch.bfloat16, torch.float16, torch.float32]
     for dtype in dtypes:
-        name = str(dtype).removeprefix("torch.")
+        name = _short_name(dtype)
         for hidden in [4096] if quick else [576, 4096, 8192]:
             case = f"{name}, hidden {hidden}"
             x, weight = _empty(32, hidden, dtype=dtype), _empty(hidden, dtype=dtype)
@@ -69,11 +69,11 @@ def _launches(quick: bool) -> list[Launch]:
             window = partial(_attention, dtype, dtype, *heads, window=4096, soft_cap=50.0, sinks=True)
             found += recorded(f"{case}, window, soft cap, sinks", attends, window)
             if dtype == torch.bfloat16 and head_dim in (64, 128):
-                case += ", fp8 cache"
                 norms = partial(_rotary, dtype, *heads, torch.float8_e4m3fn)
-                found += recorded(f"{case}, QK-norm", [rotary], norms)
-                fp8 = partial(_attention, dtype, torch.float8_e4m3fn, *heads)
-                found += recorded(case, attends, fp8)
+                found += recorded(f"{case}, fp8 cache, QK-norm", [rotary], norms)
+            for cached in _other_formats(dtype, head_dim, quick):
+                converted = partial(_attention, dtype, cached, *heads)
+                found += recorded(f"{case}, {_short_name(cached)} cache", attends, converted)
     found += recorded("tables of 8192 blocks", [decode], _decode_step)
     logits = _empty(32, 128256, dtype=torch.float32)
     # Triton makes constants of integers that are 1.
@@ -100,6 +100,19 @@ def _launches(quick: bool) -> list[Launch]:
     with_typical_p.typical_p = with_typical_p.top_p
     found += recorded(f"{case}, typical-p", samplers, partial(sampling.sample, logits, with_typical_p))
     return found
+
+
+def _other_formats(dtype: torch.dtype, head_dim: int, quick: bool) -> list[torch.dtype]:
+    """Formats of a cache that attention in `dtype` is compiled with as well: fp8 with all heads, the others,
+    which few want, with some."""
+    formats = [torch.float8_e4m3fn]
+    if not quick and head_dim in (64, 128, 256):
+        formats += [torch.bfloat16, torch.float16, torch.float32]
+    return [each for each in formats if each != dtype]
+
+
+def _short_name(dtype: torch.dtype) -> str:
+    return "fp8" if dtype == torch.float8_e4m3fn else str(dtype).removeprefix("torch.")
 
 
 def _dependent_launches() -> list[Launch]:

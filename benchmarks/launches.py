@@ -173,7 +173,7 @@ def _model(name: str) -> RandomModel:
     dtype = getattr(torch, config["dtype"])
     kernels = Kernels(**{name: getattr(triton, name) for name in triton.__all__})
     decoder = load_decoder(RandomWeights(META, dtype), architecture, 64 * BLOCK_SIZE, kernels, Shard())
-    return RandomModel(name, architecture, decoder, kernels, META, dtype, 64 * BLOCK_SIZE)
+    return RandomModel(name, architecture, decoder, kernels, META, dtype, dtype, 64 * BLOCK_SIZE)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from benchmarks.gpu.case import Case
+from benchmarks.gpu.models import takes_fp8
 from benchmarks.gpu.peers import AttentionShape, attention_peers
 from benchmarks.gpu.section import Context
 from benchmarks.gpu.timing import Call
@@ -16,32 +17,28 @@ BLOCK_SIZE = 16
 
 
 def cases(context: Context, kernels: Kernels) -> Iterator[Case]:
-    """Decodes first."""
+    """Decodes first; those with a cache of fp8 last."""
     if context.quick:
         decodes, prompts, heads = [(1, 20), (3, 40)], [(1, 24, 24)], [(4, 2, 16)]
+        of_fp8 = [(3, 1, 40)]
     else:
         decodes = [(1, 1024), (1, 8192), (8, 8192), (32, 1024), (32, 8192), (128, 1024), (256, 1024)]
         prompts = [(1, 2048, 2048), (1, 8192, 8192), (4, 512, 4096)]
         heads = [(32, 8, 128), (32, 8, 64)]
-    for num_heads, num_kv_heads, head_dim in heads:
-        for num_seqs, past in decodes:
-            yield _case(
-                AttentionShape(
-                    num_seqs, 1, past, num_heads, num_kv_heads, head_dim, BLOCK_SIZE, context.device
-                ),
-                kernels,
+        of_fp8 = [(32, 1, 8192), (256, 1, 1024), (1, 8192, 8192)]
+    for sizes in heads:
+        shapes = [(num_seqs, 1, past) for num_seqs, past in decodes] + prompts
+        for num_seqs, queries, past in shapes:
+            yield _case(AttentionShape(num_seqs, queries, past, *sizes, BLOCK_SIZE, context.device), kernels)
+    if takes_fp8(context.device):
+        for num_seqs, queries, past in of_fp8:
+            shape = AttentionShape(
+                num_seqs, queries, past, *heads[0], BLOCK_SIZE, context.device, torch.float8_e4m3fn
             )
-        for num_seqs, queries, past in prompts:
-            yield _case(
-                AttentionShape(
-                    num_seqs, queries, past, num_heads, num_kv_heads, head_dim, BLOCK_SIZE, context.device
-                ),
-                kernels,
-            )
+            yield _case(shape, kernels)
 
 
 def _case(shape: AttentionShape, kernels: Kernels) -> Case:
-    itemsize = torch.bfloat16.itemsize
     cached = shape.num_seqs * shape.context * shape.num_kv_heads * shape.head_dim
     asked = shape.num_seqs * shape.num_queries * shape.num_heads * shape.head_dim
     # Query i of n sees context - n + i + 1 tokens; a score and a weighted value are 2 operations a number.
@@ -49,10 +46,11 @@ def _case(shape: AttentionShape, kernels: Kernels) -> Case:
     flops = 4 * shape.num_seqs * seen * shape.num_heads * shape.head_dim if shape.num_queries > 1 else 0
     name = "decode" if shape.num_queries == 1 else f"{shape.num_queries} queries"
     heads = f"{shape.num_heads} heads of {shape.head_dim} over {shape.num_kv_heads}"
+    stored = ", fp8 cache" if shape.cache_dtype.itemsize == 1 else ""
     return Case(
         "paged_attention",
-        f"{name}, {shape.num_seqs} x {shape.context}, {heads}",
-        itemsize * (2 * cached + 2 * asked),
+        f"{name}, {shape.num_seqs} x {shape.context}, {heads}{stored}",
+        2 * cached * shape.cache_dtype.itemsize + 2 * asked * torch.bfloat16.itemsize,
         lambda: _call(shape, kernels),
         flops,
         attention_peers(shape),
@@ -62,9 +60,10 @@ def _case(shape: AttentionShape, kernels: Kernels) -> Case:
 def _call(shape: AttentionShape, kernels: Kernels) -> Call:
     device, blocks = shape.device, shape.num_seqs * shape.blocks_per_seq
     keys, values = (
-        shape.randn(blocks, shape.num_kv_heads, shape.block_size, shape.head_dim) for _ in range(2)
+        shape.cache(blocks, shape.num_kv_heads, shape.block_size, shape.head_dim) for _ in range(2)
     )
-    cache = LayerCache(keys, values)
+    scales = torch.ones(shape.num_kv_heads, device=device) if shape.cache_dtype.itemsize == 1 else None
+    cache = LayerCache(keys, values, scales, scales)
     q = shape.randn(shape.num_seqs * shape.num_queries, shape.num_heads, shape.head_dim)
     starts = torch.arange(shape.num_seqs + 1, dtype=torch.int32, device=device) * shape.num_queries
     batch = AttentionBatch(

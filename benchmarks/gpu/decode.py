@@ -9,11 +9,12 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 
 from benchmarks.gpu.findings import Findings
-from benchmarks.gpu.models import BLOCK_SIZE, RandomModel, free_bytes, random_model
+from benchmarks.gpu.models import BLOCK_SIZE, RandomModel, free_bytes, random_model, takes_fp8
 from benchmarks.gpu.section import Context
 from benchmarks.gpu.steps import Decoding
 from tokenwire_kernels import LayerCache
@@ -22,9 +23,14 @@ ROUNDS = 3
 STEPS = 20
 """In each round."""
 PROFILED_STEPS = 8
+MOST_STEPS = (ROUNDS + 1) * STEPS + 4 * PROFILED_STEPS
+"""What a sequence grows by at most."""
 MODELS = ("Llama-3.1-8B", "Llama-3.2-1B", "Qwen3-0.6B", "Qwen3-8B")
 SEQUENCES = (1, 8, 32, 128, 256)
 CONTEXTS = (1024, 8192)
+FP8_MODELS = ("Llama-3.1-8B", "tiny")
+FP8_POINTS = ((256, 1024), (32, 8192))
+"""Sequences and context that a cache of fp8 is measured with."""
 CACHE_SHARE = 0.8
 """Of the memory that the weights leave."""
 
@@ -32,8 +38,8 @@ CACHE_SHARE = 0.8
 def measure(context: Context, findings: Findings) -> None:
     """Every model with every batch that fits."""
     findings.table(
-        "Decode", "model", "sequences", "context", "graphs", "ms a step", "tokens/s", "GB/s", "% of read",
-        "device idle, %",
+        "Decode", "model", "KV cache", "sequences", "context", "graphs", "ms a step", "tokens/s", "GB/s",
+        "% of read", "device idle, %",
     )  # fmt: skip
     models = ("tiny",) if context.quick else MODELS
     for name in models:
@@ -43,34 +49,62 @@ def measure(context: Context, findings: Findings) -> None:
 
 def _measure_model(context: Context, findings: Findings, name: str) -> None:
     sequences, contexts = ((1, 3), (32,)) if context.quick else (SEQUENCES, CONTEXTS)
-    most_steps = (ROUNDS + 1) * STEPS + 4 * PROFILED_STEPS
-    model = random_model(name, context.device, max(contexts) + most_steps)
-    block_bytes = model.token_cache_bytes * BLOCK_SIZE
-    room = int(CACHE_SHARE * free_bytes(context.device)) // block_bytes
-    needed = {(n, c): n * -(-(c + most_steps) // BLOCK_SIZE) for c in contexts for n in sequences}
-    fitting = {point: blocks for point, blocks in needed.items() if blocks <= room}
-    caches = model.allocate(max(fitting.values()))
-    for variant in ("on", "on, early launch", "off") if context.device.type == "cuda" else ("on", "off"):
-        few = sequences[:3:2]  # two points show what graphs, and launching kernels early, are worth
-        rows = max(sequences if variant == "on" else few)
-        with _launching_early(variant):
-            runner = model.runner(caches, rows, model.capture() if variant != "off" else None)
-        if variant != "off" and not runner.replays:
-            findings.note(f"{name}: no graphs could be captured; what follows was computed eagerly")
-        for num_seqs, past in needed:
-            point = f"{name}, {num_seqs} x {past}"
-            if variant != "on" and (past != contexts[0] or num_seqs not in few):
-                continue
-            if (num_seqs, past) not in fitting:
-                findings.note(f"{point} was left out: its KV cache does not fit")
-            elif context.has_time(4.0, findings, point):
-                decoding = Decoding(runner, num_seqs, past, most_steps)
-                _measure_point(context, findings, model, decoding, num_seqs, past, variant)
-                decoding.close()
-        runner.close()
+    points = [(num_seqs, past) for past in contexts for num_seqs in sequences]
+    model = random_model(name, context.device, max(contexts) + MOST_STEPS)
+    caches = _allocate(context, findings, model, points)
+    for graphs in ("on", "on, early launch", "off") if context.device.type == "cuda" else ("on", "off"):
+        few = [(num_seqs, contexts[0]) for num_seqs in sequences[:3:2]]  # enough to show what they are worth
+        _measure_points(context, findings, model, caches, points if graphs == "on" else few, graphs)
+    _release(caches)
+    if name in FP8_MODELS and takes_fp8(context.device):
+        model = replace(model, cache_dtype=torch.float8_e4m3fn)
+        points = points[-1:] if context.quick else list(FP8_POINTS)
+        caches = _allocate(context, findings, model, points)
+        _measure_points(context, findings, model, caches, points, "on")
+        _release(caches)
     if missing := model.kernels.fallen_back:
         findings.note(f"{name}: the reference computed {', '.join(missing)}, whose kernels did not compile")
-    _release(caches)
+
+
+def _allocate(
+    context: Context, findings: Findings, model: RandomModel, points: list[tuple[int, int]]
+) -> list[LayerCache]:
+    """A cache for the largest of the points that fits; those that do not are taken out."""
+    room = int(CACHE_SHARE * free_bytes(context.device)) // (model.token_cache_bytes * BLOCK_SIZE)
+    for point in [point for point in points if _blocks(*point) > room]:
+        points.remove(point)
+        findings.note(f"{_named(model, *point)} was left out: its KV cache does not fit")
+    return model.allocate(max(_blocks(*point) for point in points))
+
+
+def _blocks(num_seqs: int, past: int) -> int:
+    return num_seqs * -(-(past + MOST_STEPS) // BLOCK_SIZE)
+
+
+def _named(model: RandomModel, num_seqs: int, past: int) -> str:
+    return f"{model.name}, {num_seqs} x {past}, {model.cache_format} cache"
+
+
+def _measure_points(
+    context: Context,
+    findings: Findings,
+    model: RandomModel,
+    caches: list[LayerCache],
+    points: list[tuple[int, int]],
+    graphs: str,
+) -> None:
+    """Steps of one runner, whose graphs are `on`, `on, early launch`, or `off`."""
+    rows = max(num_seqs for num_seqs, _ in points)
+    with _launching_early(graphs):
+        runner = model.runner(caches, rows, model.capture() if graphs != "off" else None)
+    if graphs != "off" and not runner.replays:
+        findings.note(f"{model.name}: no graphs could be captured; what follows was computed eagerly")
+    for num_seqs, past in points:
+        if context.has_time(4.0, findings, _named(model, num_seqs, past)):
+            decoding = Decoding(runner, num_seqs, past, MOST_STEPS)
+            _measure_point(context, findings, model, decoding, num_seqs, past, graphs)
+            decoding.close()
+    runner.close()
 
 
 def _measure_point(
@@ -80,16 +114,17 @@ def _measure_point(
     decoding: Decoding,
     num_seqs: int,
     past: int,
-    variant: str,
+    graphs: str,
 ) -> None:
     decoding.run(3)
     seconds = statistics.median(decoding.run(STEPS) / STEPS for _ in range(ROUNDS))
     read = model.step_weight_bytes + num_seqs * past * model.token_cache_bytes
     findings.row(
         model.name,
+        model.cache_format,
         num_seqs,
         past,
-        variant,
+        graphs,
         1000 * seconds,
         num_seqs / seconds,
         read / seconds / 1e9,
@@ -99,9 +134,9 @@ def _measure_point(
 
 
 @contextmanager
-def _launching_early(variant: str) -> Iterator[None]:
+def _launching_early(graphs: str) -> Iterator[None]:
     """While graphs are captured: whether a kernel begins before the one ahead of it has ended."""
-    if "early" not in variant:
+    if "early" not in graphs:
         yield
         return
     from tokenwire_kernels.triton.target import launch_dependents

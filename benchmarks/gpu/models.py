@@ -21,6 +21,7 @@ from tokenwire_engine.models.decoder import Decoder, load_decoder
 from tokenwire_engine.models.families.registry import read_architecture
 from tokenwire_engine.runner.base import ModelInfo
 from tokenwire_engine.runner.cuda_graphs import CudaGraphs
+from tokenwire_engine.runner.device import CACHE_DTYPES, FP8_CAPABILITY
 from tokenwire_engine.runner.graphs import Capture
 from tokenwire_engine.runner.local import LocalRunner
 from tokenwire_engine.runner.memory import cache_geometry
@@ -105,6 +106,7 @@ class RandomModel:
     kernels: Kernels
     device: torch.device
     dtype: torch.dtype
+    cache_dtype: torch.dtype
     max_model_len: int
 
     @property
@@ -118,15 +120,20 @@ class RandomModel:
     def token_cache_bytes(self) -> int:
         """Bytes of keys and values of one token, over all layers."""
         a = self.architecture
-        return 2 * a.num_layers * a.kv_size * self.dtype.itemsize
+        return 2 * a.num_layers * a.kv_size * self.cache_dtype.itemsize
+
+    @property
+    def cache_format(self) -> str:
+        """As `--kv-cache-dtype` has it."""
+        return next(name for name, dtype in CACHE_DTYPES.items() if dtype == self.cache_dtype)
 
     def allocate(self, num_blocks: int) -> list[LayerCache]:
         """A KV cache of random numbers."""
-        geometry = cache_geometry(self.architecture, BLOCK_SIZE, self.dtype, STEP_TOKENS)
+        geometry = cache_geometry(self.architecture, BLOCK_SIZE, self.cache_dtype, STEP_TOKENS)
         caches = geometry.allocate(num_blocks, self.device)
         for cache in caches:
-            cache.keys.normal_()
-            cache.values.normal_()
+            fill_with_random_numbers(cache.keys)
+            fill_with_random_numbers(cache.values)
         return caches
 
     def runner(
@@ -138,6 +145,7 @@ class RandomModel:
             checkpoint=Path(),
             architecture="",
             dtype=str(self.dtype).removeprefix("torch."),
+            kv_cache_dtype=self.cache_format,
             device=str(self.device),
             vocab_size=self.architecture.vocab_size,
             max_model_len=self.max_model_len,
@@ -159,15 +167,28 @@ class RandomModel:
         return lambda work: work
 
 
+def fill_with_random_numbers(cache: Tensor) -> None:
+    """Keys or values; of fp8, of numbers below 2, by their bits: PyTorch draws none."""
+    if cache.dtype.itemsize == 1:
+        cache.view(torch.uint8).random_(0, 64)
+    else:
+        cache.normal_()
+
+
 def random_model(name: str, device: torch.device, max_model_len: int) -> RandomModel:
-    """One of `CONFIGS` with random weights."""
+    """One of `CONFIGS` with random weights, and a cache of the same format."""
     config = CONFIGS[name]
     _, architecture = read_architecture(ConfigFile(config))
     dtype = getattr(torch, config["dtype"])
     kernels = select_kernels(device, "torch")
     reader = RandomWeights(device, dtype)
     decoder = load_decoder(reader, architecture, max_model_len, kernels, Shard())
-    return RandomModel(name, architecture, decoder, kernels, device, dtype, max_model_len)
+    return RandomModel(name, architecture, decoder, kernels, device, dtype, dtype, max_model_len)
+
+
+def takes_fp8(device: torch.device) -> bool:
+    """Whether a cache on the device may be of fp8."""
+    return device.type == "cpu" or torch.cuda.get_device_capability(device) >= FP8_CAPABILITY
 
 
 def free_bytes(device: torch.device) -> int:

@@ -45,6 +45,7 @@ class AttentionShape:
     head_dim: int
     block_size: int
     device: torch.device
+    cache_dtype: torch.dtype = torch.bfloat16
 
     @property
     def scale(self) -> float:
@@ -57,6 +58,10 @@ class AttentionShape:
     def randn(self, *shape: int) -> Tensor:
         return torch.randn(*shape, device=self.device, dtype=torch.bfloat16)
 
+    def cache(self, *shape: int) -> Tensor:
+        """Random keys or values, in the cache's format."""
+        return self.randn(*shape).to(self.cache_dtype)
+
     def block_tables(self) -> Tensor:
         """int32 [num_seqs, blocks_per_seq]: every block once, in random order."""
         count = self.num_seqs * self.blocks_per_seq
@@ -66,6 +71,10 @@ class AttentionShape:
 
 def attention_peers(shape: AttentionShape) -> list[Peer]:
     """All that there are for a shape."""
+    vllm = Peer("vLLM Triton", lambda: _vllm(shape))
+    if shape.cache_dtype.itemsize == 1:
+        decode = Peer("FlashInfer", lambda: _flashinfer_decode(shape))
+        return [decode, vllm] if shape.num_queries == 1 else [vllm]
     peers = [Peer("SDPA", lambda: _sdpa(shape))]
     if shape.num_queries == 1:
         peers.append(Peer("FlashInfer", lambda: _flashinfer_decode(shape)))
@@ -73,7 +82,7 @@ def attention_peers(shape: AttentionShape) -> list[Peer]:
         peers.append(Peer("FlashInfer", lambda: _flashinfer_prefill(shape)))
         if shape.context == shape.num_queries == FLEX_PROMPT:
             peers.append(Peer("FlexAttention", lambda: _flex_attention(shape)))
-    return [*peers, Peer("vLLM Triton", lambda: _vllm(shape))]
+    return [*peers, vllm]
 
 
 def _sdpa(shape: AttentionShape) -> Call:
@@ -105,7 +114,7 @@ def _flashinfer_decode(shape: AttentionShape) -> Call:
     tables, starts, last = _pages(shape)
     decode.plan(
         starts, tables, last, shape.num_heads, shape.num_kv_heads, shape.head_dim, shape.block_size,
-        q_data_type=torch.bfloat16, kv_data_type=torch.bfloat16,
+        q_data_type=torch.bfloat16, kv_data_type=shape.cache_dtype,
     )  # fmt: skip
     q = shape.randn(shape.num_seqs, shape.num_heads, shape.head_dim)
     cache = _cache(shape)
@@ -135,21 +144,24 @@ def _vllm(shape: AttentionShape) -> Call:
     q = shape.randn(count, shape.num_heads, shape.head_dim)
     out = torch.empty_like(q)
     pages = shape.num_seqs * shape.blocks_per_seq
-    k, v = (shape.randn(pages, shape.block_size, shape.num_kv_heads, shape.head_dim) for _ in range(2))
+    k, v = (shape.cache(pages, shape.block_size, shape.num_kv_heads, shape.head_dim) for _ in range(2))
     starts = torch.arange(shape.num_seqs + 1, dtype=torch.int32, device=shape.device) * shape.num_queries
     contexts = torch.full((shape.num_seqs,), shape.context, dtype=torch.int32, device=shape.device)
     tables = shape.block_tables()
+    ones = None
+    if shape.cache_dtype.itemsize == 1:
+        ones = torch.ones(shape.num_seqs, shape.num_kv_heads, device=shape.device)
     return lambda: unified_attention(
         q=q, k=k, v=v, out=out, cu_seqlens_q=starts, max_seqlen_q=shape.num_queries, seqused_k=contexts,
         max_seqlen_k=shape.context, softmax_scale=shape.scale, causal=True, window_size=(-1, -1),
-        block_table=tables, softcap=0.0, q_descale=None, k_descale=None, v_descale=None,
+        block_table=tables, softcap=0.0, q_descale=None, k_descale=ones, v_descale=ones,
     )  # fmt: skip
 
 
 def _cache(shape: AttentionShape) -> tuple[Tensor, Tensor]:
     pages = shape.num_seqs * shape.blocks_per_seq
     keys, values = (
-        shape.randn(pages, shape.num_kv_heads, shape.block_size, shape.head_dim) for _ in range(2)
+        shape.cache(pages, shape.num_kv_heads, shape.block_size, shape.head_dim) for _ in range(2)
     )
     return keys, values
 

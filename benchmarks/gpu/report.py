@@ -71,6 +71,8 @@ def _draw_decode(steps: list[dict[str, Any]]) -> Figure:
     for step in steps:
         if step["graphs"] == "on" and step["% of read"] is not None:
             label = f"{step['model']}, {step['context']} tokens each"
+            if step["KV cache"] == "fp8":
+                label += ", fp8 cache"
             lines.setdefault(label, []).append((step["sequences"], step["% of read"]))
     for label, points in lines.items():
         axes.plot(*zip(*sorted(points), strict=True), marker="o", label=label)

@@ -45,6 +45,7 @@ def model_info(**changes: object) -> ModelInfo:
         "checkpoint": Path("."),
         "architecture": "HashForCausalLM",
         "dtype": "uint32",
+        "kv_cache_dtype": "uint32",
         "device": "cpu",
         "vocab_size": VOCAB_SIZE,
         "max_model_len": 256,

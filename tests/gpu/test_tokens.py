@@ -14,12 +14,13 @@ from tests.engine.driver import GREEDY, ignore_progress
 from tests.engine.runner.serving import requests_with, serve
 from tests.gpu.margins import Choices, agreed, choices
 from tokenwire_engine.config import EngineConfig
+from tokenwire_engine.runner.device import FP8_CAPABILITY
 from tokenwire_engine.runner.load import load_runner
 from tokenwire_engine.runner.local import LocalRunner
 from tokenwire_engine.sampling.params import SamplingParams
 
 on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-ERROR = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}
+ERROR = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.1, "fp8": 2.0}
 """How far two logits of the tested models may move apart, by dtype: generous, and far below most margins."""
 SAMPLING = [
     GREEDY,
@@ -44,16 +45,22 @@ def prompts(vocab_size: int, count: int) -> list[list[int]]:
     return [torch.randint(3, vocab_size, (4 + 9 * n,), generator=generator).tolist() for n in range(count)]
 
 
-def compare(directory: Path, device: str, dtype: str, num_tokens: int, count: int) -> tuple[int, int]:
+def compare(
+    directory: Path, device: str, dtype: str, num_tokens: int, count: int, kv_cache_dtype: str = "auto"
+) -> tuple[int, int]:
     """Tokens compared, and tokens in all."""
-    reference = load(directory, "cpu", "float32", kv_cache_memory=1 << 30)
+    options: dict[str, Any] = {"kv_cache_memory": 1 << 30, "kv_cache_dtype": kv_cache_dtype}
+    # The native CPU kernels keep no fp8.
+    instruction_set = "torch" if kv_cache_dtype == "fp8" else None
+    reference = load(directory, "cpu", "float32", cpu_instruction_set=instruction_set, **options)
     asked = prompts(reference.info.vocab_size, count)
     expected = choices(reference, asked, num_tokens)
     reference.close()
-    runner = load(directory, device, dtype, kv_cache_memory=1 << 30)
+    runner = load(directory, device, dtype, **options)
     actual = choices(runner, asked, num_tokens)
     runner.close()
-    return agreed(expected, actual, ERROR[dtype]), count * num_tokens
+    error = ERROR["fp8" if kv_cache_dtype == "fp8" else dtype]
+    return agreed(expected, actual, error), count * num_tokens
 
 
 def test_a_difference_where_the_choice_was_sure_is_found() -> None:
@@ -84,13 +91,29 @@ def test_a_gpu_chooses_the_tokens_of_a_cpu_for_a_random_1b_model(dtype: str) -> 
     assert compared > 0  # random weights seldom choose clearly
 
 
+def takes_fp8() -> bool:
+    return torch.cuda.is_available() and torch.cuda.get_device_capability() >= FP8_CAPABILITY
+
+
+@pytest.mark.skipif(not takes_fp8(), reason="needs a CUDA device of compute capability 8.9")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_gpu_reads_and_writes_an_fp8_cache_as_the_reference_does(dtype: str) -> None:
+    """Beside the CPU's tokens with the same rounding of keys and values."""
+    compared, total = compare(DEMO, "cuda", dtype, 40, 6, kv_cache_dtype="fp8")
+    assert compared > total / 2
+
+
 @on_a_gpu
+@pytest.mark.parametrize("kv_cache_dtype", ["auto", "bfloat16", "fp8"])
 @pytest.mark.parametrize("overlap", [False, True])
-def test_graphs_change_no_token(overlap: bool) -> None:
+def test_graphs_change_no_token(overlap: bool, kv_cache_dtype: str) -> None:
     """In float32, where rows that fill a graph up move a logit far less than draws are apart."""
+    if kv_cache_dtype == "fp8" and not takes_fp8():
+        pytest.skip("needs a CUDA device of compute capability 8.9")
+    options = {"kv_cache_memory": 1 << 28, "kv_cache_dtype": kv_cache_dtype}
     tokens = [
         serve(
-            load(DEMO, "cuda", "float32", kv_cache_memory=1 << 28, cuda_graphs=graphs),
+            load(DEMO, "cuda", "float32", cuda_graphs=graphs, **options),
             requests_with(SAMPLING),
             prefix_cache=True,
             overlap=overlap,

@@ -141,10 +141,14 @@ def test_sinks_take_their_share_of_every_head(kernels: ModuleType, window: int, 
 
 
 @pytest.mark.parametrize("kernels", [reference, triton], ids=["reference", "triton"])
-def test_a_cache_of_fp8_is_read_with_its_heads_scales(kernels: ModuleType) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("heads", [SMALL, *HEADS], ids=str)
+def test_a_cache_of_fp8_is_read_with_its_heads_scales(
+    kernels: ModuleType, heads: Heads, dtype: torch.dtype
+) -> None:
     """Its keys and values are, in float64, exactly what is stored times the scale."""
-    case = make_case(SMALL, MIXED, torch.float16)
-    scales = torch.tensor([[0.5, 0.03], [2.0, 0.7]])
+    case = make_case(heads, [(1, 31), (1, 64), (7, 7), (5, 30)], dtype)
+    scales = torch.rand(2, heads.num_kv_heads) * 2 + 0.03
     stored = [
         (cache.float() / scale[:, None, None]).clamp(-448, 448).to(torch.float8_e4m3fn)
         for cache, scale in zip((case.cache.keys, case.cache.values), scales, strict=True)
@@ -156,6 +160,22 @@ def test_a_cache_of_fp8_is_read_with_its_heads_scales(kernels: ModuleType) -> No
             * scale[:, None]
             for x in kept
         ]
+    attended = kernels.paged_attention(case.q, case.cache, case.batch, 0.125)
+    assert_close(attended, case.expected(0.125))
+
+
+@pytest.mark.parametrize("kernels", [reference, triton], ids=["reference", "triton"])
+@pytest.mark.parametrize("cached", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("heads", [SMALL, HEADS[1], HEADS[3]], ids=str)
+def test_a_cache_may_have_a_format_of_its_own(
+    kernels: ModuleType, heads: Heads, dtype: torch.dtype, cached: torch.dtype
+) -> None:
+    case = make_case(heads, MIXED, cached)
+    case.q = case.q.to(dtype)
+    if dtype.itemsize < cached.itemsize:  # what is read is rounded to the queries' format first
+        for kept in (case.keys, case.values):
+            kept[:] = [x.to(dtype) for x in kept]
     attended = kernels.paged_attention(case.q, case.cache, case.batch, 0.125)
     assert_close(attended, case.expected(0.125))
 

@@ -86,6 +86,23 @@ def test_heads_are_normalized_before_they_are_rotated(
     assert torch.equal(stored[1], v)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("cached", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_a_cache_may_have_a_format_of_its_own(
+    kernels: ModuleType, dtype: torch.dtype, cached: torch.dtype
+) -> None:
+    cos, sin = _angles(64)
+    q, k, v = (torch.randn(4, heads, 64).to(dtype) for heads in (4, 2, 2))
+    positions, slots = torch.tensor([3, 4, 60, 61]), torch.tensor([17, 2, 40, 41])
+    rotated = _rotated(k, cos, sin, positions)
+    caches = torch.full((2, 3, 2, 16, 64), float("nan")).to(cached)
+    kernels.rotary_and_cache(q, k, v, cos, sin, positions, LayerCache(*caches), slots)
+    stored = caches[:, slots // 16, :, slots % 16].transpose(0, 1)
+    coarser = max(dtype, cached, key=lambda each: torch.finfo(each).eps)
+    assert_close(stored[0].to(coarser), rotated)
+    assert_close(stored[1].to(coarser), v.double())
+
+
 def test_an_fp8_cache_holds_heads_over_their_scales_and_saturates(kernels: ModuleType) -> None:
     if kernels not in (reference, triton):
         pytest.skip("a CPU's cache is never fp8")

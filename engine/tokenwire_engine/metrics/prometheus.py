@@ -59,12 +59,14 @@ class EngineCollector(Collector):
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
-        self._model: str | None = None
+        self._model: Mapping[str, str] | None = None
         self._load: Callable[[], Load] | None = None
         self._startup: Mapping[str, float] = {}
 
-    def loaded(self, model: str, load: Callable[[], Load], startup: Mapping[str, float]) -> None:
-        """A model is served: its name, how busy the engine is with it, and how long its start's phases
+    def loaded(
+        self, model: Mapping[str, str], load: Callable[[], Load], startup: Mapping[str, float]
+    ) -> None:
+        """A model is served: what it is, how busy the engine is with it, and how long its start's phases
         took."""
         self._model, self._load, self._startup = model, load, startup
 
@@ -72,7 +74,7 @@ class EngineCollector(Collector):
         """All metrics; none before a model is served."""
         if self._model is None or self._load is None:
             return
-        yield InfoMetricFamily(PREFIX + "model", "What is served.", {"name": self._model})
+        yield InfoMetricFamily(PREFIX + "model", "What is served.", dict(self._model))
         phases = GaugeMetricFamily(
             PREFIX + "startup_seconds", "How long each phase of the start took.", labels=["phase"]
         )

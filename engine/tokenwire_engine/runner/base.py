@@ -27,6 +27,8 @@ class ModelInfo:
     architecture: str
     """Hugging Face architecture name, such as "LlamaForCausalLM"."""
     dtype: str
+    kv_cache_dtype: str
+    """"float32", "bfloat16", "float16" or "fp8"."""
     device: str
     vocab_size: int
     max_model_len: int

@@ -23,12 +23,12 @@ class BlockMover:
     def __init__(self, caches: Sequence[LayerCache], num_host_blocks: int, kernels: Kernels) -> None:
         """
         Args:
-            caches: one for each layer; those of different groups may be the same.
+            caches: one for each layer; those of different groups may share their tensors.
             num_host_blocks: blocks of host memory to allocate; where that is not a device's own memory
                 anyway, it is locked.
         """
         self._kernels = kernels
-        unique = {id(cache): cache for cache in caches}.values()
+        unique = {id(cache.keys): cache for cache in caches}.values()
         self._layers = [tensor for cache in unique for tensor in (cache.keys, cache.values)]
         self._device = self._layers[0].device
         self._shape = (len(self._layers), *self._layers[0].shape[1:])

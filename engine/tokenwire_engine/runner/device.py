@@ -16,6 +16,9 @@ from tokenwire_kernels.cpu import describe_products, instruction_sets
 logger = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+CACHE_DTYPES = DTYPES | {"fp8": torch.float8_e4m3fn}
+FP8_CAPABILITY = (8, 9)
+"""The first GPUs that convert from and to fp8."""
 
 
 def choose_device(option: str) -> torch.device:
@@ -95,6 +98,30 @@ def _host_dtype(config: EngineConfig, kernels: Kernels) -> torch.dtype:
     if config.dtype != "auto":
         return DTYPES[config.dtype]
     return torch.float32 if kernels.native.instruction_set == "portable" else torch.bfloat16
+
+
+def choose_cache_dtype(
+    config: EngineConfig, dtype: torch.dtype, device: torch.device, kernels: Kernels
+) -> torch.dtype:
+    """The format of keys and values that `--kv-cache-dtype` means, for a model that computes in `dtype`.
+
+    Raises:
+        ModelError: fp8, which neither the native CPU kernels nor older GPUs read.
+    """
+    if config.kv_cache_dtype == "auto":
+        return dtype
+    if config.kv_cache_dtype == "fp8":
+        if kernels.native is not None:
+            raise ModelError(
+                "--kv-cache-dtype is fp8, which the native CPU kernels do not read; choose bfloat16, or "
+                "--cpu-instruction-set torch, which is slower"
+            )
+        if device.type == "cuda" and (found := torch.cuda.get_device_capability(device)) < FP8_CAPABILITY:
+            raise ModelError(
+                "--kv-cache-dtype is fp8, which needs a GPU of compute capability 8.9 or newer; "
+                f"{torch.cuda.get_device_name(device)} has {found[0]}.{found[1]}: choose bfloat16"
+            )
+    return CACHE_DTYPES[config.kv_cache_dtype]
 
 
 def describe_kernels_for(config: EngineConfig) -> list[str]:

@@ -15,7 +15,13 @@ from tokenwire_engine.models.families.registry import read_architecture
 from tokenwire_engine.models.host_decoder import packed_bytes, weight_format
 from tokenwire_engine.runner.base import ModelInfo, Progress
 from tokenwire_engine.runner.cuda_graphs import CudaGraphs
-from tokenwire_engine.runner.device import choose_device, choose_dtype, choose_kernels
+from tokenwire_engine.runner.device import (
+    CACHE_DTYPES,
+    choose_cache_dtype,
+    choose_device,
+    choose_dtype,
+    choose_kernels,
+)
 from tokenwire_engine.runner.graphs import Capture
 from tokenwire_engine.runner.local import LocalRunner
 from tokenwire_engine.runner.memory import cache_geometry, check_weights_fit, host_budget, num_cache_blocks
@@ -28,6 +34,7 @@ from tokenwire_engine.runner.out_of_memory import (
 )
 from tokenwire_engine.runner.profile import device_budget
 from tokenwire_engine.sampling.defaults import default_sampling
+from tokenwire_engine.weights.cache_scales import read_cache_scales
 from tokenwire_engine.weights.checkpoint import open_checkpoint, stored_tensors
 from tokenwire_engine.weights.locate import locate
 from tokenwire_engine.weights.reader import WeightReader
@@ -56,6 +63,7 @@ def load_runner(config: EngineConfig, progress: Progress, capture: Capture | Non
     name, architecture = read_architecture(checkpoint.config)
     kernels = choose_kernels(config, device)
     dtype = choose_dtype(config, checkpoint.config, device, kernels)
+    cache_dtype = choose_cache_dtype(config, dtype, device, kernels)
     max_model_len = _max_model_len(config, architecture)
     max_step_tokens = config.max_step_tokens or STEP_TOKENS[device.type]
     if kernels.native is not None:
@@ -63,9 +71,10 @@ def load_runner(config: EngineConfig, progress: Progress, capture: Capture | Non
 
     reader = WeightReader(stored_tensors(checkpoint.weight_files()), device, dtype, progress)
     with explained("loading weights", LESS_WEIGHT):
+        scales = read_cache_scales(reader, architecture) if cache_dtype.itemsize == 1 else []
         decoder = load_decoder(reader, architecture, max_model_len, kernels, Shard(), config.quantization)
 
-    geometry = cache_geometry(architecture, config.block_size, dtype, max_step_tokens)
+    geometry = cache_geometry(architecture, config.block_size, cache_dtype, max_step_tokens)
     budget = config.kv_cache_memory
     if budget is None and device.type == "cpu":
         budget = host_budget(geometry, max_model_len, decoder.embedding.weight.nbytes)
@@ -90,6 +99,7 @@ def load_runner(config: EngineConfig, progress: Progress, capture: Capture | Non
         checkpoint=located.directory,
         architecture=name,
         dtype=str(dtype).removeprefix("torch."),
+        kv_cache_dtype=next(name for name, stored in CACHE_DTYPES.items() if stored == cache_dtype),
         device=str(device),
         vocab_size=architecture.vocab_size,
         max_model_len=max_model_len,
@@ -103,7 +113,7 @@ def load_runner(config: EngineConfig, progress: Progress, capture: Capture | Non
         default_sampling=default_sampling(checkpoint.generation_config),
     )
     with explained("allocating the KV cache", SMALLER_CACHE):
-        caches = geometry.allocate(num_blocks, device)
+        caches = geometry.allocate(num_blocks, device, scales)
     if not config.cuda_graphs:
         capture = None
     elif capture is None and device.type == "cuda":

@@ -6,6 +6,7 @@ server admits can finish; where it cannot, the engine does not start.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tokenwire_engine.kv_cache.block_table import ceil_div
 from tokenwire_engine.kv_cache.groups import LayerGroup, longest_sequence, most_blocks
 from tokenwire_engine.models.architecture import Architecture
 from tokenwire_engine.models.errors import ModelError
+from tokenwire_engine.weights.cache_scales import CacheScales
 from tokenwire_kernels import LayerCache
 
 HOST_SHARE = 0.25
@@ -32,6 +34,7 @@ class CacheGeometry:
     head_dim: int
     block_size: int
     dtype: torch.dtype
+    """Of what is stored."""
     step_tokens: int
     """Most tokens of one sequence that a step computes."""
 
@@ -62,19 +65,31 @@ class CacheGeometry:
         """Tokens of the longest sequence that fits into so many blocks, but no more than `most`."""
         return longest_sequence(num_blocks, self.windows, self.block_size, self.step_tokens, most)
 
-    def allocate(self, num_blocks: int, device: torch.device) -> list[LayerCache]:
-        """Caches of `num_blocks` blocks, one for each layer; those of different groups are the same. On a
-        host, untouched pages take no memory."""
+    def allocate(
+        self, num_blocks: int, device: torch.device, scales: Sequence[CacheScales] = ()
+    ) -> list[LayerCache]:
+        """Caches of `num_blocks` blocks, one for each layer; those of different groups share their tensors.
+        On a host, untouched pages take no memory.
+
+        Args:
+            scales: of a cache of fp8, for each layer; 1 where there are none.
+        """
         shape = (num_blocks, self.num_kv_heads, self.block_size, self.head_dim)
-        caches = [
-            LayerCache(
-                torch.empty(shape, dtype=self.dtype, device=device),
-                torch.empty(shape, dtype=self.dtype, device=device),
-            )
+        stored = [
+            [torch.empty(shape, dtype=self.dtype, device=device) for _ in range(2)]
             for _ in range(self._layers_per_block)
         ]
         place_of = {layer: place for group in self.groups for place, layer in enumerate(group.layers)}
-        return [caches[place_of[layer]] for layer in sorted(place_of)]
+        pairs = [stored[place_of[layer]] for layer in sorted(place_of)]
+        if self.dtype != torch.float8_e4m3fn:
+            return [LayerCache(keys, values) for keys, values in pairs]
+        if not scales:
+            ones = torch.ones(self.num_kv_heads, device=device)
+            scales = [CacheScales(ones, ones)] * len(pairs)
+        return [
+            LayerCache(keys, values, layer.keys, layer.values)
+            for (keys, values), layer in zip(pairs, scales, strict=True)
+        ]
 
 
 def cache_geometry(

@@ -56,6 +56,7 @@ class ServedModel:
             vocab_size=info.vocab_size,
             eos_token_ids=info.eos_token_ids,
             dtype=info.dtype,
+            kv_cache_dtype=info.kv_cache_dtype,
             device=info.device,
             kv_block_size=info.block_size,
             num_kv_blocks=info.num_blocks,

@@ -247,7 +247,8 @@ class EngineServer:
         drainer = Drainer(dispatcher, self._set_admitting)
         kv_events = KvEvents(core.send, self._config.prefix_cache)
         self._serving = Serving(model, core, dispatcher, sessions, drainer, kv_events)
-        self._collector.loaded(model.names[0], lambda: core.load, self.startup.seconds)
+        served = {"name": model.names[0], "dtype": info.dtype, "kv_cache_dtype": info.kv_cache_dtype}
+        self._collector.loaded(served, lambda: core.load, self.startup.seconds)
         self._refusal = None
         self._becoming_ready = self._loop.create_task(self._become_ready())
 

@@ -22,6 +22,8 @@ from tokenwire_engine.weights.upload import Uploader
 logger = logging.getLogger(__name__)
 
 ALL = slice(None)
+CACHE_SCALES = (".k_scale", ".v_scale")
+"""Ends of the names of tensors that only a cache of fp8 needs."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -85,6 +87,11 @@ class WeightReader:
             self._uploader = Uploader(self.device)
         self._uploader.copy(target, source)
 
+    def shape_of(self, name: str) -> tuple[int, ...] | None:
+        """Of a stored tensor; None: there is none of that name."""
+        found = self._tensors.get(name)
+        return None if found is None else found.shape
+
     def views(self, *pieces: Piece) -> list[Tensor]:
         """The pieces as they are stored: views of the mapped files, each in its own dtype.
 
@@ -101,7 +108,8 @@ class WeightReader:
         if self._uploader is not None:
             self._uploader.wait()
             self._uploader = None
-        unread = sorted(name for name in self._unread if not name.endswith(tuple(ignored)))
+        ends = (*ignored, *CACHE_SCALES)
+        unread = sorted(name for name in self._unread if not name.endswith(ends))
         if unread:
             logger.warning("%d tensors of the checkpoint are not used, %s first", len(unread), unread[0])
         self._progress("loading weights", 1.0)
@@ -119,7 +127,10 @@ class WeightReader:
                 f"expected {list(piece.shape)}"
             )
         span = (piece.rows or ALL, piece.columns or ALL)[: len(piece.shape)]
-        tensor: Tensor = found.opened.get_slice(piece.name)[span]
+        if piece.shape:
+            tensor: Tensor = found.opened.get_slice(piece.name)[span]
+        else:
+            tensor = found.opened.get_tensor(piece.name)
         if tensor.dtype not in (torch.float32, torch.bfloat16, torch.float16):
             raise ModelError(
                 f"{piece.name} in {found.file} has the dtype {tensor.dtype}; "

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 
@@ -18,7 +19,7 @@ def copy_blocks(layers: Sequence[Tensor], sources: Tensor, targets: Tensor) -> N
         sources: int64 [num_copies].
         targets: int64 [num_copies]; no block is both read and written, none written twice.
     """
-    for layer in layers:
+    for layer in map(_indexable, layers):
         layer.index_copy_(0, targets, layer.index_select(0, sources))
 
 
@@ -30,11 +31,16 @@ def gather_blocks(layers: Sequence[Tensor], blocks: Tensor, staged: Tensor) -> N
         blocks: int64 [num_copies].
         staged: [num_copies, len(layers), ...], contiguous; written.
     """
-    for index, layer in enumerate(layers):
-        staged[:, index] = layer.index_select(0, blocks)
+    for index, layer in enumerate(map(_indexable, layers)):
+        _indexable(staged)[:, index] = layer.index_select(0, blocks)
 
 
 def scatter_blocks(staged: Tensor, layers: Sequence[Tensor], blocks: Tensor) -> None:
     """layers[j][blocks[i]] = staged[i, j]. As in `gather_blocks`; no block twice."""
-    for index, layer in enumerate(layers):
-        layer.index_copy_(0, blocks, staged[:, index])
+    for index, layer in enumerate(map(_indexable, layers)):
+        layer.index_copy_(0, blocks, _indexable(staged)[:, index])
+
+
+def _indexable(tensor: Tensor) -> Tensor:
+    """fp8 as bytes: PyTorch indexes no fp8."""
+    return tensor.view(torch.uint8) if tensor.dtype.itemsize == 1 else tensor

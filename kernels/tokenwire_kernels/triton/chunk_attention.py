@@ -38,7 +38,9 @@ def chunk_attention(
     group = num_heads // num_kv_heads
     group_rows = triton.next_power_of_2(group)
     num_seqs = batch.context_lens.shape[0]
-    tile = chunk_tile(head_dim, group, q.dtype.itemsize, gpu_of(q.device).capability)
+    tile = chunk_tile(
+        head_dim, group, q.dtype.itemsize, cache.keys.dtype.itemsize, gpu_of(q.device).capability
+    )
     queries = tile.rows // group_rows
     num_tiles = (num_tokens - batch.num_decodes) // queries + num_seqs - batch.num_decodes
     _chunk_kernel[(num_tiles, num_kv_heads)](
@@ -52,7 +54,7 @@ def chunk_attention(
     )  # fmt: skip
 
 
-def chunk_tile(head_dim: int, group: int, itemsize: int, capability: int) -> Tile:
+def chunk_tile(head_dim: int, group: int, itemsize: int, cache_itemsize: int, capability: int) -> Tile:
     """Many rows, as far as the accumulator leaves registers for the scores.
 
     Of each generation the largest that ptxas compiles without a spill (benchmarks/compile.py shows it). GPUs
@@ -63,6 +65,8 @@ def chunk_tile(head_dim: int, group: int, itemsize: int, capability: int) -> Til
     if itemsize == 4:  # a float32 product is three of the tensor cores' TF32 products: many registers
         return Tile(rows=rows, keys=16, warps=8, stages=1)
     is_hopper, is_blackwell = 90 <= capability < 100, 100 <= capability < 120
+    if cache_itemsize == 4:  # keys of float32, which are rounded on their way: twice the bytes
+        return Tile(rows=max(rows, 64), keys=16, warps=8, stages=2)
     if columns <= 64:
         return Tile(rows=max(rows, 128), keys=128 if is_blackwell else 64, warps=8, stages=2)
     if columns == 128:

@@ -55,13 +55,11 @@ def decode_attention(
     """
     num_heads, head_dim = q.shape[1:]
     num_kv_heads, block_size = cache.keys.shape[1:3]
-    tile = decode_tile(
-        head_dim, num_heads // num_kv_heads, q.dtype.itemsize, cache.keys.dtype.itemsize,
-        gpu_of(q.device).capability,
-    )  # fmt: skip
+    group, capability = num_heads // num_kv_heads, gpu_of(q.device).capability
+    tile = decode_tile(head_dim, group, q.dtype, cache.keys.dtype, capability)
     schedule = _scheduled(q, cache, batch, window, tile.keys)
     shape = {
-        "GROUP": num_heads // num_kv_heads, "NUM_KV_HEADS": num_kv_heads,
+        "GROUP": group, "NUM_KV_HEADS": num_kv_heads,
         "HEAD_DIM": head_dim, "COLUMNS": triton.next_power_of_2(head_dim),
     }  # fmt: skip
     line = (schedule.tile_starts, schedule.first_seqs, batch.num_decodes)
@@ -90,17 +88,29 @@ class Tile:
     stages: int
 
 
-def decode_tile(head_dim: int, group: int, itemsize: int, cache_itemsize: int, capability: int) -> Tile:
-    """Few rows: what counts is how many bytes of keys and values are under way."""
+def decode_tile(
+    head_dim: int, group: int, dtype: torch.dtype, cache_dtype: torch.dtype, capability: int
+) -> Tile:
+    """Few rows: what counts is how many bytes of keys and values are under way.
+
+    A cache of another format is converted on its way, in registers: fewer keys at a time. Of each the largest
+    tile that ptxas compiles without a spill for every generation.
+    """
     columns = triton.next_power_of_2(head_dim)
     rows = max(16, triton.next_power_of_2(group))
-    if itemsize == 4:  # a float32 product is three of the tensor cores' TF32 products: many registers
-        if columns <= 64:
+    is_converted = dtype != cache_dtype
+    if dtype.itemsize == 4:  # a float32 product is three of the tensor cores' TF32 products: many registers
+        if columns <= 64 and not is_converted:
             return Tile(rows=rows, keys=32, warps=4, stages=2)
-        return Tile(rows=rows, keys=16, warps=8, stages=2 if columns == 128 else 1)
-    # A tile of fp8 has half the bytes: a stage more, where ptxas does not spill.
-    stages = 4 if cache_itemsize == 1 and capability < 100 else 3
-    return Tile(rows=rows, keys=_TILE_ELEMENTS // columns, warps=4, stages=stages)
+        return Tile(rows=rows, keys=16, warps=8, stages=2 if columns <= 128 else 1)
+    keys = _TILE_ELEMENTS // columns
+    if dtype == torch.bfloat16 and cache_dtype.itemsize == 1 and columns <= 128:
+        return Tile(rows=rows, keys=keys, warps=4, stages=4 if capability < 100 else 3)
+    if cache_dtype.itemsize == 1 and columns <= 128:
+        return Tile(rows=rows, keys=64, warps=4, stages=2)
+    if is_converted:
+        return Tile(rows=rows, keys=keys // 2, warps=4, stages=3 if cache_dtype.itemsize == 4 else 4)
+    return Tile(rows=rows, keys=keys, warps=4, stages=3)
 
 
 @dataclass(slots=True, frozen=True)

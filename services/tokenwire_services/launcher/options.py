@@ -110,6 +110,12 @@ CudaGraphs = Annotated[
         help="On a GPU, capture the steps of decodes once, and replay them.",
     ),
 ]
+KvCacheDtype = Annotated[
+    str,
+    typer.Option(
+        help="How keys and values are kept: auto (as the model computes), float32, bfloat16, float16 or fp8."
+    ),
+]
 KvCacheMemory = Annotated[
     int | None,
     typer.Option(

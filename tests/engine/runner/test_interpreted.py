@@ -28,23 +28,33 @@ SAMPLING = [
 PROMPTS = [[5, 6, 7, 8], [9], [10, 11]]
 
 
-def load(directory: Path, capture: Capture | None = None) -> LocalRunner:
+def load(directory: Path, kv_cache_dtype: str, capture: Capture | None = None) -> LocalRunner:
     config = EngineConfig(
-        model=str(directory), device="cpu", dtype="float32", max_running=4, cpu_instruction_set="torch"
+        model=str(directory),
+        device="cpu",
+        dtype="float32",
+        kv_cache_dtype=kv_cache_dtype,
+        max_running=4,
+        cpu_instruction_set="torch",
     )
     return load_runner(config, ignore_progress, capture)
 
 
+@pytest.mark.parametrize("kv_cache_dtype", ["auto", "float16"])
 def test_interpreted_kernels_yield_the_references_tokens(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kv_cache_dtype: str
 ) -> None:
+    """Not of fp8: rounding to it, Triton's interpreter loses the carry into the next power of two."""
     directory = write_checkpoint(tmp_path / "model", "qwen3", num_hidden_layers=2, max_position_embeddings=64)
-    expected = generate(load(directory), PROMPTS, 5, sampling=SAMPLING)
+    expected = generate(load(directory, kv_cache_dtype), PROMPTS, 5, sampling=SAMPLING)
 
     def interpreted(config: EngineConfig, device: torch.device) -> Kernels:
         names = [field.name for field in fields(Kernels) if field.name != "native"]
         return Kernels(**{name: getattr(triton_kernels, name) for name in names})
 
     monkeypatch.setattr(loading, "choose_kernels", interpreted)
-    assert generate(load(directory), PROMPTS, 5, sampling=SAMPLING) == expected
-    assert generate(load(directory, lambda work: work), PROMPTS, 5, sampling=SAMPLING) == expected
+    assert generate(load(directory, kv_cache_dtype), PROMPTS, 5, sampling=SAMPLING) == expected
+    assert (
+        generate(load(directory, kv_cache_dtype, lambda work: work), PROMPTS, 5, sampling=SAMPLING)
+        == expected
+    )

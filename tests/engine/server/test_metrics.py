@@ -34,7 +34,7 @@ async def test_an_engine_serves_what_it_measures(start_engine: StartEngine) -> N
             pass
     samples = await scrape(engine.server.metrics_port)
     prefix = "tokenwire_engine_"
-    assert samples[prefix + "model_info/hash-model"] == 1
+    assert samples[prefix + "model_info/uint32/uint32/hash-model"] == 1
     assert samples[prefix + "startup_seconds/warming up"] >= 0
     assert samples[prefix + "requests_finished_total/length"] == 2
     assert samples[prefix + "prompt_tokens_total"] == 200

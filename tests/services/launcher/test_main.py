@@ -64,7 +64,7 @@ ENGINE_OPTIONS = [
     *["--max-step-tokens", "64", "--block-size", "32", "--kv-cache-memory", "4MiB"],
     *["--quantization", "int4", "--cpu-instruction-set", "avx2"],
     *["--gpu-memory-utilization", "0.5", "--max-waiting", "9", "--policy", "fair", "--no-prefix-cache"],
-    *["--no-overlap", "--no-cuda-graphs", "--host-cache-memory", "2MiB"],
+    *["--kv-cache-dtype", "fp8", "--no-overlap", "--no-cuda-graphs", "--host-cache-memory", "2MiB"],
 ]
 GATEWAY_OPTIONS = [
     *["--api-key", "k1", "--api-key", "k2", "--cors-origin", "https://a.example", "--cors-origin", "*"],
@@ -90,6 +90,7 @@ def test_serve_takes_the_options_of_the_single_commands(run):
         max_running=7,
         max_step_tokens=64,
         block_size=32,
+        kv_cache_dtype="fp8",
         kv_cache_memory=4 << 20,
         gpu_memory_utilization=0.5,
         max_waiting=9,
