@@ -27,6 +27,7 @@ from tokenwire_kernels.triton import (
     decode,
     decode_attention,
     few_rows,
+    logprobs,
     norm,
     penalties,
     rotary,
@@ -96,6 +97,17 @@ def _launches(quick: bool) -> list[Launch]:
     )
     found += recorded(case, [bitmask], masked)
     found += recorded(case, [penalties], partial(_penalties, logits))
+    for scored_dtype, rows, num_top in (
+        (torch.float32, _empty(32, dtype=torch.int64), 20),
+        (torch.bfloat16, None, 20),
+        (torch.bfloat16, None, 5),
+        (torch.float32, None, 0),
+    ):
+        scored = partial(_scores, scored_dtype, rows, num_top)
+        found += recorded(f"{case}, {_short_name(scored_dtype)}, top {num_top}", [logprobs], scored)
+    found += recorded(
+        "vocabulary 262208, bfloat16, top 20", [logprobs], partial(_scores, torch.bfloat16, None, 20, 262208)
+    )
     with_typical_p = _sampling_batch(unfiltered=False)
     with_typical_p.typical_p = with_typical_p.top_p
     found += recorded(f"{case}, typical-p", samplers, partial(sampling.sample, logits, with_typical_p))
@@ -220,6 +232,11 @@ def _block_copies() -> None:
     blocks.copy_blocks(layers, some, some)
     blocks.gather_blocks(layers, some, staged)
     blocks.scatter_blocks(staged, layers, some)
+
+
+def _scores(dtype: torch.dtype, rows: Tensor | None, num_top: int, vocab_size: int = 128256) -> None:
+    logits = _empty(32, vocab_size, dtype=dtype)
+    logprobs.score_tokens(logits, rows, _empty(32, dtype=torch.int64), num_top)
 
 
 def _penalties(logits: Tensor) -> None:

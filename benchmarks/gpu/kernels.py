@@ -142,7 +142,32 @@ def _sampling(context: Context, kernels: Kernels) -> Iterator[Case]:
         moved, shape = 4 * rows * vocab_size, f"{rows} x {vocab_size}"
         yield Case("greedy", shape, moved, greedy, peers=[Peer("torch.argmax", argmax)])
         yield Case("sample", f"{shape}, temperature", moved, draw)
+        yield _scores(context, kernels, rows, vocab_size)
         yield Case("sample", f"{shape}, top-k 40, top-p 0.9", moved, lambda draw=draw: draw(unfiltered=False))  # type: ignore[misc]
+
+
+def _scores(context: Context, kernels: Kernels, rows: int, vocab_size: int) -> Case:
+    """Log-probabilities as of a prompt's tokens: logits in the model's format, and 20 alternatives."""
+
+    def inputs() -> tuple[Tensor, Tensor]:
+        return randn(context, rows, vocab_size), torch.randint(vocab_size, (rows,), device=context.device)
+
+    def score() -> Call:
+        logits, tokens = inputs()
+        return lambda: kernels.score_tokens(logits, None, tokens, 20)
+
+    def apart() -> Call:
+        logits, tokens = inputs()
+
+        def call() -> object:
+            logprobs = logits.float().log_softmax(dim=-1)
+            of_token = logprobs.gather(1, tokens[:, None])
+            return logprobs.topk(20, dim=-1), (logprobs > of_token).sum(dim=-1)
+
+        return call
+
+    peers = [Peer("torch, log_softmax and topk", apart)]
+    return Case("score_tokens", f"{rows} x {vocab_size}, top 20", 2 * rows * vocab_size, score, peers=peers)
 
 
 def _sampling_batch(rows: int, device: torch.device, unfiltered: bool) -> SamplingBatch:

@@ -84,6 +84,7 @@ class Kernels:
     silu_and_mul: Callable[[Tensor], Tensor]
     greedy: Callable[[Tensor], Tensor]
     sample: Callable[[Tensor, SamplingBatch], Tensor]
+    score_tokens: Callable[[Tensor, Tensor | None, Tensor, int], tuple[Tensor, Tensor]]
     apply_penalties: Callable[[Tensor, Tensor, Tensor, PenaltyBatch], None]
     apply_token_bitmask: Callable[[Tensor, Tensor, Tensor], None]
     advance_decodes: Callable[[DecodeRows, Tensor], None]

@@ -57,8 +57,8 @@ class Decoder(Protocol):
         """
 
     def logits(self, hidden: Tensor, out: Tensor | None = None) -> Tensor:
-        """Hidden states `[num_rows, hidden_size]` to float32 logits `[num_rows, vocab_size]`, written to
-        `out` where it is given."""
+        """Hidden states `[num_rows, hidden_size]` to logits `[num_rows, vocab_size]`, in the format that they
+        are computed in; written to `out`, which is float32, where it is given."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -82,7 +82,7 @@ class LayeredDecoder:
     def logits(self, hidden: Tensor, out: Tensor | None = None) -> Tensor:
         """See `Decoder.logits`."""
         logits = self.lm_head(hidden, norm=self.final_norm)
-        return logits.float() if out is None else out.copy_(logits)
+        return logits if out is None else out.copy_(logits)
 
 
 def load_decoder(

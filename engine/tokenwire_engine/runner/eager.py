@@ -13,9 +13,9 @@ from tokenwire_engine.runner.launched import Landing, Launched
 from tokenwire_engine.runner.slots import SlotState
 from tokenwire_engine.runner.staging import Staging
 from tokenwire_engine.sampling.sampler import Sampled
-from tokenwire_engine.sampling.scores import Scores, joined, score
+from tokenwire_engine.sampling.scores import Scores, joined
 from tokenwire_engine.scheduler.plan import StepPlan
-from tokenwire_kernels import LayerCache
+from tokenwire_kernels import Kernels, LayerCache
 
 
 class EagerExecutor:
@@ -25,6 +25,7 @@ class EagerExecutor:
         self,
         decoder: Decoder,
         caches: Sequence[LayerCache],
+        kernels: Kernels,
         slots: SlotState,
         staging: Staging,
         landing: Landing,
@@ -32,6 +33,7 @@ class EagerExecutor:
     ) -> None:
         self._decoder = decoder
         self._caches = caches
+        self._kernels = kernels
         self._slots = slots
         self._staging = staging
         self._landing = landing
@@ -69,13 +71,14 @@ class EagerExecutor:
             return None
         if not batch.samples_all:
             hidden = hidden.index_select(0, sent["sampled_tokens"])
-        sampled = self._slots.sampler.sample(self._decoder.logits(hidden), batch.sampled_slots, sent)
+        logits = self._decoder.logits(hidden).float()
+        sampled = self._slots.sampler.sample(logits, batch.sampled_slots, sent)
         self._slots.latest_tokens.index_copy_(0, sent["sampled_slots"], sampled.tokens)
         return sampled
 
     def _score_prompts(self, hidden: Tensor, batch: StepBatch, sent: dict[str, Tensor]) -> Scores | None:
-        """Log-probabilities of prompt tokens, so many at a time as rows can be sampled: their logits need
-        no more memory than the sampler's."""
+        """Log-probabilities of prompt tokens, so many at a time as rows can be sampled: their logits, which
+        stay in the model's format, need no more memory than the sampler's."""
         if not batch.scored:
             return None
         num_top = max(prompt.num_top for prompt in batch.scored)
@@ -87,7 +90,11 @@ class EagerExecutor:
         )
         return joined(
             [
-                score(self._decoder.logits(hidden.index_select(0, places)), targets, num_top)
+                Scores(
+                    *self._kernels.score_tokens(
+                        self._decoder.logits(hidden.index_select(0, places)), None, targets, num_top
+                    )
+                )
                 for places, targets in pieces
             ]
         )

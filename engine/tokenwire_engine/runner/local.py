@@ -74,7 +74,9 @@ class LocalRunner:
             self._executors.append(self._graphs)
         elif device.type == "cpu":
             self._executors.append(HostDecodeExecutor(decoder, caches, kernels, self._slots, info.block_size))
-        self._executors.append(EagerExecutor(decoder, caches, self._slots, staging, landing, info.block_size))
+        self._executors.append(
+            EagerExecutor(decoder, caches, kernels, self._slots, staging, landing, info.block_size)
+        )
         self._launched: deque[Launched] = deque()
 
     @property

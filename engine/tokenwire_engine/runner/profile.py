@@ -75,13 +75,15 @@ def _memory_needed(
         batch = assemble(StepPlan(0, scheduled=scheduled), tables, geometry.block_size)
         sampler = Sampler(num_rows, vocab_size, device, kernels)
         slots = list(range(num_rows))
+        # The bias has the logits kept as they were, for their log-probabilities.
+        costly = SamplingParams(top_p=0.9, num_logprobs=MAX_LOGPROBS, logit_bias={0: 0.0})
         for slot in slots:
-            sampler.admit(slot, SamplingParams(top_p=0.9, num_logprobs=MAX_LOGPROBS), [], [])
+            sampler.admit(slot, costly, [], [])
         sampling = sampler.prepare(slots, np.zeros(num_rows, dtype=np.int64))
         sent = Staging(device, 0).send(batch.arrays | tables.take_changes() | sampling)
         tables.update(sent)
         hidden = decoder.forward(batch.on_device(sent, tables, geometry.block_size), caches)
-        sampler.sample(decoder.logits(hidden[:1].expand(num_rows, -1)), slots, sent)
+        sampler.sample(decoder.logits(hidden[:1].expand(num_rows, -1)).float(), slots, sent)
 
     prompt = [ScheduledTokens(0, 0, [0] * longest, [], samples=True)]
     needed = _peak(device, lambda: step(prompt))

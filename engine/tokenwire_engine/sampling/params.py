@@ -50,14 +50,17 @@ class SamplingParams:
     @property
     def is_special(self) -> bool:
         """Whether logits have to be changed or looked at beyond what the sampling kernel does."""
+        return self.changes_logits or self.typical_p < 1.0 or self.num_logprobs is not None
+
+    @property
+    def changes_logits(self) -> bool:
+        """Whether the token is sampled from other logits than the model's."""
         return bool(
             self.has_penalties
-            or self.typical_p < 1.0
             or self.logit_bias
             or self.bad_words
             or self.allowed_token_ids
             or self.min_tokens
-            or self.num_logprobs is not None
         )
 
     @property

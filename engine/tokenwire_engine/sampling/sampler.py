@@ -25,7 +25,7 @@ from tokenwire_engine.sampling.min_tokens import MinTokens
 from tokenwire_engine.sampling.mode import SamplingMode
 from tokenwire_engine.sampling.params import SamplingParams
 from tokenwire_engine.sampling.penalties import Penalties
-from tokenwire_engine.sampling.scores import Scores, score
+from tokenwire_engine.sampling.scores import Scores
 from tokenwire_engine.scheduler.grammar import Grammar
 from tokenwire_engine.structured.masks import TokenMasks
 from tokenwire_kernels import Kernels, SamplingBatch
@@ -92,6 +92,8 @@ class Sampler:
         self._filtered = np.zeros(num_slots, dtype=bool)
         self._special = np.zeros(num_slots, dtype=bool)
         """Slots whose request asks for more than the sampling kernel does."""
+        self._changed = np.zeros(num_slots, dtype=bool)
+        """Slots whose logits are changed before a token is sampled from them."""
         self._num_logprobs: dict[int, int] = {}
         """Of the slots whose request asks for log-probabilities."""
         self._penalties = Penalties(vocab_size, device, kernels)
@@ -119,6 +121,7 @@ class Sampler:
         columns["sample_indices"][slot] = params.sample_index
         self._filtered[slot] = params.top_k > 0 or params.top_p < 1.0 or params.min_p > 0.0
         self._special[slot] = grammar is not None or params.is_special
+        self._changed[slot] = grammar is not None or params.changes_logits
         self._num_logprobs.pop(slot, None)
         if params.num_logprobs is not None:
             self._num_logprobs[slot] = params.num_logprobs
@@ -185,7 +188,10 @@ class Sampler:
             slots: as given to `prepare`.
             sent: what `prepare` returned, on the device.
         """
-        original = logits.index_select(0, sent["scored_rows"]) if "scored_rows" in sent else None
+        scored = self.scored(slots)
+        original = None
+        if any(self._changed[slots[row]] for row, _ in scored):
+            original = logits.index_select(0, sent["scored_rows"])
         self._penalties.apply(logits, sent)
         self._biases.apply(logits, sent)
         self._bad_words.apply(logits, sent)
@@ -194,10 +200,13 @@ class Sampler:
         tokens = self._choose(logits, slots, sent)
         self._penalties.count(tokens, sent)
         self._bad_words.append(tokens, sent)
-        if original is None:
+        if not scored:
             return Sampled(tokens, None)
-        num_top = max(count for _, count in self.scored(slots))
-        return Sampled(tokens, score(original, tokens.index_select(0, sent["scored_rows"]), num_top))
+        rows, num_top = sent["scored_rows"], max(count for _, count in scored)
+        chosen, score = tokens.index_select(0, rows), self._kernels.score_tokens
+        if original is None:
+            return Sampled(tokens, Scores(*score(logits, rows, chosen, num_top)))
+        return Sampled(tokens, Scores(*score(original, None, chosen, num_top)))
 
     def _choose(self, logits: Tensor, slots: Sequence[int], sent: dict[str, Tensor]) -> Tensor:
         if "temperatures" not in sent:

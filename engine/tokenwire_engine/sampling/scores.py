@@ -15,7 +15,7 @@ from tokenwire_engine.sampling.logprobs import Logprobs
 
 @dataclass(slots=True)
 class Scores:
-    """Logprobs as they leave the device."""
+    """Logprobs as they leave the device: what the operator `score_tokens` gives."""
 
     logprobs: Tensor
     """float32 `[num_tokens, 1 + num_top]`: of the token, then of the most likely ones."""
@@ -32,23 +32,6 @@ class Scores:
             ids[:, 1 : 1 + num_top].flatten().tolist(),
             logprobs[:, 1 : 1 + num_top].flatten().tolist(),
         )
-
-
-def score(logits: Tensor, tokens: Tensor, num_top: int) -> Scores:
-    """log softmax of each row at its token and at its `num_top` most likely tokens.
-
-    Args:
-        logits: float32 `[num_tokens, vocab_size]`.
-        tokens: int64 `[num_tokens]`.
-    """
-    of_token = logits.gather(1, tokens[:, None])
-    ranks = (logits > of_token).sum(dim=1, keepdim=True) + 1
-    top = logits.topk(num_top, dim=1)
-    # The largest logit is taken off first, so that the logarithm of the sum keeps its digits.
-    largest = logits.amax(dim=1, keepdim=True)
-    normalizer = (logits - largest).exp_().sum(dim=1, keepdim=True).log_()
-    logprobs = torch.cat([of_token, top.values], dim=1).sub_(largest).sub_(normalizer)
-    return Scores(logprobs, torch.cat([ranks, top.indices], dim=1))
 
 
 def joined(parts: list[Scores]) -> Scores:

@@ -10,6 +10,7 @@ from tokenwire_kernels.triton.bitmask import apply_token_bitmask
 from tokenwire_kernels.triton.blocks import copy_blocks, gather_blocks, scatter_blocks
 from tokenwire_kernels.triton.decode import advance_decodes, gather_block_tables, record_tokens
 from tokenwire_kernels.triton.linear import linear
+from tokenwire_kernels.triton.logprobs import score_tokens
 from tokenwire_kernels.triton.norm import add_rms_norm, rms_norm
 from tokenwire_kernels.triton.penalties import apply_penalties
 from tokenwire_kernels.triton.rotary import rotary_and_cache
@@ -31,5 +32,6 @@ __all__ = [
     "rotary_and_cache",
     "sample",
     "scatter_blocks",
+    "score_tokens",
     "silu_and_mul",
 ]

@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import torch
+from dataclasses import replace
+from typing import Any
 
-from tests.engine.sampling.harness import VOCAB, new_sampler, step
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tests.engine.sampling.harness import CPU, VOCAB, new_sampler, step
 from tokenwire_engine.sampling.logprobs import Logprobs
 from tokenwire_engine.sampling.params import SamplingParams
-from tokenwire_engine.sampling.scores import score
-
-
-def test_scores_are_the_log_softmax_in_float64() -> None:
-    logits = 20 * torch.randn(7, 1000)
-    tokens = torch.randint(1000, (7,))
-    exact = logits.double().log_softmax(dim=1)
-    scores = score(logits, tokens, 5)
-    torch.testing.assert_close(
-        scores.logprobs[:, 0].double(), exact[torch.arange(7), tokens], rtol=1e-6, atol=1e-5
-    )
-    best, ids = exact.topk(5, dim=1)
-    torch.testing.assert_close(scores.logprobs[:, 1:].double(), best, rtol=1e-6, atol=1e-5)
-    assert torch.equal(scores.ids[:, 1:], ids)
-    order = exact.argsort(dim=1, descending=True)
-    assert scores.ids[:, 0].tolist() == [order[row].tolist().index(tokens[row]) + 1 for row in range(7)]
-
-
-def test_tokens_of_equal_probability_share_the_better_rank() -> None:
-    scores = score(torch.tensor([[1.0, 3.0, 1.0, 0.0]]).expand(4, -1), torch.arange(4), 0)
-    assert scores.ids.tolist() == [[2], [1], [2], [4]]
+from tokenwire_engine.sampling.sampler import Sampler
+from tokenwire_kernels import select_kernels
 
 
 def test_each_request_gets_as_many_alternatives_as_it_asked_for_and_others_none() -> None:
@@ -62,6 +49,25 @@ def test_sampling_parameters_do_not_change_them() -> None:
     assert sampled.tokens[1] == 5
     assert other.top_logprobs == plain.top_logprobs
     assert abs(other.token_logprobs[0] - float(logits.double().log_softmax(dim=1)[0, 5])) < 1e-5
+
+
+@pytest.mark.parametrize("bias", [{}, {5: 9.0}], ids=["as they came", "biased"])
+def test_logits_are_copied_only_where_they_change_before_they_are_scored(bias: dict[int, float]) -> None:
+    scored: list[tuple[bool, list[int] | None]] = []
+    kernels = select_kernels(CPU)
+
+    def score(logits: Tensor, rows: Tensor | None, *given: Any) -> tuple[Tensor, Tensor]:
+        scored.append((logits.data_ptr() == sampled_from.data_ptr(), None if rows is None else rows.tolist()))
+        return kernels.score_tokens(logits, rows, *given)
+
+    sampler = Sampler(3, VOCAB, CPU, replace(kernels, score_tokens=score))
+    for slot in range(3):
+        num_logprobs = None if slot == 1 else 2
+        sampler.admit(slot, SamplingParams(0.0, logit_bias=bias, num_logprobs=num_logprobs), [], [])
+    sampled_from = torch.randn(3, VOCAB)
+    prepared = sampler.prepare([0, 1, 2], np.arange(3))
+    sampler.sample(sampled_from, [0, 1, 2], {name: torch.from_numpy(x) for name, x in prepared.items()})
+    assert scored == [(False, None) if bias else (True, [0, 2])]
 
 
 def test_a_batch_without_them_computes_none() -> None:
