@@ -32,7 +32,7 @@ RESULTS = Path(__file__).parent / "results" / "compile.md"
 _TYPE_NAMES = {
     torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16",
     torch.int32: "*i32", torch.int64: "*i64", torch.float8_e4m3fn: "*fp8e4nv",
-    torch.uint8: "*u8",
+    torch.uint8: "*u8", torch.int8: "*i8",
 }  # fmt: skip
 
 

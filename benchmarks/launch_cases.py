@@ -29,6 +29,7 @@ from tokenwire_kernels.triton import (
     few_rows,
     logprobs,
     norm,
+    norm_quantize,
     penalties,
     rotary,
     sampling,
@@ -59,6 +60,11 @@ def _launches(quick: bool) -> list[Launch]:
             x, weight = _empty(32, hidden, dtype=dtype), _empty(hidden, dtype=dtype)
             found += recorded(case, [norm], partial(norm.rms_norm, x, weight, 1e-5))
             found += recorded(case, [norm], partial(norm.add_rms_norm, x, x, weight, 1e-5))
+            for codes_dtype in (torch.int8, torch.float8_e4m3fn):
+                quantized = partial(norm_quantize.rms_norm_quantize, x, weight, 1e-5, codes_dtype)
+                to = f"{case} to {_short_name(codes_dtype)}"
+                found += recorded(to, [norm_quantize], quantized)
+                found += recorded(f"{to}, residual", [norm_quantize], partial(quantized, x))
             found += recorded(case, [activation], partial(activation.silu_and_mul, x))
             found += recorded(f"{name}, {hidden} to 4096", [norm, few_rows], partial(_few_rows, x, 4096))
         for head_dim in [64, 128] if quick else [64, 80, 96, 128, 192, 256]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from benchmarks.gpu import attention_cases, linear_cases
 from benchmarks.gpu.case import Case, randn
 from benchmarks.gpu.findings import Findings
+from benchmarks.gpu.models import takes_fp8
 from benchmarks.gpu.peers import Peer
 from benchmarks.gpu.section import Context
 from benchmarks.gpu.timing import Call, copies, seconds_per_call
@@ -98,8 +99,41 @@ def _small(context: Context, kernels: Kernels) -> Iterator[Case]:
 
         yield Case("rms_norm", f"{rows} x {hidden}", 2 * hidden * (2 * rows + 1), norm)
         yield Case("add_rms_norm", f"{rows} x {hidden}", 2 * hidden * (4 * rows + 1), add_norm)
+        yield from _quantized(context, kernels, rows, hidden)
         yield Case("silu_and_mul", f"{rows} x {inner}", 2 * rows * inner * 3, gate)
         yield _rotary(context, kernels, rows)
+
+
+def _quantized(context: Context, kernels: Kernels, rows: int, hidden: int) -> Iterator[Case]:
+    """Residual, norm and quantization in one launch; the peer takes the norm first, then what is left."""
+    formats = [torch.int8, torch.float8_e4m3fn] if takes_fp8(context.device) else [torch.int8]
+    for dtype in formats:
+
+        def inputs() -> tuple[Tensor, Tensor, Tensor]:
+            x, residual = (randn(context, rows, hidden) for _ in range(2))
+            return x, residual, randn(context, hidden)
+
+        def fused(dtype: torch.dtype = dtype) -> Call:
+            x, residual, weight = inputs()
+            return lambda: kernels.rms_norm_quantize(x, weight, 1e-5, dtype, residual)
+
+        def apart(dtype: torch.dtype = dtype) -> Call:
+            x, residual, weight = inputs()
+            most = 127.0 if dtype == torch.int8 else 448.0
+
+            def call() -> object:
+                y = kernels.add_rms_norm(x, residual, weight, 1e-5).float()
+                scales = y.abs().amax(dim=-1, keepdim=True) / most
+                codes = (y / scales).clamp(-most, most)
+                return (codes.round() if dtype == torch.int8 else codes).to(dtype), scales
+
+            return call
+
+        name = "int8" if dtype == torch.int8 else "fp8"
+        moved = hidden * (7 * rows + 2) + 4 * rows
+        yield Case(
+            "rms_norm_quantize", f"{rows} x {hidden} to {name}", moved, fused, peers=[Peer("apart", apart)]
+        )
 
 
 def _rotary(context: Context, kernels: Kernels, rows: int) -> Case:

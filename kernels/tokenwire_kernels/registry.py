@@ -60,6 +60,12 @@ class PagedAttention(Protocol):
     ) -> Tensor: ...
 
 
+class NormQuantize(Protocol):
+    def __call__(
+        self, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype, residual: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]: ...
+
+
 class LinearOperator(Protocol):
     def __call__(
         self,
@@ -78,6 +84,7 @@ class Kernels:
 
     rms_norm: Callable[[Tensor, Tensor, float], Tensor]
     add_rms_norm: Callable[[Tensor, Tensor, Tensor, float], Tensor]
+    rms_norm_quantize: NormQuantize
     linear: LinearOperator
     rotary_and_cache: RotaryAndCache
     paged_attention: PagedAttention

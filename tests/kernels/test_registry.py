@@ -25,6 +25,7 @@ def test_a_cpu_is_served_by_native_kernels_with_the_best_that_it_has() -> None:
         "reference.blocks",
         "reference.decode",
         "reference.logprobs",
+        "reference.norm_quantize",
         "reference.penalties",
     }
     assert kernels.native is not None

@@ -12,7 +12,7 @@ from tokenwire_kernels.batch import AttentionBatch, HeadNorms, LayerCache, RowNo
 from tokenwire_kernels.cpu import library as native
 from tokenwire_kernels.cpu.library import Context
 from tokenwire_kernels.reference import attention as reference_attention
-from tokenwire_kernels.reference import blocks, decode, logprobs, penalties
+from tokenwire_kernels.reference import blocks, decode, logprobs, norm_quantize, penalties
 from tokenwire_kernels.reference.random import row_keys
 
 
@@ -23,6 +23,7 @@ class Operators:
     advance_decodes = staticmethod(decode.advance_decodes)
     gather_block_tables = staticmethod(decode.gather_block_tables)
     record_tokens = staticmethod(decode.record_tokens)
+    rms_norm_quantize = staticmethod(norm_quantize.rms_norm_quantize)
     score_tokens = staticmethod(logprobs.score_tokens)
     apply_penalties = staticmethod(penalties.apply_penalties)
     copy_blocks = staticmethod(blocks.copy_blocks)

@@ -12,6 +12,7 @@ from tokenwire_kernels.reference.decode import advance_decodes, gather_block_tab
 from tokenwire_kernels.reference.linear import linear
 from tokenwire_kernels.reference.logprobs import score_tokens
 from tokenwire_kernels.reference.norm import add_rms_norm, rms_norm
+from tokenwire_kernels.reference.norm_quantize import rms_norm_quantize
 from tokenwire_kernels.reference.penalties import apply_penalties
 from tokenwire_kernels.reference.rotary import rotary_and_cache
 from tokenwire_kernels.reference.sampling import greedy, sample
@@ -29,6 +30,7 @@ __all__ = [
     "paged_attention",
     "record_tokens",
     "rms_norm",
+    "rms_norm_quantize",
     "rotary_and_cache",
     "sample",
     "scatter_blocks",

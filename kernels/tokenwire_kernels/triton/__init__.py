@@ -12,6 +12,7 @@ from tokenwire_kernels.triton.decode import advance_decodes, gather_block_tables
 from tokenwire_kernels.triton.linear import linear
 from tokenwire_kernels.triton.logprobs import score_tokens
 from tokenwire_kernels.triton.norm import add_rms_norm, rms_norm
+from tokenwire_kernels.triton.norm_quantize import rms_norm_quantize
 from tokenwire_kernels.triton.penalties import apply_penalties
 from tokenwire_kernels.triton.rotary import rotary_and_cache
 from tokenwire_kernels.triton.sampling import greedy, sample
@@ -29,6 +30,7 @@ __all__ = [
     "paged_attention",
     "record_tokens",
     "rms_norm",
+    "rms_norm_quantize",
     "rotary_and_cache",
     "sample",
     "scatter_blocks",
