@@ -13,32 +13,7 @@ from dataclasses import dataclass, field
 
 from tokenwire.status import StatusError
 from tokenwire.v1 import generation_pb2, tokenizer_pb2
-
-
-class Wakeup:
-    """One sleeper that may be woken from many places; waking it before it sleeps is not lost."""
-
-    __slots__ = ("_future", "_is_set")
-
-    def __init__(self) -> None:
-        self._is_set = False
-        self._future: asyncio.Future[None] | None = None
-
-    def set(self) -> None:
-        """Wake the sleeper, or spare it its next sleep."""
-        self._is_set = True
-        future = self._future
-        if future is not None:
-            self._future = None
-            if not future.done():
-                future.set_result(None)
-
-    async def wait(self) -> None:
-        """Sleep until `set` is called, or not at all when it was called since the last wait."""
-        if not self._is_set:
-            self._future = asyncio.get_running_loop().create_future()
-            await self._future
-        self._is_set = False
+from tokenwire_services.wakeup import Wakeup
 
 
 @dataclass(slots=True)

@@ -16,10 +16,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tokenwire.status import StatusError, unavailable
 from tokenwire.v1 import tokenizer_pb2, tokenizer_pb2_grpc
+from tokenwire_services.duplex.call import DuplexCall, open_call
 from tokenwire_services.gateway.metrics import Metrics
 from tokenwire_services.gateway.session import Command, Session
 
 SERVICE = "tokenwire.v1.Tokenizer"
+_SESSION = f"/{SERVICE}/Session"
 RETRY_AFTER_S = 1.0
 _CALL_TIMEOUT_S = 5.0
 _TEXT_TIMEOUT_S = 60.0
@@ -55,7 +57,7 @@ _CHANNEL_OPTIONS = (
 
 logger = logging.getLogger(__name__)
 
-Call = grpc.aio.StreamStreamCall[Command, tokenizer_pb2.TokenizerSessionResponse]
+Call = DuplexCall[Command, tokenizer_pb2.TokenizerSessionResponse]
 
 
 class TokenizerLink:
@@ -251,28 +253,42 @@ class TokenizerLink:
         Raises:
             TimeoutError: it was not open by `give_up_at`, in the event loop's time.
         """
-        # A channel of its own: another connection may reach another process that shares the port.
-        options = (*_CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", 1))
-        async with grpc.aio.insecure_channel(self._address, options=options) as channel:
-            call: Call = tokenizer_pb2_grpc.TokenizerStub(channel).Session(wait_for_ready=True)
-            writer: asyncio.Task[None] | None = None
-            try:
-                async with asyncio.timeout_at(give_up_at):
-                    # A stream that is refused breaks under the write; reading says why.
-                    with contextlib.suppress(asyncio.InvalidStateError):
-                        await call.write(session.opening())
-                    message = await call.read()
-                if not isinstance(message, tokenizer_pb2.TokenizerSessionResponse):
-                    return
-                session.opened(message.opened)
-                self._now_open()
-                writer = asyncio.create_task(_write(call, session))
-                while isinstance(message := await call.read(), tokenizer_pb2.TokenizerSessionResponse):
-                    session.deliver(message)
-            finally:
-                if writer is not None:
-                    writer.cancel()
+        call: Call | None = None
+        writer: asyncio.Task[None] | None = None
+        try:
+            async with asyncio.timeout_at(give_up_at):
+                call = await self._connect()
+                # A stream that is refused breaks under the write; reading says why.
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    await call.write(session.opening())
+                message = await call.read()
+            if not isinstance(message, tokenizer_pb2.TokenizerSessionResponse):
+                return
+            session.opened(message.opened)
+            self._now_open()
+            writer = asyncio.create_task(_write(call, session))
+            while isinstance(message := await call.read(), tokenizer_pb2.TokenizerSessionResponse):
+                session.deliver(message)
+        finally:
+            if writer is not None:
+                writer.cancel()
+            if call is not None:
                 call.cancel()
+
+    async def _connect(self) -> Call:
+        """A stream at whichever process answers first, however long that takes."""
+        back_off_s = _SHORTEST_BACK_OFF_S
+        while True:
+            try:
+                return await open_call(
+                    self._address,
+                    _SESSION,
+                    tokenizer_pb2.TokenizerSessionRequest,
+                    tokenizer_pb2.TokenizerSessionResponse,
+                )
+            except grpc.aio.AioRpcError:
+                await asyncio.sleep(back_off_s)
+                back_off_s = min(2 * back_off_s, _LONGEST_BACK_OFF_S)
 
     def _now_open(self) -> None:
         for timer in self._outage:
@@ -284,7 +300,7 @@ class TokenizerLink:
 
 async def _write(call: Call, session: Session) -> None:
     """Send a session's commands in order. A broken call is reported by its reader."""
-    with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+    with contextlib.suppress(grpc.aio.AioRpcError):
         while (command := await session.next_command()) is not None:
             await call.write(command)
         await call.done_writing()

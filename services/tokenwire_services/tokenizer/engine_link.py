@@ -21,6 +21,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tokenwire.status import StatusError, unavailable
 from tokenwire.v1 import engine_pb2, engine_pb2_grpc
+from tokenwire_services.duplex.call import DuplexCall, open_call
 from tokenwire_services.tokenizer.engine_request import EngineRequest
 from tokenwire_services.tokenizer.engine_session import Command, Counts, EngineSession
 from tokenwire_services.tokenizer.kv_view import KvView
@@ -30,6 +31,7 @@ from tokenwire_services.tokenizer.model import Model, fetch_files, fingerprint, 
 log = logging.getLogger(__name__)
 
 ENGINE_SERVICE = "tokenwire.v1.Engine"
+_SESSION = f"/{ENGINE_SERVICE}/Session"
 RETRY_AFTER_S = 1.0
 """What callers are told to wait while the engine is away."""
 
@@ -55,7 +57,7 @@ _CHANNEL_OPTIONS = (
     ("grpc.keepalive_timeout_ms", 10_000),
 )
 
-Call = grpc.aio.StreamStreamCall[Command, engine_pb2.SessionResponse]
+Call = DuplexCall[Command, engine_pb2.SessionResponse]
 
 
 class EngineLostError(Exception):
@@ -203,7 +205,9 @@ class EngineLink:
         await _wait_until_serving(channel)
         stub = engine_pb2_grpc.EngineStub(channel)
         await self._learn(stub)
-        call: Call = stub.Session()
+        call: Call = await open_call(
+            self.address, _SESSION, engine_pb2.SessionRequest, engine_pb2.SessionResponse
+        )
         tasks: list[asyncio.Task[None]] = []
 
         def begin(work: Coroutine[None, None, None]) -> asyncio.Task[None]:
@@ -282,7 +286,7 @@ class EngineLink:
         """
         try:
             # A stream that is refused breaks under the write; reading says why.
-            with contextlib.suppress(asyncio.InvalidStateError):
+            with contextlib.suppress(grpc.aio.AioRpcError):
                 await call.write(self._session.opening())
             first = await _next(call)
         except grpc.aio.AioRpcError as error:
@@ -386,6 +390,6 @@ async def _next(call: Call) -> engine_pb2.SessionResponse:
 
 async def _write(call: Call, session: EngineSession) -> None:
     """Send a session's commands in order. A broken call is reported by its reader."""
-    with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+    with contextlib.suppress(grpc.aio.AioRpcError):
         while True:
             await call.write(await session.next_command())

@@ -123,7 +123,7 @@ async def test_twenty_cuts_during_sixty_four_streams_change_nothing(
             for slot in range(64):
                 await peer.submit(slot, request([slot], 1000))
             ends, _ = await asyncio.gather(peer.finish(64), cut_while_it_computes())
-            assert proxy.num_cut == 20
+            assert proxy.num_cut >= 20
             assert output(peer) == {slot: continuation([slot], 1000) for slot in range(64)}
             assert all(end.usage.completion_tokens == 1000 for end in ends.values())
             assert all(end.usage.prompt_tokens == 1 for end in ends.values())

@@ -1,0 +1,244 @@
+"""HTTP/2 (RFC 9113) as far as one request on a connection of its own needs it: frames, flow control, headers.
+
+Without I/O: bytes from the peer go in, and `outgoing` collects those for it. What the peer sends is credited
+as it arrives, so a reader that falls behind has to stop reading from the socket.
+
+A session's messages are few and each waits for the one before, so what counts is what one costs. Measured on
+an idle loop of 84 messages a second: 0.2 ms of CPU time in grpcio, whose threads hand it on three times; 0.2
+in h2; 0.08 here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import IntEnum
+
+from hpack import Decoder, Encoder
+from hpack.exceptions import HPACKError
+
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+_STREAM = 1
+"""The one that there is."""
+_HEAD_BYTES = 9
+_LARGEST_FRAME = 1 << 14
+"""In bytes; the default, which is left as it is for the peer and taken for ourselves."""
+_DEFAULT_WINDOW = 65_535
+_LARGEST_WINDOW = (1 << 31) - 1
+_WINDOW = 4 << 20
+"""Bytes that the peer may send before it needs credit."""
+_MAX_HEADER_BYTES = 64 << 10
+
+NO_ERROR, CANCEL = 0x0, 0x8
+"""Codes of a reset."""
+
+
+class _Kind(IntEnum):
+    """Of a frame."""
+
+    DATA = 0
+    HEADERS = 1
+    PRIORITY = 2
+    RESET = 3
+    SETTINGS = 4
+    PUSH_PROMISE = 5
+    PING = 6
+    GO_AWAY = 7
+    WINDOW_UPDATE = 8
+    CONTINUATION = 9
+
+
+_ACK = _END_STREAM = 0x1
+_END_HEADERS = 0x4
+_PADDED = 0x8
+_HAS_PRIORITY = 0x20
+
+
+class _Setting(IntEnum):
+    ENABLE_PUSH = 2
+    INITIAL_WINDOW_SIZE = 4
+    MAX_FRAME_SIZE = 5
+
+
+class Http2Error(Exception):
+    """The peer does not follow the protocol, or refuses the request at its level; says how."""
+
+
+class Http2Request:
+    """One request, and the response to it.
+
+    Attributes:
+        outgoing: to be written to the peer, by whoever takes it.
+        headers: the response's, in lower case; None before they came.
+        trailers: what ended the response, or its headers where they did.
+        reset_code: what the peer reset the stream with.
+    """
+
+    def __init__(self, headers: Iterable[tuple[str, str]]) -> None:
+        self.outgoing = bytearray(_PREFACE)
+        self.headers: dict[str, str] | None = None
+        self.trailers: dict[str, str] | None = None
+        self.reset_code: int | None = None
+        self._rest = b""
+        """The beginning of a frame."""
+        self._has_settings = False
+        self._max_frame = _LARGEST_FRAME
+        self._connection_window = self._stream_window = _DEFAULT_WINDOW
+        """Bytes that may be sent."""
+        self._initial_window = _DEFAULT_WINDOW
+        self._uncredited = 0
+        self._decoder = Decoder(_MAX_HEADER_BYTES)
+        self._header_block: bytearray | None = None
+        """Of headers that go on in the next frame."""
+        self._ends_with_headers = False
+        settings = ((_Setting.ENABLE_PUSH, 0), (_Setting.INITIAL_WINDOW_SIZE, _WINDOW))
+        self._add(_Kind.SETTINGS, 0, 0, b"".join(_int(2, name) + _int(4, value) for name, value in settings))
+        self._add(_Kind.WINDOW_UPDATE, 0, 0, _int(4, _WINDOW - _DEFAULT_WINDOW))
+        self._add(_Kind.HEADERS, _END_HEADERS, _STREAM, Encoder().encode(headers))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more comes."""
+        return self.trailers is not None or self.reset_code is not None
+
+    def send(self, data: bytes, begin: int = 0) -> int:
+        """Put as much of `data[begin:]` into frames as flow control lets; where the rest begins."""
+        while begin < len(data):
+            room = min(self._max_frame, self._connection_window, self._stream_window)
+            if room <= 0:
+                break
+            part = data[begin : begin + room]
+            self._add(_Kind.DATA, 0, _STREAM, part)
+            self._connection_window -= len(part)
+            self._stream_window -= len(part)
+            begin += len(part)
+        return begin
+
+    def end(self) -> None:
+        """Nothing more is sent."""
+        self._add(_Kind.DATA, _END_STREAM, _STREAM, b"")
+
+    def reset(self, code: int) -> None:
+        """Give the request up."""
+        self._add(_Kind.RESET, 0, _STREAM, _int(4, code))
+
+    def ping(self) -> None:
+        """Have the peer answer something."""
+        self._add(_Kind.PING, 0, 0, bytes(8))
+
+    def receive(self, data: bytes) -> list[bytes]:
+        """Take bytes from the peer; the body's next parts.
+
+        Raises:
+            Http2Error: no more can be understood of this connection.
+        """
+        if self._rest:
+            data = self._rest + data
+        parts: list[bytes] = []
+        begin, size = 0, len(data)
+        while size - begin >= _HEAD_BYTES:
+            body = begin + _HEAD_BYTES
+            end = body + int.from_bytes(data[begin : begin + 3])
+            if end - body > _LARGEST_FRAME:
+                raise Http2Error("it does not speak HTTP/2, or sent a frame larger than allowed")
+            if end > size:
+                break
+            kind, flags = data[begin + 3], data[begin + 4]
+            if kind == _Kind.DATA and self._header_block is None:
+                parts.append(self._data(flags, data[body:end]))
+            else:
+                self._on_frame(kind, flags, int.from_bytes(data[begin + 5 : body]), data[body:end])
+            begin = end
+        self._rest = data[begin:]
+        return parts
+
+    def _data(self, flags: int, payload: bytes) -> bytes:
+        self._uncredited += len(payload)
+        if self._uncredited >= _WINDOW // 2:
+            for stream in (0, _STREAM):
+                self._add(_Kind.WINDOW_UPDATE, 0, stream, _int(4, self._uncredited))
+            self._uncredited = 0
+        if flags & _END_STREAM and self.trailers is None:
+            self.trailers = {}
+        return _without_padding(flags, payload)
+
+    def _on_frame(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
+        if not self._has_settings and kind != _Kind.SETTINGS:
+            raise Http2Error("it does not begin as HTTP/2 does")
+        if (self._header_block is not None) != (kind == _Kind.CONTINUATION):
+            raise Http2Error("a block of headers is broken off")
+        match kind:
+            case _Kind.HEADERS:
+                payload = _without_padding(flags, payload)
+                self._header_block = bytearray(payload[5:] if flags & _HAS_PRIORITY else payload)
+                self._ends_with_headers = bool(flags & _END_STREAM)
+                self._end_headers(flags)
+            case _Kind.CONTINUATION:
+                assert self._header_block is not None
+                self._header_block += payload
+                self._end_headers(flags)
+            case _Kind.RESET if stream == _STREAM:
+                self.reset_code = int.from_bytes(payload)
+            case _Kind.SETTINGS if not flags & _ACK:
+                self._has_settings = True
+                self._on_settings(payload)
+            case _Kind.PING if not flags & _ACK:
+                self._add(_Kind.PING, _ACK, 0, payload)
+            case _Kind.GO_AWAY:  # which a server that drains says; what it has begun it finishes
+                if int.from_bytes(payload[:4]) < _STREAM:
+                    raise Http2Error("it takes no requests on this connection")
+            case _Kind.WINDOW_UPDATE:
+                self._on_window_update(stream, int.from_bytes(payload))
+            case _Kind.PUSH_PROMISE:
+                raise Http2Error("it pushes, which it was told not to")
+
+    def _end_headers(self, flags: int) -> None:
+        assert self._header_block is not None
+        if len(self._header_block) > _MAX_HEADER_BYTES:
+            raise Http2Error("the response's headers are too large")
+        if not flags & _END_HEADERS:
+            return
+        try:
+            block = self._decoder.decode(bytes(self._header_block), raw=True)
+            fields = {name.decode(): value.decode() for name, value in block}
+        except (HPACKError, UnicodeDecodeError) as error:
+            raise Http2Error(f"the response's headers cannot be read: {error}") from error
+        self._header_block = None
+        if self.headers is None:
+            self.headers = fields
+        if self._ends_with_headers:
+            self.trailers = fields
+
+    def _on_settings(self, payload: bytes) -> None:
+        for at in range(0, len(payload), 6):
+            value = int.from_bytes(payload[at + 2 : at + 6])
+            match int.from_bytes(payload[at : at + 2]):
+                case _Setting.INITIAL_WINDOW_SIZE:
+                    self._stream_window += value - self._initial_window
+                    self._initial_window = value
+                case _Setting.MAX_FRAME_SIZE:
+                    self._max_frame = value
+        self._add(_Kind.SETTINGS, _ACK, 0, b"")
+
+    def _on_window_update(self, stream: int, increment: int) -> None:
+        if stream == 0:
+            self._connection_window += increment
+        else:
+            self._stream_window += increment
+        if max(self._connection_window, self._stream_window) > _LARGEST_WINDOW:
+            raise Http2Error("it gives more credit than there can be")
+
+    def _add(self, kind: _Kind, flags: int, stream: int, payload: bytes) -> None:
+        self.outgoing += _int(3, len(payload)) + bytes((kind, flags)) + _int(4, stream)
+        self.outgoing += payload
+
+
+def _int(size: int, value: int) -> bytes:
+    return value.to_bytes(size)
+
+
+def _without_padding(flags: int, payload: bytes) -> bytes:
+    if not flags & _PADDED:
+        return payload
+    if not payload or payload[0] >= len(payload):
+        raise Http2Error("a frame has more padding than bytes")
+    return payload[1 : len(payload) - payload[0]]
