@@ -21,7 +21,15 @@ from tokenwire_engine.quantization.rounding import quantize_natively
 from tokenwire_engine.quantization.schemes import SCHEMES
 from tokenwire_engine.weights.reader import Piece, WeightReader
 from tokenwire_kernels import LayerCache
-from tokenwire_kernels.cpu import Context, DecoderWeights, Format, FusedDecoder, LayerWeights, PackedMatrix
+from tokenwire_kernels.cpu import (
+    Context,
+    DecoderWeights,
+    Format,
+    FusedDecoder,
+    LayerWeights,
+    PackedMatrix,
+    PreparedStep,
+)
 
 ROWS_AT_ONCE = 8192
 """Rows of a matrix that are quantized together, so that little memory is needed beside the result."""
@@ -38,6 +46,11 @@ class HostDecoder:
     def forward(self, batch: ForwardBatch, caches: Sequence[LayerCache]) -> Tensor:
         """See `Decoder.forward`; float32."""
         return self.fused.forward(batch.token_ids, batch.positions, batch.views, caches)
+
+    def prepare(self, batch: ForwardBatch, caches: Sequence[LayerCache]) -> PreparedStep:
+        """A step like this one, to be run again and again, the batch's tensors changed in place in between;
+        its token ids are int64."""
+        return self.fused.prepare(batch.token_ids, batch.positions, batch.views, caches)
 
     def logits(self, hidden: Tensor, out: Tensor | None = None) -> Tensor:
         """See `Decoder.logits`."""

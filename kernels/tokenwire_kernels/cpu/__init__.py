@@ -5,7 +5,7 @@ the package is installed; it depends on no version of torch. Beyond the operator
 products with packed weights (`matrix.py`) and a whole decoder step as one call (`decoder.py`).
 """
 
-from tokenwire_kernels.cpu.decoder import DecoderWeights, FusedDecoder, LayerWeights
+from tokenwire_kernels.cpu.decoder import DecoderWeights, FusedDecoder, LayerWeights, PreparedStep
 from tokenwire_kernels.cpu.library import Context, NativeError, instruction_sets, load_library
 from tokenwire_kernels.cpu.matrix import Format, PackedMatrix, describe_products, linear, round_to_codes
 from tokenwire_kernels.cpu.operators import Operators
@@ -19,6 +19,7 @@ __all__ = [
     "NativeError",
     "Operators",
     "PackedMatrix",
+    "PreparedStep",
     "describe_products",
     "instruction_sets",
     "linear",

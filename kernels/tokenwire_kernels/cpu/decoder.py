@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ctypes import byref, pointer
 from dataclasses import dataclass
 from typing import Protocol
@@ -120,10 +120,38 @@ class FusedDecoder:
         Raises:
             IndexError: a token id is outside the vocabulary.
         """
-        num_tokens = len(token_ids)
         token_ids = token_ids.to(torch.int64)
+        hidden = torch.empty(len(token_ids), self._hidden_size)
+        self._run(self._step(token_ids, positions, views, caches, hidden), token_ids)
+        return hidden
+
+    def prepare(
+        self,
+        token_ids: Tensor,
+        positions: Tensor,
+        views: Sequence[CacheView],
+        caches: Sequence[LayerCache],
+    ) -> PreparedStep:
+        """A step of so many tokens, to be run again and again. Arguments as of `forward`: their tensors may
+        be changed in place between two runs."""
+        num_tokens = len(token_ids)
         hidden = torch.empty(num_tokens, self._hidden_size)
-        step = native.Step(
+        logits, tokens = torch.empty(num_tokens, self._vocab_size), torch.empty(num_tokens, dtype=torch.int64)
+        step = self._step(token_ids, positions, views, caches, hidden)
+        step.logits = logits.data_ptr()
+        inputs = (token_ids, positions, views, caches, hidden)
+        return PreparedStep(logits, tokens, step, inputs, lambda: self._run(step, token_ids))
+
+    def _step(
+        self,
+        token_ids: Tensor,
+        positions: Tensor,
+        views: Sequence[CacheView],
+        caches: Sequence[LayerCache],
+        hidden: Tensor,
+    ) -> native.Step:
+        num_tokens = len(token_ids)
+        return native.Step(
             token_ids=token_ids.data_ptr(),
             positions=positions.data_ptr(),
             views=(native.View * len(views))(
@@ -136,11 +164,12 @@ class FusedDecoder:
             shape=cache_shape(caches[0].keys),
             hidden=hidden.data_ptr(),
         )
+
+    def _run(self, step: native.Step, token_ids: Tensor) -> None:
         outside = self.context.library.tw_forward(self.context.handle, byref(self._model), byref(step))
         if outside:
             token_id = int(token_ids[outside - 1])
             raise IndexError(f"token id {token_id} is outside the vocabulary of {self._vocab_size}")
-        return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states `[num_rows, hidden_size]` to float32 logits `[num_rows, vocab_size]`."""
@@ -163,6 +192,32 @@ class FusedDecoder:
             self._native_caches = (native.Cache * len(pairs))(*pairs)
             self._caches = caches
         return self._native_caches
+
+
+@dataclass(slots=True, frozen=True)
+class PreparedStep:
+    """A forward pass whose buffers stay where they are.
+
+    Attributes:
+        logits: float32 `[num_tokens, vocab_size]`, behind each token, as of the latest run.
+        tokens: int64 `[num_tokens]`: the most likely ones, as of the latest greedy run.
+    """
+
+    logits: Tensor
+    tokens: Tensor
+    _step: native.Step
+    _inputs: object
+    """What the step points to."""
+    _run: Callable[[], None]
+
+    def run(self, *, is_greedy: bool) -> None:
+        """Compute logits, and tokens if `is_greedy`, from what the inputs are now.
+
+        Raises:
+            IndexError: a token id is outside the vocabulary.
+        """
+        self._step.tokens = self.tokens.data_ptr() if is_greedy else None
+        self._run()
 
 
 def _native_layer(layer: LayerWeights) -> native.Layer:

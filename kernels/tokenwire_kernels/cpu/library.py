@@ -169,6 +169,8 @@ class Step(Structure):
         ("caches", POINTER(Cache)),
         ("shape", CacheShape),
         ("hidden", c_void_p),
+        ("logits", c_void_p),
+        ("tokens", c_void_p),
     ]
 
 

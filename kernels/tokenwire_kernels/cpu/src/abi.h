@@ -152,6 +152,8 @@ struct tw_step {
     const tw_cache *caches;        // One per layer.
     tw_cache_shape shape;
     float *hidden;                 // [num_tokens, hidden_size]: the residual stream after the last layer.
+    float *logits;                 // [num_tokens, vocab_size], or null: not wanted, nor tokens.
+    int64_t *tokens;               // [num_tokens]: the most likely one behind each, or null: not wanted.
 };
 
 struct tw_sampling {
@@ -217,7 +219,7 @@ TW_EXPORT void tw_apply_bitmask(tw_context *context, void *logits, int32_t dtype
                                 const uint32_t *bitmask, int64_t words, const int64_t *rows, int64_t num_masked);
 TW_EXPORT void tw_sample(tw_context *context, const float *logits, const tw_sampling *sampling, int64_t *tokens);
 
-// One forward pass: embeddings to the last layer's residual stream. 0, or 1 + the index of a token whose id
+// One forward pass: embeddings to the last layer's residual stream, or on to logits and tokens. 0, or 1 + the index of a token whose id
 // lies outside the vocabulary; nothing was computed then.
 TW_EXPORT int64_t tw_forward(tw_context *context, const tw_model *model, const tw_step *step);
 // logits[i] = lm_head(final_norm(hidden[i])), float32 [num_rows, vocab_size].

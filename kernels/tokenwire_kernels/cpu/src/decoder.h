@@ -3,6 +3,7 @@
 #pragma once
 
 #include "attention.h"
+#include "greedy.h"
 
 namespace {
 
@@ -87,6 +88,11 @@ void forward_body(Worker &worker, const void *argument) {
         linear_phase(worker, {layer.down, {gated, model.intermediate_size, nullptr, 0.0f}, tokens,
                               layer.down_bias, TW_ADD, step.hidden, hidden});
     }
+    if (step.logits == nullptr) return;
+    linear_phase(worker, {model.lm_head, {step.hidden, hidden, model.final_norm, model.eps}, tokens, nullptr,
+                          TW_STORE, step.logits, model.vocab_size});
+    if (step.tokens != nullptr)
+        greedy_phase(worker, {step.logits, TW_FLOAT32, tokens, model.vocab_size, model.vocab_size, step.tokens});
 }
 
 void linear_body(Worker &worker, const void *argument) {

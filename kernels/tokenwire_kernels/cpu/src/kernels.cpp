@@ -104,6 +104,7 @@ void forward(Pool &pool, const tw_model *model, const tw_step *step) {
         const tw_matrix *matrices[] = {layer.qkv, layer.o, layer.gate_up, layer.down};
         for (const tw_matrix *matrix : matrices) activations = max_of(activations, linear_bytes(*matrix, tokens));
     }
+    if (step->logits != nullptr) activations = max_of(activations, linear_bytes(*model->lm_head, tokens));
     pool.reserve(kSharedActivations, static_cast<size_t>(activations));
     pool.reserve(kSharedQkv, static_cast<size_t>(tokens * qkv) * 4);
     pool.reserve(kSharedAttended, static_cast<size_t>(tokens * model->num_heads * model->head_dim) * 4);
