@@ -259,7 +259,7 @@ def plot(queue_times: dict[str, tuple[list[float], list[float]]], path: Path) ->
 
 
 def _result(plan: StepPlan) -> StepResult:
-    slots = [row.slot for row in plan.rows() if row.samples]
+    slots = [*plan.decodes.slots, *(row.slot for row in plan.scheduled if row.samples)]
     return StepResult(plan.step, slots, [1] * len(slots))
 
 

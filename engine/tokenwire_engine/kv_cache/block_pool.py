@@ -74,7 +74,10 @@ class BlockPool:
             raise ValueError(f"{count} blocks asked for, {self.num_free} free; release some first")
         while len(self._free) < count:
             self._reclaim()
-        blocks = [self._free.pop() for _ in range(count)]
+        first = len(self._free) - count
+        blocks = self._free[first:]
+        del self._free[first:]
+        blocks.reverse()
         for block in blocks:
             self._holders[block] = 1
         return blocks

@@ -46,6 +46,7 @@ class PrefixCache:
         """
         self._pool = pool
         self._windows = tuple(windows)
+        self._groups = range(len(self._windows))
         self._host = host
         self._nodes: dict[Key, PrefixNode] = {}
         self._content_of: dict[int, Content] = {}
@@ -155,7 +156,7 @@ class PrefixCache:
             self._pool.drop(block)
         for node in self._nodes.values():
             for content in node.contents:
-                content.blocks.clear()
+                content.blocks = ()
                 content.host_block = None
             node.is_cached = False
         self._nodes.clear()
@@ -206,7 +207,7 @@ class PrefixCache:
 
     def _make_node(self, key: Key, scope: Scope, parent: PrefixNode | None) -> PrefixNode:
         node = self._nodes[key] = PrefixNode(self._next_number, key, scope, parent)
-        node.contents = tuple(Content(node, group) for group in range(len(self._windows)))
+        node.contents = tuple([Content(node, group) for group in self._groups])
         self._next_number += 1
         if parent is not None:
             parent.num_children += 1
@@ -216,7 +217,7 @@ class PrefixCache:
         """A content is nowhere any more, and what its node has in groups that see no farther goes with it.
         Where nothing is to be found behind the node, it goes itself."""
         for content in lost.node.contents[self._windows.index(self._windows[lost.group]) :]:
-            for block in tuple(content.blocks):
+            for block in content.blocks:
                 self._remove(block)
                 self._pool.drop(block)
             if self._host is not None:
@@ -262,10 +263,11 @@ class PrefixCache:
         return bool(content.blocks) and self._pool.holders(content.block) > 0
 
     def _add(self, content: Content, block: int) -> None:
-        content.blocks[block] = None
-        self._content_of[block] = content
+        if block not in content.blocks:  # its holders each say so
+            content.blocks += (block,)
+            self._content_of[block] = content
 
     def _remove(self, block: int) -> Content:
         content = self._content_of.pop(block)
-        del content.blocks[block]
+        content.blocks = tuple(other for other in content.blocks if other != block)
         return content

@@ -40,7 +40,7 @@ class Content:
 
     node: PrefixNode
     group: int
-    blocks: dict[int, None] = field(default_factory=dict)
+    blocks: tuple[int, ...] = ()
     """Physical blocks that hold it: a single idle one, or held ones (several when it was computed more than
     once at the same time)."""
     host_block: int | None = None
@@ -54,7 +54,7 @@ class Content:
     @property
     def block(self) -> int:
         """One of its physical blocks."""
-        return next(iter(self.blocks))
+        return self.blocks[0]
 
 
 @dataclass(slots=True)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tokenwire_engine.models.batch import CacheView, ForwardBatch
 from tokenwire_engine.runner.block_tables import BlockTables
+from tokenwire_engine.runner.decodes import SteadyRows
 from tokenwire_engine.scheduler.plan import PENDING, ScoredPrompt, StepPlan
 from tokenwire_kernels import AttentionBatch
 
@@ -58,13 +59,20 @@ class StepBatch:
         return ForwardBatch(sent["token_ids"], sent["positions"], views)
 
 
-def assemble(plan: StepPlan, tables: BlockTables, block_size: int) -> StepBatch:
-    """Lay a plan's rows out as a flat batch. The tables must already hold the rows' blocks."""
-    decodes, scheduled = plan.decodes, plan.scheduled
-    num_steady = len(decodes.slots)
+def assemble(
+    plan: StepPlan, tables: BlockTables, block_size: int, steady: SteadyRows | None = None
+) -> StepBatch:
+    """Lay a plan's rows out as a flat batch. The tables must already hold the rows' blocks.
+
+    Args:
+        steady: the columns of plans before it; None: there were none.
+    """
+    scheduled = plan.scheduled
+    steady_slots, positions = (steady or SteadyRows()).arrays(plan.decodes)
+    num_steady = len(steady_slots)
     plan_lengths = np.array([1] * num_steady + [len(row.token_ids) for row in scheduled], dtype=np.int64)
-    plan_slots = np.array([*decodes.slots, *(row.slot for row in scheduled)], dtype=np.int64)
-    plan_starts = np.array([*decodes.starts, *(row.start for row in scheduled)], dtype=np.int64)
+    plan_slots = np.append(steady_slots, np.array([row.slot for row in scheduled], dtype=np.int64))
+    plan_starts = np.append(positions, np.array([row.start for row in scheduled], dtype=np.int64))
     samples = np.array([True] * num_steady + [row.samples for row in scheduled], dtype=bool)
 
     order = np.argsort(plan_lengths > 1, kind="stable")

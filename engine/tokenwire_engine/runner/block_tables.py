@@ -25,29 +25,42 @@ class BlockTables:
     def __init__(self, num_slots: int, max_blocks: int, device: torch.device, num_groups: int = 1) -> None:
         """`max_blocks` is the most that one sequence can have in a group."""
         self._host = np.zeros((num_groups, num_slots, max_blocks), dtype=np.int32)
-        self._lengths = [[0] * num_groups for _ in range(num_slots)]
+        self._lengths = np.zeros((num_groups, num_slots), dtype=np.int64)
         self._on_host = device.type == "cpu"
         if self._on_host:
             self.on_device = torch.from_numpy(self._host)
         else:
             self.on_device = torch.zeros(self._host.shape, dtype=torch.int32, device=device)
         self._changed: list[int] = []
+        """Places in `_host`, flat."""
 
     def clear(self, slot: int) -> None:
         """Start the slot's tables anew."""
-        self._lengths[slot] = [0] * len(self._host)
+        self._lengths[:, slot] = 0
 
     def append(self, slot: int, blocks: Sequence[Sequence[int]]) -> None:
         """Add blocks at the end of the slot's tables, those of each group."""
-        lengths = self._lengths[slot]
         _, num_slots, width = self._host.shape
         for group, added in enumerate(blocks):
-            start = lengths[group]
-            end = lengths[group] = start + len(added)
+            start = int(self._lengths[group, slot])
+            end = self._lengths[group, slot] = start + len(added)
             self._host[group, slot, start:end] = added
             if not self._on_host:
                 row = (group * num_slots + slot) * width
                 self._changed.extend(range(row + start, row + end))
+
+    def append_each(self, slots: Sequence[int], blocks: Sequence[Sequence[int]]) -> None:
+        """Add a block at the end of each of these slots' tables; `blocks` has them for each group."""
+        if not slots:
+            return
+        index = np.array(slots, dtype=np.int64)
+        _, num_slots, width = self._host.shape
+        for group, added in enumerate(blocks):
+            ends = self._lengths[group, index]
+            self._host[group, index, ends] = added
+            self._lengths[group, index] += 1
+            if not self._on_host:
+                self._changed += ((group * num_slots + index) * width + ends).tolist()
 
     def cache_slots(
         self, slots: NDArray[np.int64], positions: NDArray[np.int64], block_size: int

@@ -1,4 +1,4 @@
-"""A plan of decodes as columns: what a step of them is told in."""
+"""A plan's decodes as arrays: what steps of them are told in."""
 
 from __future__ import annotations
 
@@ -7,7 +7,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenwire_engine.scheduler.plan import PENDING, StepPlan
+from tokenwire_engine.scheduler.plan import PENDING, DecodeColumns, StepPlan
+
+
+class SteadyRows:
+    """The columns of plans. While the rows stay the same, arrays are made of them only once."""
+
+    def __init__(self) -> None:
+        self._columns = DecodeColumns()
+        self._slots = self._bases = np.empty(0, dtype=np.int64)
+
+    def arrays(self, columns: DecodeColumns) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Slots and positions, int64 `[num_rows]`; the former not to be changed."""
+        if columns.slots is not self._columns.slots:
+            self._columns = columns
+            self._slots = np.array(columns.slots, dtype=np.int64)
+            self._bases = np.array(columns.bases, dtype=np.int64)
+        return self._slots, self._bases + columns.shift
 
 
 @dataclass(slots=True, frozen=True)
@@ -33,13 +49,15 @@ class Decodes:
         return {"known_slots": self.slots[places], "known_tokens": self.token_ids[places]}
 
 
-def decodes_of(plan: StepPlan) -> Decodes | None:
+def decodes_of(plan: StepPlan, steady: SteadyRows) -> Decodes | None:
     """None where a row is anything but a decode."""
-    steady, others = plan.decodes, plan.scheduled
+    others = plan.scheduled
     if not all(len(row.token_ids) == 1 and row.samples and row.scored is None for row in others):
         return None
-    return Decodes(
-        np.array([*steady.slots, *(row.slot for row in others)], dtype=np.int64),
-        np.array([*steady.starts, *(row.start for row in others)], dtype=np.int64),
-        np.array([PENDING] * len(steady.slots) + [row.token_ids[0] for row in others], dtype=np.int64),
-    )
+    slots, positions = steady.arrays(plan.decodes)
+    token_ids = np.full(plan.num_rows, PENDING, dtype=np.int64)
+    if others:
+        token_ids[len(slots) :] = [row.token_ids[0] for row in others]
+        slots = np.append(slots, [row.slot for row in others])
+        positions = np.append(positions, [row.start for row in others])
+    return Decodes(slots, positions, token_ids)

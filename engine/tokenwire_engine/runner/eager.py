@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tokenwire_engine.models.decoder import Decoder
 from tokenwire_engine.runner.batch import StepBatch, assemble
+from tokenwire_engine.runner.decodes import SteadyRows
 from tokenwire_engine.runner.launched import Landing, Launched
 from tokenwire_engine.runner.slots import SlotState
 from tokenwire_engine.runner.staging import Staging
@@ -38,11 +39,12 @@ class EagerExecutor:
         self._staging = staging
         self._landing = landing
         self._block_size = block_size
+        self._steady = SteadyRows()
 
     def execute(self, plan: StepPlan) -> Launched:
         """See `StepExecutor.execute`."""
         tables, sampler = self._slots.tables, self._slots.sampler
-        batch = assemble(plan, tables, self._block_size)
+        batch = assemble(plan, tables, self._block_size, self._steady)
         sent = self._staging.send(
             batch.arrays
             | tables.take_changes()

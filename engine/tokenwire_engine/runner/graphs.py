@@ -21,7 +21,7 @@ from torch import Tensor
 
 from tokenwire_engine.models.batch import CacheView, ForwardBatch
 from tokenwire_engine.models.decoder import Decoder
-from tokenwire_engine.runner.decodes import Decodes, decodes_of
+from tokenwire_engine.runner.decodes import Decodes, SteadyRows, decodes_of
 from tokenwire_engine.runner.launched import Landing, Launched
 from tokenwire_engine.runner.row_columns import RowColumns
 from tokenwire_engine.runner.slots import SlotState
@@ -101,6 +101,7 @@ class GraphExecutor:
         self._history = torch.zeros(HISTORY, num_rows, dtype=torch.int64, device=device)
         self._num_steps = 0
         """As `_steps` will be once all that is queued was computed."""
+        self._steady = SteadyRows()
         self._held: Decodes | None = None
         """The rows on the device, at the positions that they computed last; None: to be sent anew."""
         self._forward: dict[int, Replay] = {}
@@ -113,7 +114,7 @@ class GraphExecutor:
 
     def execute(self, plan: StepPlan) -> Launched | None:
         """See `StepExecutor.execute`."""
-        decodes = decodes_of(plan)
+        decodes = decodes_of(plan, self._steady)
         if decodes is None or len(decodes.slots) > self._sizes[-1]:
             return None
         count = len(decodes.slots)

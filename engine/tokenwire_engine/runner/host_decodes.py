@@ -51,7 +51,7 @@ class HostDecodeExecutor:
         if plan.scheduled:
             return None
         rows = self._rows_of(plan)
-        rows.move_to(plan.decodes.starts)
+        rows.move_by(plan.decodes.shift)
         np.take(self._latest_tokens, rows.index, out=rows.token_ids)
         hidden = self._decoder.forward(self._batch(rows), self._caches)
         sampled = self._sample(self._decoder.logits(hidden), rows)
@@ -63,7 +63,7 @@ class HostDecodeExecutor:
         rows, decodes = self._rows, plan.decodes
         if rows is None or plan.step != self._next_step or decodes.slots is not rows.slots:
             rows = self._rows = self._lay_out(decodes)
-        elif decodes.new_blocks:
+        elif decodes.growing:
             rows.block_tables = self._slots.tables.on_device.index_select(1, rows.device_index)
         self._next_step = plan.step + 1
         return rows
@@ -78,6 +78,7 @@ class HostDecodeExecutor:
             slots=decodes.slots,
             index=index,
             device_index=device_index,
+            bases=np.array(decodes.bases, dtype=np.int64),
             token_ids=np.empty(len(index), dtype=np.int64),
             positions=np.empty(len(index), dtype=np.int64),
             next_positions=np.empty(len(index), dtype=np.int64),
@@ -130,6 +131,8 @@ class _Rows:
     index: NDArray[np.int64]
     """The slots again, as is `device_index`."""
     device_index: Tensor
+    bases: NDArray[np.int64]
+    """Positions, less the plan's shift."""
     token_ids: NDArray[np.int64]
     positions: NDArray[np.int64]
     next_positions: NDArray[np.int64]
@@ -142,8 +145,8 @@ class _Rows:
     columns: dict[str, Tensor]
     """How each row is sampled; empty where all are greedy."""
 
-    def move_to(self, positions: Sequence[int]) -> None:
-        """Make the rows' tokens those at these positions."""
-        self.positions[:] = positions
+    def move_by(self, shift: int) -> None:
+        """Make the rows' tokens those at so many positions from their bases."""
+        np.add(self.bases, shift, out=self.positions)
         np.add(self.positions, 1, out=self.next_positions)
         self.context_lens[:] = self.next_positions

@@ -122,8 +122,7 @@ class LocalRunner:
             )
         if self._graphs is not None and plan.admitted:
             self._graphs.forget()
-        for slot, blocks in plan.decodes.new_blocks:
-            tables.append(slot, blocks)
+        tables.append_each(plan.decodes.growing, plan.decodes.new_blocks)
         for row in plan.scheduled:
             if row.new_blocks:
                 tables.append(row.slot, row.new_blocks)

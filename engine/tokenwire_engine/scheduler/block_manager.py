@@ -11,14 +11,16 @@ after them.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 
 from tokenwire_engine.kv_cache.block_pool import BlockPool
 from tokenwire_engine.kv_cache.block_table import BlockTable, ceil_div, num_out_of_sight
 from tokenwire_engine.kv_cache.groups import most_in_sight
 from tokenwire_engine.kv_cache.prefix_cache import PrefixCache
+from tokenwire_engine.scheduler.cohort import Cohort
 from tokenwire_engine.scheduler.counters import Counters
-from tokenwire_engine.scheduler.request import Request
+from tokenwire_engine.scheduler.request import NO_SLOT, Request
 
 Copy = tuple[int, int]
 """A block whose content is copied, and where to."""
@@ -46,7 +48,9 @@ class BlockManager:
         self._pool = pool
         self._size = self.block_size = pool.block_size
         self.windows = tuple(windows)
-        self._has_windows = any(windows)
+        self.places_to_slide = {(window - 1) % self._size for window in windows if window}
+        """In a block: where a request comes to see a block less. What it cannot give back yet, since its
+        tokens are still being computed, it gives back when it sees another less."""
         self._most_in_sight = [most_in_sight(window, self._size, step_tokens) for window in windows]
         self._most_of_a_step = sum(map(bool, windows)) * (step_tokens // self._size)
         self._cache = prefix_cache
@@ -83,11 +87,10 @@ class BlockManager:
             copies = self._fork(request, origin)
         elif self._cache is not None:
             self._counters.host_hit_blocks += self._cache.take(request.cache, request.tables)
-            request.num_computed = request.tables[0].capacity
+            request.num_computed = request.capacity
             self._counters.prefix_query_tokens += request.num_tokens
             self._counters.prefix_hit_tokens += request.num_computed
         request.num_settled = request.num_computed
-        request.capacity = request.tables[0].capacity
         return copies
 
     def most_growth(self, num_requests: int) -> int:
@@ -107,26 +110,18 @@ class BlockManager:
         added = [self._pool.allocate(lacking) for lacking in self._lacking(request, end)]
         for table, blocks in zip(request.tables, added, strict=True):
             table.blocks += blocks
-        request.capacity = request.tables[-1].capacity
         return added
 
-    def append(self, requests: Sequence[Request]) -> list[tuple[int, list[list[int]]]]:
-        """Add a block in each group to the tables of requests that decode; which, by slot."""
-        blocks = iter(self._pool.allocate(len(requests) * self.num_groups))
-        added = []
-        for request in requests:
-            new_blocks = [[next(blocks)] for _ in request.tables]
-            for table, new in zip(request.tables, new_blocks, strict=True):
-                table.blocks += new
-            request.capacity += self._size
-            added.append((request.slot, new_blocks))
+    def append(self, cohort: Cohort) -> list[list[int]]:
+        """Add a block in each group to the tables of requests that decode; which, in each group."""
+        added = [self._pool.allocate(len(cohort)) for _ in self.windows]
+        for tables, blocks in zip(cohort.blocks, added, strict=True):
+            deque(map(list.append, tables, blocks), maxlen=0)
         return added
 
     def slide(self, request: Request, position: int) -> None:
         """Give back the blocks that a request does not see any more from a position on, but for those that
         the prefix cache is still to get."""
-        if not self._has_windows:
-            return
         most = position if self._cache is None else request.num_settled
         for table, window in zip(request.tables, self.windows, strict=True):
             num_hidden = min(num_out_of_sight(position, window, self._size), most // self._size)
@@ -134,21 +129,20 @@ class BlockManager:
                 self._pool.release(table.blocks[table.num_released : num_hidden])
                 table.num_released = num_hidden
 
-    def keep_filled(self, filled: Iterable[tuple[Request, list[BlockTable], int]]) -> None:
-        """Let blocks be found whose last token has been computed: of each request the tables when that was
-        planned, and how many of its tokens are computed."""
-        if self._cache is None:
-            return
-        for request, tables, num_computed in filled:
-            if request.tables is not tables:  # it has left, and its blocks may be somebody else's
-                continue
-            request.num_settled = num_computed
-            num_filled = num_computed // self._size
-            for index in range(len(request.cache.nodes), num_filled):
-                tokens = tuple(request.tokens(index * self._size, (index + 1) * self._size))
-                blocks = [table.blocks[index] if index >= table.num_released else None for table in tables]
-                if not self._cache.append(request.cache, tokens, blocks):
-                    break
+    def keep_filled(self, filled: Iterable[tuple[Request, int]]) -> None:
+        """Let blocks be found whose last token has been computed: of each request, and how many of its
+        tokens are computed. Those of requests that have left since may be somebody else's."""
+        if self._cache is not None:
+            for request, num_computed in filled:
+                if request.slot != NO_SLOT:
+                    self._keep(request, num_computed)
+
+    def keep_all(self, requests: Iterable[Request]) -> None:
+        """As `keep_filled`, of requests all of whose known tokens are computed."""
+        if self._cache is not None:
+            for request in requests:
+                if request.slot != NO_SLOT:
+                    self._keep(request, request.num_tokens)
 
     def num_held(self, request: Request) -> int:
         """Blocks that a request would give back if it left."""
@@ -160,7 +154,17 @@ class BlockManager:
             self._pool.release(reversed(table.held))  # the deepest first, as the prefix cache wants it
             table.num_released = len(table.blocks)
         request.tables = self.make_tables()
-        request.num_computed = request.num_settled = request.capacity = 0
+        request.num_computed = request.num_settled = 0
+
+    def _keep(self, request: Request, num_computed: int) -> None:
+        assert self._cache is not None
+        size, tables, chain = self._size, request.tables, request.cache
+        request.num_settled = num_computed
+        for index in range(len(chain.nodes), num_computed // size):
+            tokens = tuple(request.tokens(index * size, (index + 1) * size))
+            blocks = [table.blocks[index] if index >= table.num_released else None for table in tables]
+            if not self._cache.append(chain, tokens, blocks):
+                break
 
     def _fork(self, request: Request, origin: list[BlockTable]) -> list[Copy]:
         """Give a sample the prompt that its sibling has computed, all but the last token."""

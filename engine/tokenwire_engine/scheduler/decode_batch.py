@@ -1,9 +1,9 @@
 """The running requests that decode: each computes the token sampled last for it, and samples the next.
 
-They are kept as columns, which a step moves on as a whole. A request is looked at by itself only when its
-tokens come to the end of a block or to the beginning of one, when a block goes out of its sight, and when it
-comes to its limit; when that will be is known beforehand. So a step costs the host next to nothing for each
-request, however many there are.
+They are kept as columns, which a step moves on as a whole: however many there are, a request costs the host
+something only where it comes to the end of a block, or to its limit. Requests that come to the ends of blocks
+in the same step do so ever after, and are kept together; when a request comes to its limit is known when it
+joins.
 
 What a request in the batch says of its computed and pending tokens is out of date until it leaves.
 """
@@ -11,7 +11,11 @@ What a request in the batch says of its computed and pending tokens is out of da
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from itertools import compress
+from typing import Any
 
+from tokenwire_engine.scheduler.cohort import Cohort
+from tokenwire_engine.scheduler.decode_rows import Columns, DecodeRows, row_of
 from tokenwire_engine.scheduler.request import NO_ROW, Request
 
 
@@ -19,70 +23,96 @@ class DecodeBatch:
     """Its rows keep their places; one that leaves is replaced by the last.
 
     Attributes:
-        requests: of each row.
-        starts: the position of the token that each row computes next.
+        shift: how many steps it has made. The next position of a row is its base plus that.
     """
 
-    def __init__(self, block_size: int, windows: Sequence[int]) -> None:
-        self.requests: list[Request] = []
-        self.starts: list[int] = []
-        self._block_size = block_size
-        # In a block: its first and its last place, and those from which on a block before is out of sight.
-        places = {0, block_size - 1, *((window - 1) % block_size for window in windows if window)}
-        self._until_next = [
-            min((place - offset) % block_size for place in places) for offset in range(block_size)
-        ]
-        self._slots: list[int] = []
-        self._columns: tuple[tuple[int, ...], tuple[Request, ...]] | None = None
-        """Slots and requests as steps have them; None: they have changed."""
-        self._num_steps = 0
-        self._due: dict[int, dict[int, Request]] = {}
-        """Whom to look at before which step, by arrival number."""
+    def __init__(self, block_size: int, num_groups: int) -> None:
+        self.shift = 0
+        self._requests: list[Request] = []
+        self._bases: list[int] = []
+        self._columns: tuple[list[Any], ...] = (self._requests, self._bases, [], [], [], [], [])
+        """As `Columns` has them."""
+        self._stop_token_ids: set[int] = set()
+        """Of all who joined since it was empty."""
+        self._num_left = 0
+        self._rows: DecodeRows | None = None
+        """As steps have them; None: they have changed."""
+        self._cohorts = [Cohort(num_groups) for _ in range(block_size)]
+        """By the place in its block of a request's base."""
+        self._limits: dict[int, dict[int, Request]] = {}
+        """Who comes to its limit after so many steps, by arrival number."""
+
+    def __len__(self) -> int:
+        return len(self._requests)
 
     def add(self, request: Request) -> None:
-        """A step was planned that computes all of a request's tokens and samples the next."""
-        request.decode_row = len(self.requests)
-        self.requests.append(request)
-        self.starts.append(request.num_computed)
-        self._slots.append(request.slot)
-        self._columns = None
-        self._look_before(request, request.num_computed)
+        """A step was planned that computes all of a request's tokens and samples the next, not its last."""
+        request.decode_row = len(self)
+        base = request.num_computed - self.shift
+        for column, entry in zip(self._columns, row_of(request, base), strict=True):
+            column.append(entry)
+        self._stop_token_ids |= request.stop_token_ids
+        self._rows = None
+        self._cohort(base).add(request)
+        self._limits.setdefault(_steps_to_limit(request, base), {})[request.arrival] = request
 
     def remove(self, request: Request) -> None:
         """A request gives way, has ended or cannot go on by itself: bring it up to date."""
-        row = request.decode_row
-        request.num_computed = self.starts[row]
+        row, base = request.decode_row, self._bases[request.decode_row]
+        request.num_computed = base + self.shift
         request.num_pending = request.num_computed + 1 - request.num_tokens
+        self._requests[-1].decode_row = row
+        for column in self._columns:
+            column[row] = column[-1]
+            column.pop()
         request.decode_row = NO_ROW
-        del self._due[request.due_step][request.arrival]
-        last, start, slot = self.requests.pop(), self.starts.pop(), self._slots.pop()
-        if last is not request:
-            self.requests[row], self.starts[row], self._slots[row] = last, start, slot
-            last.decode_row = row
-        self._columns = None
+        if not self._requests:
+            self._stop_token_ids = set()
+        self._num_left += 1
+        self._rows = None
+        self._cohort(base).remove(request)
+        steps = _steps_to_limit(request, base)
+        del self._limits[steps][request.arrival]
+        if not self._limits[steps]:
+            del self._limits[steps]
 
-    def due(self) -> Collection[Request]:
-        """Whom to look at before the next step."""
-        return self._due.get(self._num_steps, {}).values()
+    def position(self, request: Request) -> int:
+        """What a request of the batch computes next."""
+        return self._bases[request.decode_row] + self.shift
 
-    def looked_at(self, request: Request) -> None:
-        """A request that was due can compute its next token."""
-        start = self.starts[request.decode_row] + 1
-        self._look_before(request, start + self._until_next[start % self._block_size])
+    def at_place(self, place: int) -> Cohort:
+        """The requests whose next position is at a place in its block."""
+        return self._cohort(place - self.shift)
 
-    def advance(self) -> tuple[tuple[int, ...], list[int], tuple[Request, ...]]:
-        """Move on by a step, with nobody due; the slots of its rows, the positions that it computes, and the
-        requests."""
-        if self._columns is None:
-            self._columns = tuple(self._slots), tuple(self.requests)
-        slots, requests = self._columns
-        starts, self.starts = self.starts, [start + 1 for start in self.starts]
-        self._due.pop(self._num_steps, None)
-        self._num_steps += 1
-        return slots, starts, requests
+    def at_limit(self) -> Collection[Request]:
+        """The requests that compute nothing more: the last token of theirs is pending."""
+        return self._limits.get(self.shift, {}).values()
 
-    def _look_before(self, request: Request, position: int) -> None:
-        """Look at a request before it computes a position, or comes to its limit."""
-        steps = min(position, request.length_limit - 1) - self.starts[request.decode_row]
-        request.due_step = self._num_steps + steps
-        self._due.setdefault(request.due_step, {})[request.arrival] = request
+    def advance(self) -> DecodeRows:
+        """Move on by a step, with nobody at a limit; what it computes."""
+        if self._rows is None:
+            columns = Columns._make(map(tuple, self._columns))
+            self._rows = DecodeRows(columns, self._stop_token_ids, self._num_left)
+        self.shift += 1
+        return self._rows
+
+    def split(
+        self, rows: DecodeRows, token_ids: Sequence[int]
+    ) -> tuple[DecodeRows, Sequence[int], list[tuple[Request, int]]]:
+        """The rows of a step that is done, and their tokens, as far as they are still in the batch; and the
+        requests that have left it since the step was planned, with theirs."""
+        if rows.num_left == self._num_left:
+            return rows, token_ids, []
+        stays = [request.decode_row != NO_ROW for request in rows.columns.requests]
+        pairs = zip(rows.columns.requests, token_ids, strict=True)
+        left = [pair for pair, stayed in zip(pairs, stays, strict=True) if not stayed]
+        return rows.where(stays), tuple(compress(token_ids, stays)), left
+
+    def _cohort(self, base: int) -> Cohort:
+        return self._cohorts[base % len(self._cohorts)]
+
+
+def _steps_to_limit(request: Request, base: int) -> int:
+    """How many steps the batch has made when a request has only its last token to come, which it does not
+    compute."""
+    return request.length_limit - 1 - base

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 
 from tokenwire_engine.sampling.logprobs import Logprobs
 from tokenwire_engine.scheduler.counters import Counters
+from tokenwire_engine.scheduler.decode_rows import DecodeRows
 from tokenwire_engine.scheduler.outputs import ChannelOutput, Finished, Outputs
-from tokenwire_engine.scheduler.request import FinishReason, Request
+from tokenwire_engine.scheduler.request import NO_ROW, FinishReason, Request
 
 End = tuple[Request, FinishReason, str]
 """A request that has come to its end, why, and what went wrong if something did."""
@@ -26,21 +28,34 @@ class Deliveries:
         outputs, self._outputs = self._outputs, {}
         return outputs
 
-    def tokens(self, requests: Sequence[Request], token_ids: Sequence[int]) -> list[End]:
-        """The next token of each of these requests is known; those that end with it. Requests that have ended
-        already are passed over: they ended while the step ran, or with the token of the step before."""
+    def steady_tokens(self, rows: DecodeRows, token_ids: Sequence[int]) -> list[End]:
+        """The next token of each of these rows, which are still in the batch; the requests that end with
+        it."""
+        if not rows:
+            return []
+        columns = rows.columns
+        deque(map(list.append, columns.outputs, token_ids), maxlen=0)
+        self._deliver(columns.channels, columns.labels, token_ids, columns.sample_indices)
+        if rows.stop_token_ids.isdisjoint(token_ids):
+            return []
+        return [
+            (request, FinishReason.STOP, "")
+            for request, token_id in zip(columns.requests, token_ids, strict=True)
+            if token_id in request.stop_token_ids
+        ]
+
+    def tokens(self, tokens: Iterable[tuple[Request, int]]) -> list[End]:
+        """The next token of each of these requests; those that end with it."""
         ends: list[End] = []
-        for request, token_id in zip(requests, token_ids, strict=True):
-            if request.has_ended:
-                continue
-            if request.decode_row < 0:  # else the batch knows what is pending
+        for request, token_id in tokens:
+            if request.decode_row == NO_ROW:  # else the batch knows what is pending
                 request.num_pending -= 1
             grammar, output = request.grammar, request.output_token_ids
             if grammar is not None and not grammar.accept(token_id):
                 ends.append((request, FinishReason.UNSATISFIABLE, grammar.error))
                 continue
             output.append(token_id)
-            channel = self._outputs.get(request.channel) or self._channel(request)
+            channel = self._channel(request.channel)
             channel.add_token(request.label, token_id, request.sampling.sample_index)
             if (reason := request.finish_reason()) is not None:
                 ends.append((request, reason, ""))
@@ -48,25 +63,24 @@ class Deliveries:
                 ends += self._fast_forward(request, channel)
         return ends
 
-    def logprobs(self, requests: Sequence[Request], logprobs: dict[int, Logprobs]) -> None:
-        """The log-probabilities of some of the requests' next tokens, by index."""
-        for index, scored in logprobs.items():
-            request = requests[index]
+    def logprobs(self, logprobs: Iterable[tuple[Request, Logprobs]]) -> None:
+        """The log-probabilities of some requests' next tokens."""
+        for request, scored in logprobs:
             if not request.has_ended:
-                self._channel(request).logprobs[request.label, request.sampling.sample_index] = scored
+                self._channel(request.channel).logprobs[request.label, request.sampling.sample_index] = scored
 
     def prompt_logprobs(self, requests: Sequence[Request], logprobs: Sequence[Logprobs]) -> None:
         """The log-probabilities of the next tokens of each of these requests' prompts."""
         for request, scored in zip(requests, logprobs, strict=True):
             if not request.has_ended:
                 request.num_prompt_scored += len(scored)
-                self._channel(request).prompt_logprobs.append((request.label, scored))
+                self._channel(request.channel).prompt_logprobs.append((request.label, scored))
 
     def finished(self, request: Request, reason: FinishReason, error: str) -> None:
         """A request has ended; with its last sample, all of it has."""
         samples = request.samples
         is_last = samples.num_live == 0
-        self._channel(request).finished.append(
+        self._channel(request.channel).finished.append(
             Finished(
                 request.request_id,
                 request.label,
@@ -81,6 +95,20 @@ class Deliveries:
                 is_last=is_last,
             )
         )
+
+    def _deliver(
+        self,
+        channels: Sequence[int],
+        labels: Sequence[int],
+        token_ids: Sequence[int],
+        sample_indices: Sequence[int],
+    ) -> None:
+        """Give each token to its channel; most often, all have the same."""
+        if channels.count(channels[0]) == len(channels):
+            self._channel(channels[0]).add_tokens(labels, token_ids, sample_indices)
+            return
+        for channel, *token in zip(channels, labels, token_ids, sample_indices, strict=True):
+            self._channel(channel).add_token(*token)
 
     def _fast_forward(self, request: Request, channel: ChannelOutput) -> list[End]:
         """Take what can only follow a request's latest token as if it had been sampled, so that one step
@@ -98,5 +126,7 @@ class Deliveries:
                 return [(request, reason, "")]
         return []
 
-    def _channel(self, request: Request) -> ChannelOutput:
-        return self._outputs.setdefault(request.channel, ChannelOutput())
+    def _channel(self, channel: int) -> ChannelOutput:
+        if (output := self._outputs.get(channel)) is None:
+            output = self._outputs[channel] = ChannelOutput()
+        return output

@@ -6,11 +6,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tokenwire_engine.kv_cache.block_table import BlockTable
+from tokenwire_engine.scheduler.decode_rows import DecodeRows
 from tokenwire_engine.scheduler.plan import PENDING, ScheduledTokens, StepPlan
 from tokenwire_engine.scheduler.request import Request
 
 _PENDING = (PENDING,)
+NO_DECODES = DecodeRows()
 
 
 @dataclass(slots=True)
@@ -23,8 +24,8 @@ class StepInFlight:
     """Tokens of all other rows."""
     num_prompt_tokens: int = 0
     """Tokens of prompts among them."""
-    decoding: Sequence[Request] = ()
-    """The requests of the rows that are columns in the plan, all of which sample."""
+    decoding: DecodeRows = NO_DECODES
+    """The rows that are columns in the plan, all of which sample."""
     sampling: list[Request] = field(default_factory=list)
     """The requests of the other rows that sample, in the plan's order."""
     not_sampling: list[Request] = field(default_factory=list)
@@ -33,18 +34,32 @@ class StepInFlight:
     """The requests of the rows that yield log-probabilities of the prompt, in the plan's order."""
     prompts_done: list[Request] = field(default_factory=list)
     """Requests whose prompt it computes the last token of, and whose other samples wait for that."""
-    filled: list[tuple[Request, list[BlockTable], int]] = field(default_factory=list)
-    """Requests with a block that this step computes the last token of, their tables when it was planned (a
-    request that leaves gets new ones), and how many tokens are computed then."""
+    filled: list[tuple[Request, int]] = field(default_factory=list)
+    """Requests with a block that this step computes the last token of, and how many tokens are computed
+    then."""
+    decodes_filled: Sequence[Request] = ()
+    """Those of the rows in `decoding` that it computes the last token of a block of."""
 
     @property
     def num_requests(self) -> int:
-        return len(self.decoding) + len(self.sampling) + len(self.not_sampling)
+        return self.num_tokens + len(self.not_sampling)
+
+    @property
+    def num_tokens(self) -> int:
+        """Rows that sample."""
+        return len(self.decoding) + len(self.sampling)
 
     @property
     def requests(self) -> list[Request]:
         """Of all rows."""
-        return [*self.decoding, *self.sampling, *self.not_sampling]
+        return [*self.decoding.columns.requests, *self.sampling, *self.not_sampling]
+
+    def sampled_for(self, index: int) -> Request:
+        """The request of one of the rows that sample."""
+        num_decoding = len(self.decoding)
+        if index < num_decoding:
+            return self.decoding.columns.requests[index]
+        return self.sampling[index - num_decoding]
 
     def add(
         self, request: Request, start: int, end: int, samples: bool, new_blocks: Sequence[Sequence[int]]

@@ -6,6 +6,7 @@ whatever the number of requests in it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tokenwire_engine.sampling.logprobs import Logprobs
@@ -59,6 +60,16 @@ class ChannelOutput:
             self.sample_indices.append(sample_index)
         self.labels.append(label)
         self.token_ids.append(token_id)
+
+    def add_tokens(
+        self, labels: Sequence[int], token_ids: Sequence[int], sample_indices: Sequence[int]
+    ) -> None:
+        """The next tokens of as many samples."""
+        if self.sample_indices or any(sample_indices):
+            self.sample_indices += [0] * (len(self.labels) - len(self.sample_indices))
+            self.sample_indices += sample_indices
+        self.labels += labels
+        self.token_ids += token_ids
 
 
 Outputs = dict[int, ChannelOutput]

@@ -69,14 +69,20 @@ class ScheduledTokens:
 
 @dataclass(slots=True)
 class DecodeColumns:
-    """Slots that each compute one token, the one sampled last for them, and sample the next; as columns."""
+    """Slots that each compute one token, the one sampled last for them, and sample the next; as columns.
+
+    The position of each one's token is its base plus `shift`; everything before it is in the KV cache.
+    """
 
     slots: Sequence[int] = ()
-    """The same object as in the plan before, where they are the same."""
-    starts: Sequence[int] = ()
-    """Position of each one's token; everything before it is in the KV cache."""
-    new_blocks: Sequence[tuple[int, Sequence[Sequence[int]]]] = ()
-    """Slots with physical block ids to append to their block tables before this step: those of each group."""
+    """The same object as in the plan before, where slots and bases are the same."""
+    bases: Sequence[int] = ()
+    """The same object where `slots` is."""
+    shift: int = 0
+    growing: Sequence[int] = ()
+    """Those of the slots whose block tables get another block before this step."""
+    new_blocks: Sequence[Sequence[int]] = ()
+    """For each group of layers the physical block id that each of `growing` gets."""
 
 
 @dataclass(slots=True)
@@ -107,10 +113,14 @@ class StepPlan:
 
     def rows(self) -> list[ScheduledTokens]:
         """Every row by itself, in the plan's order: `decodes`, and then `scheduled`."""
-        new_blocks = dict(self.decodes.new_blocks)
+        columns = self.decodes
+        new_blocks = {
+            slot: [[block] for block in blocks]
+            for slot, *blocks in zip(columns.growing, *columns.new_blocks, strict=True)
+        }
         decodes = [
-            ScheduledTokens(slot, start, (PENDING,), new_blocks.get(slot, ()), samples=True)
-            for slot, start in zip(self.decodes.slots, self.decodes.starts, strict=True)
+            ScheduledTokens(slot, base + columns.shift, (PENDING,), new_blocks.get(slot, ()), samples=True)
+            for slot, base in zip(columns.slots, columns.bases, strict=True)
         ]
         return decodes + self.scheduled
 

@@ -109,16 +109,17 @@ class Request:
     slot: int = NO_SLOT
     decode_row: int = NO_ROW
     """Its place in the batch of decodes."""
-    due_step: int = 0
-    """When that batch looks at it."""
     tables: list[BlockTable] = field(default_factory=list)
     """One for each group of layers."""
-    capacity: int = 0
-    """Tokens that fit into its blocks."""
     length_limit: int = 0
     """Known tokens at which it ends."""
     num_prompt_scored: int = 0
     """Prompt tokens whose log-probabilities were delivered, the first one (which has none) not counted."""
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that fit into its blocks; the groups of layers that see the least get theirs last."""
+        return self.tables[-1].capacity
 
     @property
     def num_tokens(self) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from tokenwire_engine.scheduler.block_manager import BlockManager, Copy
 from tokenwire_engine.scheduler.decode_batch import DecodeBatch
+from tokenwire_engine.scheduler.decode_rows import DecodeRows
 from tokenwire_engine.scheduler.in_flight import StepInFlight
 from tokenwire_engine.scheduler.request import NO_ROW, NO_SLOT, Request
 from tokenwire_engine.scheduler.step_budget import StepBudget
@@ -24,7 +25,7 @@ class Running:
         self._free_slots = list(range(max_running - 1, -1, -1))
         self._requests: dict[int, Request] = {}
         """By arrival number, those that were admitted last at the end."""
-        self._decoding = DecodeBatch(blocks.block_size, blocks.windows)
+        self._decoding = DecodeBatch(blocks.block_size, blocks.num_groups)
         self._others: dict[int, Request] = {}
         """Those that are not in the batch."""
         self._released: list[int] = []
@@ -72,16 +73,26 @@ class Running:
             self._decoding.remove(request)
             self._others[request.arrival] = request
 
+    def slide(self) -> None:
+        """Give back the blocks that the next step does not see."""
+        for place in self._blocks.places_to_slide:
+            for request in self._decoding.at_place(place).requests:
+                self._blocks.slide(request, self._decoding.position(request))
+        if self._blocks.places_to_slide:
+            for request in self._others.values():
+                self._blocks.slide(request, request.num_computed)
+
+    def split(
+        self, rows: DecodeRows, token_ids: Sequence[int]
+    ) -> tuple[DecodeRows, Sequence[int], list[tuple[Request, int]]]:
+        """See `DecodeBatch.split`."""
+        return self._decoding.split(rows, token_ids)
+
     def growth(self) -> int:
-        """Blocks that the next step takes, after giving back what is out of sight."""
-        growth, num_decodes, prefilling = 0, len(self._decoding.requests), []
-        for request in self._decoding.due():
-            start = self._decoding.starts[request.decode_row]
-            if start < request.length_limit - 1:
-                self._blocks.slide(request, start)
-                growth += self._blocks.num_lacking(request, start + 1)
+        """Blocks that the next step takes."""
+        num_decodes, prefilling = len(self._decoding), []
+        growth = len(self._decoding.at_place(0)) * self._blocks.num_groups
         for request in self._others.values():
-            self._blocks.slide(request, request.num_computed)
             if request.num_to_go > 1:
                 prefilling.append(request)
             elif not request.must_wait:
@@ -96,8 +107,7 @@ class Running:
 
     def decode(self, step: StepInFlight) -> list[Request]:
         """Give every request that decodes its row; those with more tokens to go."""
-        self._look_at_due(step)
-        step.plan.decodes.slots, step.plan.decodes.starts, step.decoding = self._decoding.advance()
+        self._decode_steadily(step)
         prefilling = []
         for request in tuple(self._others.values()):
             if request.num_to_go > 1:
@@ -115,13 +125,12 @@ class Running:
         start = request.num_computed
         num_tokens = request.num_tokens + request.num_pending
         end = min(start + budget, num_tokens)
-        self._blocks.slide(request, start)
         if end > request.capacity:
             added = self._blocks.grow(request, end)
             new_blocks = list(map(list.__add__, new_blocks, added)) if new_blocks else added
         step.add(request, start, end, end == num_tokens, new_blocks)
         if end // self._blocks.block_size > start // self._blocks.block_size:
-            step.filled.append((request, request.tables, end))
+            step.filled.append((request, end))
         request.num_computed = end
         if end == num_tokens:
             request.num_pending += 1
@@ -130,18 +139,13 @@ class Running:
                 self._decoding.add(request)
         return end - start
 
-    def _look_at_due(self, step: StepInFlight) -> None:
-        """See to the requests of the batch that the next step is not just one more token for."""
-        starts, size, growing = self._decoding.starts, self._blocks.block_size, []
-        for request in tuple(self._decoding.due()):
-            start = starts[request.decode_row]
-            if start >= request.length_limit - 1:
-                self.stop_decoding(request)
-                continue
-            self._blocks.slide(request, start)
-            if start == request.capacity:
-                growing.append(request)
-            if (start + 1) % size == 0:
-                step.filled.append((request, request.tables, start + 1))
-            self._decoding.looked_at(request)
-        step.plan.decodes.new_blocks = self._blocks.append(growing)
+    def _decode_steadily(self, step: StepInFlight) -> None:
+        """Give the rows of the batch their next tokens, and those that begin a block with it another one."""
+        batch, columns, last_place = self._decoding, step.plan.decodes, self._blocks.block_size - 1
+        growing = batch.at_place(0)
+        columns.growing, columns.new_blocks = tuple(growing.slots), self._blocks.append(growing)
+        step.decodes_filled = tuple(batch.at_place(last_place).requests)
+        rows = step.decoding = batch.advance()
+        columns.slots, columns.bases, columns.shift = rows.columns.slots, rows.columns.bases, batch.shift - 1
+        for request in tuple(batch.at_limit()):
+            self.stop_decoding(request)

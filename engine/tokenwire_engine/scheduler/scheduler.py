@@ -180,6 +180,7 @@ class Scheduler:
         """The next step, or None when there is nothing to compute (before the steps in flight complete)."""
         for request in self._deadlines.passed(self._clock()):
             self._finish(request, FinishReason.EXPIRED, _expired(request))
+        self._running.slide()
         if self._policy.is_preemptive:
             self._make_way()
         self._make_room()
@@ -222,26 +223,40 @@ class Scheduler:
             ValueError: when it is not that plan's result.
         """
         step = self._in_flight[0]
-        sampling = [*step.decoding, *step.sampling]
-        if result.step != step.plan.step or len(result.token_ids) != len(sampling):
+        if result.step != step.plan.step or len(result.token_ids) != step.num_tokens:
             raise ValueError(
                 f"step {result.step} with {len(result.token_ids)} tokens; expected step {step.plan.step} "
-                f"with {len(sampling)}"
+                f"with {step.num_tokens}"
             )
         self._in_flight.popleft()
         self._latest_result = result.step
         if seconds is not None:
             self._budget.observe(seconds, step.num_decodes, step.num_prefilled)
         self._blocks.keep_filled(step.filled)
+        self._blocks.keep_all(step.decodes_filled)
         self._deliveries.prompt_logprobs(step.scored, result.prompt_logprobs)
-        self._deliveries.logprobs(sampling, result.logprobs)
-        generated = [request for request in sampling if not request.has_ended]
+        self._deliveries.logprobs(
+            [(step.sampled_for(index), scored) for index, scored in result.logprobs.items()]
+        )
+        self._take_tokens(step, result.token_ids)
+
+    def _take_tokens(self, step: StepInFlight, token_ids: list[int]) -> None:
+        """The next tokens of a step's requests are known. Those of requests that have ended are discarded:
+        they ended while the step ran, or with the token of the step before."""
+        num_decoding = len(step.decoding)
+        rows, row_tokens, left = self._running.split(step.decoding, token_ids[:num_decoding])
+        by_themselves = [*left, *zip(step.sampling, token_ids[num_decoding:], strict=True)]
+        others = [pair for pair in by_themselves if not pair[0].has_ended]
         if self._observer is not None:
-            self._observer.generated(generated, self._clock())
-        for request, reason, error in self._deliveries.tokens(sampling, result.token_ids):
+            self._observer.generated(
+                [*rows.columns.requests, *(request for request, _ in others)], self._clock()
+            )
+        ends = self._deliveries.steady_tokens(rows, row_tokens) + self._deliveries.tokens(others)
+        for request, reason, error in ends:
             self._finish(request, reason, error)
-        self.counters.generated_tokens += len(generated)
-        self._policy.generated(generated)
+        self.counters.generated_tokens += len(rows) + len(others)
+        self._policy.generated(rows.columns.requests)
+        self._policy.generated(request for request, _ in others)
 
     def fail(self, error: str) -> None:
         """The oldest step in flight failed: its requests end with an error, and nothing of them stays. Those

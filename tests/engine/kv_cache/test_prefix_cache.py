@@ -107,6 +107,19 @@ def test_nothing_is_found_under_another_salt() -> None:
     assert Sequence(cache, pool, [1] * 8, salt="ours").hits == 2
 
 
+def test_a_block_that_two_share_and_each_keep_is_found_when_both_have_left() -> None:
+    cache, pool = cached()
+    first, second = PrefixChain(), PrefixChain()
+    blocks = pool.allocate(1)
+    pool.share(blocks)
+    assert cache.append(first, (1, 1, 1, 1), blocks)
+    assert cache.append(second, (1, 1, 1, 1), blocks)
+    pool.release(blocks)
+    pool.release(blocks)
+    assert cache.num_blocks == 1
+    assert Sequence(cache, pool, [1] * 4).blocks == blocks
+
+
 def test_the_chain_that_rested_longest_goes_first_its_deepest_block_before_the_others() -> None:
     cache, pool = cached(num_blocks=4)
     served(cache, pool, [1] * 8)

@@ -69,6 +69,20 @@ def test_a_table_grows_at_its_end_and_starts_anew_when_cleared() -> None:
     assert tables.cache_slots(np.array([1, 1]), np.array([0, 15]), 16).tolist() == [[128, 143]]
 
 
+def test_tables_grow_by_a_block_each_as_they_do_one_by_one() -> None:
+    each, one_by_one = (BlockTables(num_slots=3, max_blocks=3, device=CPU, num_groups=2) for _ in range(2))
+    for tables in (each, one_by_one):
+        tables.append(2, [[4], [9]])
+    each.append_each([2, 0], [[5, 6], [7, 8]])
+    each.append_each([], [[], []])
+    one_by_one.append(2, [[5], [7]])
+    one_by_one.append(0, [[6], [8]])
+    for tables in (each, one_by_one):
+        tables.append(0, [[1], [2]])
+    assert each.on_device.tolist() == one_by_one.on_device.tolist()
+    assert each.on_device[:, 2].tolist() == [[4, 5, 0], [9, 7, 0]]
+
+
 def test_each_group_of_layers_has_tables_and_places_of_its_own() -> None:
     tables = BlockTables(num_slots=2, max_blocks=3, device=CPU, num_groups=2)
     tables.append(0, [[4], [9]])
@@ -98,7 +112,7 @@ def test_each_group_of_layers_has_tables_and_places_of_its_own() -> None:
 def test_what_decodes_steadily_comes_as_columns_before_the_other_rows() -> None:
     plan = StepPlan(
         0,
-        decodes=DecodeColumns([3, 1], [4, 16]),
+        decodes=DecodeColumns([3, 1], [0, 12], shift=4),
         scheduled=[
             ScheduledTokens(0, 0, [10, 11, 12], [], samples=True),
             ScheduledTokens(2, 5, [20], [], samples=True),

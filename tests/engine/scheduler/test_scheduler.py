@@ -27,6 +27,38 @@ def test_a_short_prompt_is_one_row_and_each_token_after_it_another() -> None:
     assert simulation.delivered[0] == continuation([1, 2, 3], 3)
 
 
+def test_while_the_same_requests_decode_plans_differ_only_in_their_shift() -> None:
+    simulation = Simulation()
+    simulation.submit([1, 2, 3])
+    simulation.submit([4])
+    simulation.step()
+    first, second = simulation.step(), simulation.step()
+    assert first is not None
+    assert second is not None
+    assert second.decodes.slots is first.decodes.slots
+    assert second.decodes.bases is first.decodes.bases
+    assert second.decodes.shift == first.decodes.shift + 1
+    assert rows(second) == [(0, 4, 1), (1, 2, 1)]
+    simulation.submit([5])
+    simulation.step()
+    third = simulation.step()
+    assert rows(third) == [(0, 6, 1), (1, 4, 1), (2, 1, 1)]
+
+
+def test_blocks_are_added_where_they_begin_and_to_nobody_else() -> None:
+    simulation = Simulation(block_size=8)
+    for length in (7, 6, 15):
+        simulation.submit([length] * length, max_tokens=20)
+    simulation.step()
+    growing = []
+    for _ in range(10):
+        plan = simulation.step()
+        assert plan is not None
+        growing.append([simulation.requests[slot].label for slot in plan.decodes.growing])
+        assert [len(blocks) for blocks in plan.decodes.new_blocks] == [len(plan.decodes.growing)]
+    assert growing == [[], [0, 2], [1], [], [], [], [], [], [], [0, 2]]
+
+
 def test_a_long_prompt_is_computed_in_chunks_of_what_the_decodes_leave() -> None:
     simulation = Simulation(max_step_tokens=32)
     simulation.submit([1, 2, 3], max_tokens=100)

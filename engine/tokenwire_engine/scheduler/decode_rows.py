@@ -1,0 +1,63 @@
+"""The rows of a step that only decode, as columns: what takes them all through a step at once.
+
+They do not change once they are made: a step keeps those that it was planned with, and steps that compute
+the same requests one after the other share them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+from itertools import compress
+from typing import Any, NamedTuple
+
+from tokenwire_engine.scheduler.request import Request
+
+
+class Columns(NamedTuple):
+    """Entry i of each belongs to row i."""
+
+    requests: Sequence[Request] = ()
+    bases: Sequence[int] = ()
+    """The position of each one's token, less the batch's shift."""
+    slots: Sequence[int] = ()
+    outputs: Sequence[list[int]] = ()
+    """Where their next tokens are appended."""
+    channels: Sequence[int] = ()
+    labels: Sequence[int] = ()
+    sample_indices: Sequence[int] = ()
+
+
+_NO_COLUMNS = Columns()
+
+
+@dataclass(slots=True, frozen=True)
+class DecodeRows:
+    """One row for each request."""
+
+    columns: Columns = _NO_COLUMNS
+    stop_token_ids: Set[int] = frozenset()
+    """All stop tokens of the requests, and maybe others."""
+    num_left: int = 0
+    """How many requests had left the batch when they were made."""
+
+    def __len__(self) -> int:
+        return len(self.columns.requests)
+
+    def where(self, selectors: Sequence[bool]) -> DecodeRows:
+        """Some of the rows."""
+        columns = Columns._make(tuple(compress(column, selectors)) for column in self.columns)
+        return DecodeRows(columns, self.stop_token_ids, self.num_left)
+
+
+def row_of(request: Request, base: int) -> tuple[Any, ...]:
+    """What the columns have of a request."""
+    return (
+        request,
+        base,
+        request.slot,
+        request.output_token_ids,
+        request.channel,
+        request.label,
+        request.sampling.sample_index,
+    )
