@@ -13,6 +13,7 @@ from benchmarks.shapes import DEMO
 from tests.engine.driver import GREEDY, ignore_progress
 from tests.engine.runner.serving import requests_with, serve
 from tests.gpu.margins import Choices, agreed, choices
+from tests.kernels.native import needs_native
 from tokenwire_engine.config import EngineConfig
 from tokenwire_engine.runner.device import FP8_CAPABILITY
 from tokenwire_engine.runner.load import load_runner
@@ -70,6 +71,7 @@ def test_a_difference_where_the_choice_was_sure_is_found() -> None:
         agreed(expected, [Choices([1, 9, 9], [5.0, 5.0, 5.0])], error=0.05)
 
 
+@needs_native
 def test_bfloat16_on_a_cpu_chooses_the_tokens_of_float32() -> None:
     compared, total = compare(DEMO, "cpu", "bfloat16", 40, 6)
     assert compared > total / 2

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import cache
 
+import pytest
+
 from tokenwire_kernels.cpu import Context, NativeError, Operators, instruction_sets, load_library
 
 
@@ -13,6 +15,11 @@ def native_instruction_sets() -> list[str]:
         return instruction_sets(load_library())
     except NativeError:
         return []
+
+
+needs_native = pytest.mark.skipif(
+    not native_instruction_sets(), reason="the native kernels were not compiled"
+)
 
 
 @cache

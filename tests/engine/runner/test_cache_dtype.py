@@ -18,6 +18,7 @@ from tests.engine.driver import GREEDY, generate, ignore_progress
 from tests.engine.runner.serving import PLAIN, requests_with, serve
 from tests.engine.runner.test_graphs import Recorder
 from tests.gpu.margins import agreed, choices
+from tests.kernels.native import needs_native
 from tokenwire_engine.config import EngineConfig
 from tokenwire_engine.models.errors import ModelError
 from tokenwire_engine.runner.load import load_runner
@@ -70,6 +71,7 @@ def test_tokens_are_those_of_a_float32_cache_wherever_they_were_sure(kv_cache_dt
 
 
 @pytest.mark.parametrize("kv_cache_dtype", ["float32", "float16", "bfloat16"])
+@needs_native
 def test_native_kernels_keep_the_cache_in_any_format_but_fp8(kv_cache_dtype: str) -> None:
     native = {"cpu_instruction_set": None}
     cached = load(DEMO, kv_cache_dtype, dtype="bfloat16", **native)
@@ -77,6 +79,7 @@ def test_native_kernels_keep_the_cache_in_any_format_but_fp8(kv_cache_dtype: str
     assert compare(load(DEMO, **native), cached, error=1.0) > 0.5
 
 
+@needs_native
 def test_native_kernels_refuse_fp8_in_one_line(directory: Path) -> None:
     with pytest.raises(
         ModelError,

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.kernels.native import native_instruction_sets
+from tests.kernels.native import native_instruction_sets, needs_native
 from tokenwire_engine.config import EngineConfig
 from tokenwire_engine.models.errors import ModelError
 from tokenwire_engine.runner.device import choose_kernels, describe_kernels_for
@@ -23,6 +23,7 @@ def test_without_native_kernels_torch_is_shown() -> None:
     assert "paged_attention   reference.attention" in lines
 
 
+@needs_native
 def test_what_is_not_there_is_refused() -> None:
     with pytest.raises(ModelError, match="--cpu-instruction-set is mmx, but there are no kernels for mmx"):
         describe_kernels_for(EngineConfig(device="cpu", cpu_instruction_set="mmx"))

@@ -197,8 +197,8 @@ def test_what_cannot_be_captured_is_computed_eagerly_and_one_line_says_so(
         work()
         raise NotCapturableError("the reference computes paged_attention")
 
-    expected, _ = serve(load(directory), requests_with(PLAIN))
-    runner = load(directory, refuse)
+    expected, _ = serve(load(directory, cpu_instruction_set="torch"), requests_with(PLAIN))
+    runner = load(directory, refuse, cpu_instruction_set="torch")
     assert not runner.replays
     assert serve(runner, requests_with(PLAIN))[0] == expected
     assert caplog.messages == [

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.checkpoints import write_checkpoint
 from tests.engine.driver import generate, ignore_progress
+from tests.kernels.native import needs_native
 from tokenwire_engine.config import EngineConfig
 from tokenwire_engine.runner.load import load_runner
 from tokenwire_engine.runner.local import LocalRunner
@@ -85,7 +86,12 @@ def test_the_demo_model_continues_as_in_transformers() -> None:
 
 @pytest.mark.parametrize(
     ("dtype", "quantization"),
-    [("float32", None), ("bfloat16", None), ("bfloat16", "int8"), ("bfloat16", "int4")],
+    [
+        ("float32", None),
+        pytest.param("bfloat16", None, marks=needs_native),
+        pytest.param("bfloat16", "int8", marks=needs_native),
+        pytest.param("bfloat16", "int4", marks=needs_native),
+    ],
 )
 def test_a_request_gets_the_same_tokens_alone_and_in_a_batch(
     tmp_path: Path, dtype: str, quantization: str | None

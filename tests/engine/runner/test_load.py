@@ -12,6 +12,7 @@ import torch
 
 from tests.checkpoints import write_checkpoint
 from tests.engine.driver import ignore_progress
+from tests.kernels.native import needs_native
 from tokenwire_engine.config import EngineConfig
 from tokenwire_engine.kv_cache.groups import group_layers
 from tokenwire_engine.models.errors import ModelError
@@ -68,18 +69,21 @@ def test_the_whole_start_reports_its_phases(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@needs_native
 def test_a_16_bit_format_needs_native_kernels_on_a_cpu(dtype: str, directory: Path) -> None:
     assert load(directory, dtype=dtype).info.dtype == dtype
     with pytest.raises(ModelError, match=f"--dtype is {dtype}, which needs the native CPU kernels"):
         load(directory, dtype=dtype, cpu_instruction_set="torch")
 
 
+@needs_native
 def test_auto_is_bfloat16_with_native_kernels_and_float32_without(directory: Path) -> None:
     assert load(directory).info.dtype == "bfloat16"
     assert load(directory, cpu_instruction_set="portable").info.dtype == "float32"
     assert load(directory, cpu_instruction_set="torch").info.dtype == "float32"
 
 
+@needs_native
 def test_an_instruction_set_that_is_not_there_is_refused(directory: Path) -> None:
     with pytest.raises(ModelError, match="--cpu-instruction-set is mmx, but there are no kernels for mmx"):
         load(directory, cpu_instruction_set="mmx")
@@ -90,6 +94,7 @@ def test_quantization_needs_native_kernels(directory: Path) -> None:
         load(directory, quantization="int8", cpu_instruction_set="torch")
 
 
+@needs_native
 def test_weights_that_do_not_fit_are_refused_with_both_numbers(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
