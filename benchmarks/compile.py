@@ -15,8 +15,6 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia import compiler as nvidia
 from triton.compiler import ASTSource
@@ -29,11 +27,6 @@ from tokenwire_kernels.triton.target import AMPERE, BLACKWELL, HOPPER
 SHARED_MEMORY_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 """Bytes that one program may use, by compute capability (CUDA C++ Programming Guide, appendix K)."""
 RESULTS = Path(__file__).parent / "results" / "compile.md"
-_TYPE_NAMES = {
-    torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16",
-    torch.int32: "*i32", torch.int64: "*i64", torch.float8_e4m3fn: "*fp8e4nv",
-    torch.uint8: "*u8", torch.int8: "*i8",
-}  # fmt: skip
 
 
 @dataclass(slots=True, frozen=True)
@@ -68,21 +61,8 @@ def main() -> None:
 
 def usage_of(launch: Launch, capability: int) -> Usage:
     """Compile for one generation, and read the binary's resource usage."""
-    signature, constants, attributes = {}, {}, {}
-    for index, (parameter, (name, value)) in enumerate(
-        zip(launch.function.params, launch.arguments.items(), strict=True)
-    ):
-        if parameter.is_constexpr or value is None or (isinstance(value, int) and value == 1):
-            signature[name], constants[(index,)] = "constexpr", value
-        elif isinstance(value, Tensor):
-            signature[name], attributes[(index,)] = _TYPE_NAMES[value.dtype], [["tt.divisibility", 16]]
-        elif isinstance(value, float):
-            signature[name] = "fp32"
-        else:
-            signature[name] = "i32"
-            if value % 16 == 0:
-                attributes[(index,)] = [["tt.divisibility", 16]]
-    source = ASTSource(launch.function, signature, constants, attributes)
+    given = launch.specialization
+    source = ASTSource(launch.function, given.types, given.constants, given.attributes)
     compiled = compile_kernel(source, target=GPUTarget("cuda", capability, 32), options=launch.options)
     registers, stack = _resources(compiled.asm["cubin"])
     return Usage(launch.kernel, launch.case, capability, registers, stack, compiled.metadata.shared)

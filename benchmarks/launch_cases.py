@@ -83,11 +83,6 @@ def _launches(quick: bool) -> list[Launch]:
                 found += recorded(f"{case}, {_short_name(cached)} cache", attends, converted)
     found += recorded("tables of 8192 blocks", [decode], _decode_step)
     logits = _empty(32, 128256, dtype=torch.float32)
-    # Triton makes constants of integers that are 1.
-    for decodes, chunks in ((1, 0), (0, 1), (1, 1)):
-        attends = [decode_attention, chunk_attention]
-        case = f"bfloat16, {decodes} decodes and {chunks} chunks"
-        found += recorded(case, attends, partial(_few_sequences, decodes, chunks))
     found += recorded("blocks of 32 kB", [blocks], _block_copies)
     case = "vocabulary 128256"
     samplers = [sampling, thresholds, typical]
@@ -142,7 +137,7 @@ def _dependent_launches() -> list[Launch]:
     found += recorded(f"{case}, 4096 to 4096", [norm, few_rows], partial(_few_rows, x, 4096))
     heads = f"{case}, 32 heads of 128 over 8"
     found += recorded(heads, [rotary], partial(_rotary, dtype, 32, 8, 128))
-    found += recorded(heads, [decode_attention], partial(_few_sequences, 2, 0))
+    found += recorded(heads, [decode_attention], partial(_decodes, 2))
     return found
 
 
@@ -188,18 +183,17 @@ def _attention(
     attention.paged_attention(q, cache, batch, 0.1, window, soft_cap, given)
 
 
-def _few_sequences(decodes: int, chunks: int) -> None:
-    """Chunks of 100 tokens."""
-    num_seqs, num_tokens, dtype = decodes + chunks, decodes + 100 * chunks, torch.bfloat16
+def _decodes(num_seqs: int) -> None:
+    dtype = torch.bfloat16
     batch = AttentionBatch(
         block_tables=_empty(num_seqs, 512, dtype=torch.int32),
         query_starts=_empty(num_seqs + 1, dtype=torch.int32),
         context_lens=_empty(num_seqs, dtype=torch.int32),
-        max_query_len=100 if chunks else 1,
+        max_query_len=1,
         max_context_len=8192,
-        num_decodes=decodes,
+        num_decodes=num_seqs,
     )
-    q, cache = _empty(num_tokens, 32, 128, dtype=dtype), _cache(dtype, 8, 128)
+    q, cache = _empty(num_seqs, 32, 128, dtype=dtype), _cache(dtype, 8, 128)
     attention.paged_attention(q, cache, batch, 0.1)
 
 

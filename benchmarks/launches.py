@@ -129,17 +129,8 @@ class _Calls(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def compiled(launches: list[Launch]) -> list[Usage]:
     """The resources of every distinct kernel, compiled for the GPU that was assumed."""
-    distinct = {_signature(launch): launch for launch in launches}
+    distinct = {f"{launch.kernel} {launch.specialization} {launch.options}": launch for launch in launches}
     return [usage_of(launch, HOPPER.capability) for launch in distinct.values()]
-
-
-def _signature(launch: Launch) -> str:
-    """What Triton compiles a kernel anew for, and a little more."""
-    values = {
-        name: value.dtype if isinstance(value, torch.Tensor) else value
-        for name, value in launch.arguments.items()
-    }
-    return f"{launch.kernel} {values} {launch.options}"
 
 
 def report(works: list[Work]) -> str:

@@ -15,6 +15,22 @@ import torch
 from torch import Tensor
 from triton.runtime.jit import JITFunction
 
+_TYPE_NAMES = {
+    torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16",
+    torch.int32: "*i32", torch.int64: "*i64", torch.float8_e4m3fn: "*fp8e4nv",
+    torch.uint8: "*u8", torch.int8: "*i8", torch.bool: "*i1",
+}  # fmt: skip
+
+
+@dataclass(slots=True, frozen=True)
+class Specialization:
+    """What a kernel is compiled for: arguments that differ in nothing else share a binary."""
+
+    types: dict[str, str]
+    constants: dict[tuple[int], Any]
+    attributes: dict[tuple[int], list[list[Any]]]
+    """Which pointers and integers 16 divides."""
+
 
 @dataclass(slots=True, frozen=True)
 class Launch:
@@ -31,6 +47,28 @@ class Launch:
         """The first of the generations that has the arguments' number formats."""
         fp8 = any(isinstance(x, Tensor) and x.dtype == torch.float8_e4m3fn for x in self.arguments.values())
         return 90 if fp8 else 80
+
+    @property
+    def specialization(self) -> Specialization:
+        """As Triton would make it of the arguments; pointers are taken to be aligned."""
+        found = Specialization({}, {}, {})
+        for index, (parameter, (name, value)) in enumerate(
+            zip(self.function.params, self.arguments.items(), strict=True)
+        ):
+            is_specialized = not parameter.do_not_specialize
+            is_one = is_specialized and type(value) is int and value == 1
+            if parameter.is_constexpr or value is None or is_one:
+                found.types[name], found.constants[(index,)] = "constexpr", value
+            elif isinstance(value, Tensor):
+                found.types[name] = _TYPE_NAMES[value.dtype]
+                found.attributes[(index,)] = [["tt.divisibility", 16]]
+            elif isinstance(value, float):
+                found.types[name] = "fp32"
+            else:
+                found.types[name] = "i32"
+                if is_specialized and value % 16 == 0:
+                    found.attributes[(index,)] = [["tt.divisibility", 16]]
+        return found
 
 
 def recorded(case: str, modules: list[ModuleType], operator: Callable[[], object]) -> list[Launch]:

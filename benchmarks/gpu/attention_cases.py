@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.gpu.case import Case
 from benchmarks.gpu.models import takes_fp8
-from benchmarks.gpu.peers import AttentionShape, attention_peers
+from benchmarks.gpu.peers import AttentionShape, attention_peers, flex_attention_peer
 from benchmarks.gpu.section import Context
 from benchmarks.gpu.timing import Call
 from tokenwire_kernels import AttentionBatch, Kernels, LayerCache
@@ -36,6 +36,15 @@ def cases(context: Context, kernels: Kernels) -> Iterator[Case]:
                 num_seqs, queries, past, *heads[0], BLOCK_SIZE, context.device, torch.float8_e4m3fn
             )
             yield _case(shape, kernels)
+
+
+def beside_flex_attention(context: Context, kernels: Kernels) -> Case:
+    """One whole prompt."""
+    heads, queries = ((4, 2, 16), 24) if context.quick else ((32, 8, 128), 8192)
+    shape = AttentionShape(1, queries, queries, *heads, BLOCK_SIZE, context.device)
+    case = _case(shape, kernels)
+    case.peers = [] if context.quick else [flex_attention_peer(shape)]
+    return case
 
 
 def _case(shape: AttentionShape, kernels: Kernels) -> Case:

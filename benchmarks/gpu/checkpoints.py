@@ -39,6 +39,8 @@ def write_checkpoint(name: str, device: torch.device) -> Path:
     _, architecture = read_architecture(ConfigFile(config))
     load_decoder(writer, architecture, 16, select_kernels(device, "torch"), Shard())
     writer.close()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # the memory is for the processes that start from the checkpoint
     _write_tokenizer(directory, config["vocab_size"])
     (directory / "config.json").write_text(json.dumps(config))  # last: the checkpoint is whole
     return directory

@@ -7,8 +7,7 @@ of the measured read bandwidth, is how near it comes to the best that is possibl
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -28,7 +27,7 @@ MOST_STEPS = (ROUNDS + 1) * STEPS + 4 * PROFILED_STEPS
 MODELS = ("Llama-3.1-8B", "Llama-3.2-1B", "Qwen3-0.6B", "Qwen3-8B")
 SEQUENCES = (1, 8, 32, 128, 256)
 CONTEXTS = (1024, 8192)
-FP8_MODELS = ("Llama-3.1-8B", "tiny")
+FP8_MODEL = "Llama-3.1-8B"
 FP8_POINTS = ((256, 1024), (32, 8192))
 """Sequences and context that a cache of fp8 is measured with."""
 CACHE_SHARE = 0.8
@@ -45,6 +44,9 @@ def measure(context: Context, findings: Findings) -> None:
     for name in models:
         if context.has_time(15.0, findings, name):
             _measure_model(context, findings, name)
+    name = "tiny" if context.quick else FP8_MODEL
+    if takes_fp8(context.device) and context.has_time(12.0, findings, f"{name}, fp8 cache"):
+        _measure_fp8(context, findings, name)
 
 
 def _measure_model(context: Context, findings: Findings, name: str) -> None:
@@ -52,18 +54,20 @@ def _measure_model(context: Context, findings: Findings, name: str) -> None:
     points = [(num_seqs, past) for past in contexts for num_seqs in sequences]
     model = random_model(name, context.device, max(contexts) + MOST_STEPS)
     caches = _allocate(context, findings, model, points)
-    for graphs in ("on", "on, early launch", "off") if context.device.type == "cuda" else ("on", "off"):
+    for graphs in ("on", "off"):
         few = [(num_seqs, contexts[0]) for num_seqs in sequences[:3:2]]  # enough to show what they are worth
         _measure_points(context, findings, model, caches, points if graphs == "on" else few, graphs)
     _release(caches)
-    if name in FP8_MODELS and takes_fp8(context.device):
-        model = replace(model, cache_dtype=torch.float8_e4m3fn)
-        points = points[-1:] if context.quick else list(FP8_POINTS)
-        caches = _allocate(context, findings, model, points)
-        _measure_points(context, findings, model, caches, points, "on")
-        _release(caches)
-    if missing := model.kernels.fallen_back:
-        findings.note(f"{name}: the reference computed {', '.join(missing)}, whose kernels did not compile")
+
+
+def _measure_fp8(context: Context, findings: Findings, name: str) -> None:
+    points = [(3, 32)] if context.quick else list(FP8_POINTS)
+    longest = max(past for _, past in points)
+    model = random_model(name, context.device, longest + MOST_STEPS)
+    model = replace(model, cache_dtype=torch.float8_e4m3fn)
+    caches = _allocate(context, findings, model, points)
+    _measure_points(context, findings, model, caches, points, "on")
+    _release(caches)
 
 
 def _allocate(
@@ -93,12 +97,17 @@ def _measure_points(
     points: list[tuple[int, int]],
     graphs: str,
 ) -> None:
-    """Steps of one runner, whose graphs are `on`, `on, early launch`, or `off`."""
+    """Steps of one runner, whose graphs are `on` or `off`."""
     rows = max(num_seqs for num_seqs, _ in points)
-    with _launching_early(graphs):
-        runner = model.runner(caches, rows, model.capture() if graphs != "off" else None)
-    if graphs != "off" and not runner.replays:
+    runner = model.runner(caches, rows, model.capture() if graphs == "on" else None)
+    if graphs == "on" and not runner.replays:
         findings.note(f"{model.name}: no graphs could be captured; what follows was computed eagerly")
+    if missing := model.kernels.fallen_back:
+        findings.note(
+            f"{model.name}, {model.cache_format} cache, was left out: {', '.join(missing)} did not compile, "
+            "and the reference would take the section's time"
+        )
+        points = []
     for num_seqs, past in points:
         if context.has_time(4.0, findings, _named(model, num_seqs, past)):
             decoding = Decoding(runner, num_seqs, past, MOST_STEPS)
@@ -131,21 +140,6 @@ def _measure_point(
         context.share("read", read / seconds),
         _idle_percent(context, decoding),
     )
-
-
-@contextmanager
-def _launching_early(graphs: str) -> Iterator[None]:
-    """While graphs are captured: whether a kernel begins before the one ahead of it has ended."""
-    if "early" not in graphs:
-        yield
-        return
-    from tokenwire_kernels.triton.target import launch_dependents
-
-    launch_dependents()
-    try:
-        yield
-    finally:
-        launch_dependents(False)
 
 
 def _idle_percent(context: Context, decoding: Decoding) -> float | None:

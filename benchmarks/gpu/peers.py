@@ -16,9 +16,6 @@ from torch.nn import functional
 
 from benchmarks.gpu.timing import Call
 
-FLEX_PROMPT = 8192
-"""The prompt that FlexAttention is measured with: it compiles anew for every shape."""
-
 
 @dataclass(slots=True, frozen=True)
 class Peer:
@@ -72,17 +69,19 @@ class AttentionShape:
 def attention_peers(shape: AttentionShape) -> list[Peer]:
     """All that there are for a shape."""
     vllm = Peer("vLLM Triton", lambda: _vllm(shape))
+    is_decode = shape.num_queries == 1
     if shape.cache_dtype.itemsize == 1:
-        decode = Peer("FlashInfer", lambda: _flashinfer_decode(shape))
-        return [decode, vllm] if shape.num_queries == 1 else [vllm]
-    peers = [Peer("SDPA", lambda: _sdpa(shape))]
-    if shape.num_queries == 1:
-        peers.append(Peer("FlashInfer", lambda: _flashinfer_decode(shape)))
-    else:
-        peers.append(Peer("FlashInfer", lambda: _flashinfer_prefill(shape)))
-        if shape.context == shape.num_queries == FLEX_PROMPT:
-            peers.append(Peer("FlexAttention", lambda: _flex_attention(shape)))
-    return [*peers, vllm]
+        return [Peer("FlashInfer", lambda: _flashinfer_decode(shape)), vllm] if is_decode else [vllm]
+    flashinfer = _flashinfer_decode if is_decode else _flashinfer_prefill
+    peers = [Peer("FlashInfer", lambda: flashinfer(shape)), vllm]
+    if is_decode or shape.num_queries == shape.context:  # SDPA's mask of a later chunk is another one
+        peers.insert(0, Peer("SDPA", lambda: _sdpa(shape)))
+    return peers
+
+
+def flex_attention_peer(shape: AttentionShape) -> Peer:
+    """It compiles anew for every shape."""
+    return Peer("FlexAttention", lambda: _flex_attention(shape))
 
 
 def _sdpa(shape: AttentionShape) -> Call:

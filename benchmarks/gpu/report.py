@@ -23,7 +23,7 @@ def page(report: dict[str, Any], plots: list[str]) -> str:
     parts += [f"![{Path(plot).stem}]({plot})" for plot in plots]
     for section in report["sections"]:
         status, seconds = STATUS[section["status"]], section["seconds"]
-        parts.append(f"## {section['name'].capitalize()}{status}\n\n{seconds:.0f} s")
+        parts.append(f"## {section['name'].replace('_', ' ').capitalize()}{status}\n\n{seconds:.0f} s")
         if section["reason"]:
             parts.append(f"> {section['reason']}")
         for each in section["tables"]:

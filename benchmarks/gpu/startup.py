@@ -35,13 +35,13 @@ def measure(context: Context, findings: Findings) -> None:
 def _measure_model(context: Context, findings: Findings, name: str) -> None:
     directory = write_checkpoint(name, context.device)
     size = sum(file.stat().st_size for file in directory.glob("*.safetensors"))
-    findings.table(f"Start of {name}", "phase", "first start, s", "second start, s")
-    first = _start(directory, context)
-    second = _start(directory, context)
-    for phase in dict.fromkeys([*first, *second]):
-        findings.row(phase, first.get(phase), second.get(phase))
-    findings.row("in all", sum(first.values()), sum(second.values()))
-    rate = size / second["loading weights"]
+    findings.table(f"Start of {name}", "start", "phase", "s")
+    for number in ("first", "second"):  # each is written down when it is known: the next may be cut short
+        phases = _start(directory, context)
+        for phase, seconds in phases.items():
+            findings.row(number, phase, seconds)
+        findings.row(number, "in all", sum(phases.values()))
+    rate = size / phases["loading weights"]
     share = context.share("upload", rate)
     findings.note(
         f"{name}: {size / 1e9:.2f} GB of safetensors were loaded at {rate / 1e9:.2f} GB/s"

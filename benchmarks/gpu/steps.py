@@ -13,7 +13,11 @@ GREEDY = SamplingParams(temperature=0.0)
 
 
 class Decoding:
-    """Sequences that all have the same past, of whatever the cache holds, and grow together."""
+    """Sequences that all have the same past, of whatever the cache holds, and grow together.
+
+    Attributes:
+        tokens: of every step, one for each sequence.
+    """
 
     def __init__(self, runner: LocalRunner, num_seqs: int, context: int, num_steps: int) -> None:
         """Blocks for `num_steps` further tokens are given at the beginning."""
@@ -22,8 +26,9 @@ class Decoding:
         self._position = context - 1
         self._step = 0
         self._blocks = -(-(context + num_steps) // BLOCK_SIZE)
+        self.tokens: list[list[int]] = []
         runner.launch(self._plan(admits=True))
-        runner.collect()
+        self._collect()
 
     def run(self, num_steps: int) -> float:
         """Seconds that so many steps take, the host one ahead of the device."""
@@ -31,14 +36,17 @@ class Decoding:
         self._runner.launch(self._plan())
         for _ in range(num_steps - 1):
             self._runner.launch(self._plan())
-            self._runner.collect()
-        self._runner.collect()
+            self._collect()
+        self._collect()
         return time.perf_counter() - begin
 
     def close(self) -> None:
         """Give the slots back."""
         self._runner.launch(StepPlan(self._step, released=list(range(self._num_seqs))))
         self._runner.collect()
+
+    def _collect(self) -> None:
+        self.tokens.append(self._runner.collect().token_ids)
 
     def _plan(self, admits: bool = False) -> StepPlan:
         slots = range(self._num_seqs)

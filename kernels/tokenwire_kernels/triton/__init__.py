@@ -1,7 +1,9 @@
 """The operators as Triton kernels, for NVIDIA GPUs from sm_80 on.
 
 Every launch is decided by shapes and host integers alone: nothing waits for the device, and every
-operator can be captured in a CUDA graph.
+operator can be captured in a CUDA graph. Integers that change from step to step (rows, sequences, the width
+of a block table) are not specialized: Triton would compile a kernel anew, while requests wait, for those that
+are 1 and for those that 16 divides.
 """
 
 from tokenwire_kernels.triton.activation import silu_and_mul

@@ -75,7 +75,7 @@ def chunk_tile(head_dim: int, group: int, itemsize: int, cache_itemsize: int, ca
     return Tile(rows=max(rows, 64), keys=32, warps=8, stages=2)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first_seq", "num_seqs", "table_stride"])
 def _chunk_kernel(
     q_ptr, key_cache_ptr, value_cache_ptr, key_scales_ptr, value_scales_ptr, sinks_ptr,
     block_tables_ptr, query_starts_ptr, context_lens_ptr, out_ptr, first_seq, num_seqs,

@@ -152,7 +152,7 @@ def _scheduled(q: Tensor, cache: LayerCache, batch: AttentionBatch, window: int,
     return schedule
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_seqs"])
 def _schedule_kernel(
     context_lens_ptr, tile_starts_ptr, first_seqs_ptr, num_seqs,
     WINDOW: tl.constexpr, KEYS: tl.constexpr, NUM_KV_HEADS: tl.constexpr, PROGRAMS: tl.constexpr,
@@ -175,7 +175,7 @@ def _schedule_kernel(
         tl.store(first_seqs_ptr + program, tl.minimum(first_seq, num_seqs - 1), mask=program < PROGRAMS)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_seqs", "table_stride"])
 def _decode_kernel(
     q_ptr, key_cache_ptr, value_cache_ptr, key_scales_ptr, block_tables_ptr, context_lens_ptr,
     tile_starts_ptr, first_seqs_ptr, num_seqs,
@@ -245,7 +245,7 @@ def _decode_kernel(
         seq += (tile == seq_end * NUM_KV_HEADS).to(tl.int32)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_seqs"])
 def _combine_kernel(
     tile_starts_ptr, first_seqs_ptr, num_seqs,
     query_starts_ptr, out_ptr, parts_ptr, part_weights_ptr, sinks_ptr, value_scales_ptr,

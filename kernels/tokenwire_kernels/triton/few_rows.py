@@ -79,7 +79,7 @@ def _counters(device: torch.device) -> Tensor:
     return torch.zeros(_MOST_TILES, dtype=torch.int32, device=device)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def _few_rows_kernel(
     x_ptr, weight_ptr, bias_ptr, norm_ptr, residual_ptr, out_ptr, parts_ptr, counters_ptr,
     num_rows, num_outputs, in_features, x_stride, eps,

@@ -54,7 +54,7 @@ def norm_warps(columns: int) -> int:
     return min(16, max(4, columns // 512))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def _rms_norm_kernel(
     x_ptr, residual_ptr, weight_ptr, out_ptr,
     num_rows, inner, x_outer_stride, x_inner_stride, eps,
