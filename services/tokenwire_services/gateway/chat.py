@@ -9,7 +9,7 @@ from tokenwire_services.gateway.chat_output import ChatOutput
 from tokenwire_services.gateway.documentation import generation_responses
 from tokenwire_services.gateway.exchange import Exchange
 from tokenwire_services.gateway.field_names import FieldNames
-from tokenwire_services.gateway.json_body import JsonRoute
+from tokenwire_services.gateway.json_route import JsonRoute
 from tokenwire_services.gateway.json_text import json_text
 from tokenwire_services.gateway.output import Header
 from tokenwire_services.gateway.reply import Reply

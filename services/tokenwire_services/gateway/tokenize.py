@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter
+import orjson
+from fastapi import APIRouter, Response
 
 from tokenwire.v1 import tokenizer_pb2
 from tokenwire_services.gateway.chat import chat_prompt
 from tokenwire_services.gateway.documentation import error_responses
-from tokenwire_services.gateway.json_body import JsonRoute
+from tokenwire_services.gateway.json_route import JsonRoute
 from tokenwire_services.gateway.logprobs import token_text
 from tokenwire_services.gateway.schemas.responses import Detokenized, Tokenized
 from tokenwire_services.gateway.schemas.tokenize import (
@@ -31,7 +32,7 @@ def router(link: TokenizerLink) -> APIRouter:
     @routes.post(
         TOKENIZE, summary="Encode a text or a conversation", response_model=Tokenized, responses=_ERRORS
     )
-    async def tokenize(body: TokenizeTextRequest | TokenizeChatRequest) -> dict[str, Any]:
+    async def tokenize(body: TokenizeTextRequest | TokenizeChatRequest) -> Response:
         request = tokenizer_pb2.TokenizeRequest(
             model=body.model or "", return_token_bytes=bool(body.return_token_strs)
         )
@@ -42,18 +43,24 @@ def router(link: TokenizerLink) -> APIRouter:
             if body.add_special_tokens is not None:
                 request.add_special_tokens = body.add_special_tokens
         response = await link.tokenize(request)
-        return {
-            "count": len(response.token_ids),
-            "max_model_len": response.max_model_len,
-            "tokens": list(response.token_ids),
-            "token_strs": list(map(token_text, response.token_bytes)) if body.return_token_strs else None,
-        }
+        return _json(
+            {
+                "count": len(response.token_ids),
+                "max_model_len": response.max_model_len,
+                "tokens": list(response.token_ids),
+                "token_strs": list(map(token_text, response.token_bytes)) if body.return_token_strs else None,
+            }
+        )
 
     @routes.post(DETOKENIZE, summary="Decode token IDs", response_model=Detokenized, responses=_ERRORS)
-    async def detokenize(body: DetokenizeRequest) -> dict[str, Any]:
+    async def detokenize(body: DetokenizeRequest) -> Response:
         request = tokenizer_pb2.DetokenizeRequest(
             model=body.model or "", token_ids=body.tokens, skip_special_tokens=False
         )
-        return {"prompt": (await link.detokenize(request)).text}
+        return _json({"prompt": (await link.detokenize(request)).text})
 
     return routes
+
+
+def _json(answer: dict[str, Any]) -> Response:
+    return Response(orjson.dumps(answer), media_type="application/json")

@@ -45,6 +45,8 @@ _LONGEST_QUOTE = 60
 
 Detail = Mapping[str, Any]
 
+NO_BODY = ApiError(400, INVALID, "invalid_json", "The request has no body; expected a JSON object")
+
 
 def explain(errors: Sequence[Detail], body: Any) -> ApiError:
     """The first of pydantic's errors as OpenAI would report it.
@@ -63,12 +65,7 @@ def explain(errors: Sequence[Detail], body: Any) -> ApiError:
     kind, value, context = error["type"], error.get("input"), error.get("ctx", {})
     param = _path(keys)
 
-    if kind == "json_invalid":
-        reason = context.get("error", "it is not JSON")
-        return _invalid(f"The request body is not valid JSON: {reason}", None, "invalid_json")
     if kind == "missing":
-        if not param:
-            return _invalid("The request has no body; expected a JSON object", None, "invalid_json")
         return _invalid(f"Missing required parameter: '{param}'.", param, "missing_required_parameter")
     if kind == "extra_forbidden" and param in _SUPERSEDED:
         message = f"Unsupported parameter: '{param}'. Use '{_SUPERSEDED[param]}'."
@@ -100,6 +97,11 @@ def explain(errors: Sequence[Detail], body: Any) -> ApiError:
     return _invalid(f"Invalid '{param}': {error['msg']}.", param or None, "invalid_value")
 
 
+def not_json(reason: str) -> ApiError:
+    """The body cannot be read."""
+    return _invalid(f"The request body is not valid JSON: {reason}", None, "invalid_json")
+
+
 def _invalid(message: str, param: str | None, code: str) -> ApiError:
     return ApiError(400, INVALID, code, message, param)
 
@@ -114,7 +116,7 @@ def _path(keys: Sequence[str | int]) -> str:
 
 def _keys(error: Detail, body: Any) -> list[str | int]:
     """An error's location without what pydantic adds to it: the names of the types that a value may have."""
-    location = error["loc"][1:]  # without the leading "body"
+    location = error["loc"]
     keys: list[str | int] = []
     for place, key in enumerate(location):
         try:
