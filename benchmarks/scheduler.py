@@ -68,6 +68,9 @@ class PlanCost:
     running: int
     plan_us: float
     complete_us: float
+    changing_plan_us: float
+    """With one request that ends and another that joins in each step, as are the next."""
+    changing_complete_us: float
 
 
 class Simulation:
@@ -169,17 +172,21 @@ class Simulation:
 def plan_cost(running: int, rounds: int = 3) -> PlanCost:
     """Measure steps in which so many requests decode: the best of some rounds, since whoever else uses the
     machine takes turns in its caches."""
-    costs = [_plan_cost(running) for _ in range(rounds)]
-    return min(costs, key=lambda cost: cost.plan_us)
+    steady = min(_step_cost(running, changes=False) for _ in range(rounds))
+    changing = min(_step_cost(running, changes=True) for _ in range(rounds))
+    return PlanCost(running, *steady, *changing)
 
 
-def _plan_cost(running: int, steps: int = 50) -> PlanCost:
+def _step_cost(running: int, changes: bool, steps: int = 50) -> tuple[float, float]:
+    """Microseconds of planning a step, and of taking in its results."""
     limits = SchedulerLimits(running, 64 * running, 4096)
     pool = BlockPool(16 * running, BLOCK_SIZE)
     scheduler = Scheduler(limits, pool, make_policy("fcfs"), PrefixCache(pool))
-    for number in range(running):
+    for number in range(running + (steps if changes else 0)):
         # Of all lengths, so that in each step some need another block.
-        scheduler.submit(Request(str(number), [number] * (1 + number % 32), SamplingParams(), 4 * steps))
+        prompt = [number] * (1 + number % 32)
+        num_tokens = number + 1 if changes and number < steps else 4 * steps
+        scheduler.submit(Request(str(number), prompt, SamplingParams(), num_tokens))
     plans: list[float] = []
     completions: list[float] = []
     for _ in range(steps):
@@ -195,7 +202,7 @@ def _plan_cost(running: int, steps: int = 50) -> PlanCost:
         completions.append(time.thread_time() - collected)
         plans.append(planned - started)
     # The first step computes the prompts.
-    return PlanCost(running, statistics.median(plans[1:]) * 1e6, statistics.median(completions[1:]) * 1e6)
+    return statistics.median(plans[1:]) * 1e6, statistics.median(completions[1:]) * 1e6
 
 
 def percentile(values: list[float], percent: int) -> float:
@@ -229,12 +236,17 @@ def markdown(results: list[PolicyResult], costs: list[PlanCost], num_requests: i
         )
     lines += [
         "",
-        "What a step costs the host (measured CPU time, medians over decode steps, best of three rounds):",
+        "What a step costs the host (measured CPU time, medians over decode steps, best of three rounds), "
+        "while the same requests decode, and with one that ends and one that joins in every step:",
         "",
-        "| running requests | plan | take in the results |",
-        "|---|---|---|",
+        "| running requests | plan | take in the results | plan, changing | take in the results, changing |",
+        "|---|---|---|---|---|",
     ]
-    lines += [f"| {c.running} | {c.plan_us:.0f} µs | {c.complete_us:.0f} µs |" for c in costs]
+    lines += [
+        f"| {c.running} | {c.plan_us:.0f} µs | {c.complete_us:.0f} µs | {c.changing_plan_us:.0f} µs | "
+        f"{c.changing_complete_us:.0f} µs |"
+        for c in costs
+    ]
     return "\n".join(lines) + "\n"
 
 
