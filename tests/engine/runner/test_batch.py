@@ -83,6 +83,17 @@ def test_tables_grow_by_a_block_each_as_they_do_one_by_one() -> None:
     assert each.on_device[:, 2].tolist() == [[4, 5, 0], [9, 7, 0]]
 
 
+def test_another_device_is_told_what_was_appended() -> None:
+    tables = BlockTables(num_slots=3, max_blocks=4, device=torch.device("meta"), num_groups=2)
+    tables.append(1, [[4, 5], [6, 7]])
+    tables.append_each([1, 2], [[8, 1], [9, 2]])
+    changes = tables.take_changes()
+    places = dict(zip(changes["changed_entries"].tolist(), changes["changed_blocks"].tolist(), strict=True))
+    # Of two groups of three slots of four blocks each.
+    assert places == {4: 4, 5: 5, 16: 6, 17: 7, 6: 8, 8: 1, 18: 9, 20: 2}
+    assert tables.take_changes() == {}
+
+
 def test_each_group_of_layers_has_tables_and_places_of_its_own() -> None:
     tables = BlockTables(num_slots=2, max_blocks=3, device=CPU, num_groups=2)
     tables.append(0, [[4], [9]])
