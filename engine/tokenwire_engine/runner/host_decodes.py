@@ -1,7 +1,8 @@
 """Steady decodes in host memory: rows that stay from step to step are moved on in place.
 
 Laying a batch out anew costs a small model more than a layer does. While the same slots decode, only their
-positions and tokens change; everything else is made when they become others, and kept. A step of other rows
+positions and tokens change: every buffer stays where it is, and a step is a few additions and one native
+call, which goes from token ids to logits, and on to tokens where all rows are greedy. A step of other rows
 in between may change anything, so that what is kept is good for the very next step alone.
 """
 
@@ -16,21 +17,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tokenwire_engine.models.batch import CacheView, ForwardBatch
-from tokenwire_engine.models.decoder import Decoder
+from tokenwire_engine.models.host_decoder import HostDecoder
 from tokenwire_engine.runner.launched import Launched
 from tokenwire_engine.runner.slots import SlotState
 from tokenwire_engine.sampling.mode import SamplingMode
 from tokenwire_engine.sampling.sampler import Sampled, sampling_batch
 from tokenwire_engine.scheduler.plan import DecodeColumns, StepPlan
 from tokenwire_kernels import AttentionBatch, Kernels, LayerCache
+from tokenwire_kernels.cpu import PreparedStep
 
 
 class HostDecodeExecutor:
-    """The `StepExecutor` of plans that are decode columns and nothing else, where the device is the host."""
+    """The `StepExecutor` of plans that are decode columns and nothing else, of a `HostDecoder`."""
 
     def __init__(
         self,
-        decoder: Decoder,
+        decoder: HostDecoder,
         caches: Sequence[LayerCache],
         kernels: Kernels,
         slots: SlotState,
@@ -51,10 +53,9 @@ class HostDecodeExecutor:
         if plan.scheduled:
             return None
         rows = self._rows_of(plan)
-        rows.move_by(plan.decodes.shift)
-        np.take(self._latest_tokens, rows.index, out=rows.token_ids)
-        hidden = self._decoder.forward(self._batch(rows), self._caches)
-        sampled = self._sample(self._decoder.logits(hidden), rows)
+        self._move_to(rows, plan.decodes.shift)
+        rows.step.run(is_greedy=rows.mode is SamplingMode.GREEDY)
+        sampled = self._sample(rows)
         self._latest_tokens[rows.index] = sampled.tokens.numpy()
         return Launched(plan.step, rows.slots, sampled, self._slots.sampler.scored(rows.slots))
 
@@ -64,54 +65,67 @@ class HostDecodeExecutor:
         if rows is None or plan.step != self._next_step or decodes.slots is not rows.slots:
             rows = self._rows = self._lay_out(decodes)
         elif decodes.growing:
-            rows.block_tables = self._slots.tables.on_device.index_select(1, rows.device_index)
+            torch.index_select(self._slots.tables.on_device, 1, rows.device_index, out=rows.block_tables)
         self._next_step = plan.step + 1
         return rows
 
     def _lay_out(self, decodes: DecodeColumns) -> _Rows:
         index = np.array(decodes.slots, dtype=np.int64)
-        device_index = torch.from_numpy(index)
-        sampler = self._slots.sampler
+        count, device_index = len(index), torch.from_numpy(index)
+        sampler, tables = self._slots.sampler, self._slots.tables.on_device
         mode = sampler.mode(index)
         columns = {} if mode is SamplingMode.GREEDY else sampler.columns(index)
+        batch = ForwardBatch(
+            token_ids=torch.empty(count, dtype=torch.int64),
+            positions=torch.empty(count, dtype=torch.int64),
+            views=[],
+        )
+        block_tables = tables.index_select(1, device_index)
+        cache_slots = torch.empty(len(tables), count, dtype=torch.int64)
+        context_lens = torch.empty(count, dtype=torch.int32)
+        query_starts = torch.arange(count + 1, dtype=torch.int32)
+        batch.views = [
+            CacheView(
+                slots_of_group,
+                AttentionBatch(
+                    block_tables=tables_of_group,
+                    query_starts=query_starts,
+                    context_lens=context_lens,
+                    max_query_len=1,
+                    max_context_len=tables.shape[2] * self._block_size,
+                    num_decodes=count,
+                ),
+            )
+            for slots_of_group, tables_of_group in zip(cache_slots, block_tables, strict=True)
+        ]
         return _Rows(
             slots=decodes.slots,
             index=index,
             device_index=device_index,
             bases=np.array(decodes.bases, dtype=np.int64),
-            token_ids=np.empty(len(index), dtype=np.int64),
-            positions=np.empty(len(index), dtype=np.int64),
-            next_positions=np.empty(len(index), dtype=np.int64),
-            context_lens=np.empty(len(index), dtype=np.int32),
-            query_starts=torch.arange(len(index) + 1, dtype=torch.int32),
-            block_tables=self._slots.tables.on_device.index_select(1, device_index),
+            token_ids=batch.token_ids.numpy(),
+            positions=batch.positions.numpy(),
+            next_positions=np.empty(count, dtype=np.int64),
+            cache_slots=cache_slots.numpy(),
+            context_lens=context_lens.numpy(),
+            block_tables=block_tables,
             mode=mode,
             columns={name: torch.from_numpy(column) for name, column in columns.items()},
+            step=self._decoder.prepare(batch, self._caches),
         )
 
-    def _batch(self, rows: _Rows) -> ForwardBatch:
-        slots = self._slots.tables.cache_slots(rows.index, rows.positions, self._block_size)
-        context_lens, longest = torch.from_numpy(rows.context_lens), int(rows.context_lens.max())
-        tables = rows.block_tables[:, :, : -(-longest // self._block_size)]
-        views = [
-            CacheView(
-                cache_slots,
-                AttentionBatch(
-                    block_tables=block_tables,
-                    query_starts=rows.query_starts,
-                    context_lens=context_lens,
-                    max_query_len=1,
-                    max_context_len=longest,
-                    num_decodes=len(rows.index),
-                ),
-            )
-            for cache_slots, block_tables in zip(torch.from_numpy(slots), tables, strict=True)
-        ]
-        return ForwardBatch(torch.from_numpy(rows.token_ids), torch.from_numpy(rows.positions), views)
+    def _move_to(self, rows: _Rows, shift: int) -> None:
+        """Make the rows' tokens the latest ones, at so many positions from their bases."""
+        np.take(self._latest_tokens, rows.index, out=rows.token_ids)
+        np.add(rows.bases, shift, out=rows.positions)
+        np.add(rows.positions, 1, out=rows.next_positions)
+        rows.context_lens[:] = rows.next_positions
+        rows.cache_slots[:] = self._slots.tables.cache_slots(rows.index, rows.positions, self._block_size)
 
-    def _sample(self, logits: Tensor, rows: _Rows) -> Sampled:
+    def _sample(self, rows: _Rows) -> Sampled:
+        logits = rows.step.logits
         if rows.mode is SamplingMode.GREEDY:
-            return Sampled(self._kernels.greedy(logits), None)
+            return Sampled(rows.step.tokens.clone(), None)
         if rows.mode is SamplingMode.SPECIAL:
             sampler = self._slots.sampler
             arrays = sampler.prepare(rows.slots, rows.next_positions)
@@ -134,19 +148,16 @@ class _Rows:
     bases: NDArray[np.int64]
     """Positions, less the plan's shift."""
     token_ids: NDArray[np.int64]
+    """Read by the step, as are positions, cache slots, context lengths and block tables."""
     positions: NDArray[np.int64]
     next_positions: NDArray[np.int64]
     """Of the tokens to be sampled."""
+    cache_slots: NDArray[np.int64]
+    """`[num_groups, num_rows]`."""
     context_lens: NDArray[np.int32]
-    query_starts: Tensor
     block_tables: Tensor
     """int32 `[num_groups, num_rows, max_blocks]`."""
     mode: SamplingMode
     columns: dict[str, Tensor]
     """How each row is sampled; empty where all are greedy."""
-
-    def move_by(self, shift: int) -> None:
-        """Make the rows' tokens those at so many positions from their bases."""
-        np.add(self.bases, shift, out=self.positions)
-        np.add(self.positions, 1, out=self.next_positions)
-        self.context_lens[:] = self.next_positions
+    step: PreparedStep

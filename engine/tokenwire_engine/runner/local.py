@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import torch
 
 from tokenwire_engine.models.decoder import Decoder
+from tokenwire_engine.models.host_decoder import HostDecoder
 from tokenwire_engine.runner.base import DeviceLostError, ModelInfo
 from tokenwire_engine.runner.block_moves import BlockMover
 from tokenwire_engine.runner.block_tables import BlockTables
@@ -72,7 +73,7 @@ class LocalRunner:
         self._executors: list[StepExecutor] = []
         if self._graphs is not None:
             self._executors.append(self._graphs)
-        elif device.type == "cpu":
+        elif isinstance(decoder, HostDecoder):
             self._executors.append(HostDecodeExecutor(decoder, caches, kernels, self._slots, info.block_size))
         self._executors.append(
             EagerExecutor(decoder, caches, kernels, self._slots, staging, landing, info.block_size)

@@ -10,6 +10,7 @@ import pytest
 from tests.checkpoints import write_checkpoint
 from tests.engine.driver import ignore_progress
 from tests.engine.runner.serving import PLAIN, requests_with, serve
+from tests.kernels.native import native_instruction_sets
 from tokenwire_engine.config import EngineConfig
 from tokenwire_engine.runner.host_decodes import HostDecodeExecutor
 from tokenwire_engine.runner.launched import Launched
@@ -22,6 +23,8 @@ SPECIAL = [
     SamplingParams(temperature=0.0, repetition_penalty=1.3),
     SamplingParams(typical_p=0.7, bad_words=((5,), (9, 10)), num_logprobs=2),
 ]
+pytestmark = pytest.mark.skipif(not native_instruction_sets(), reason="the native kernels were not compiled")
+
 MIXED_WINDOWS = {"use_sliding_window": True, "sliding_window": 20, "max_window_layers": 2}
 
 
@@ -51,7 +54,6 @@ def steps_in_place(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return steps
 
 
-@pytest.mark.parametrize("instruction_set", [None, "torch"])
 @pytest.mark.parametrize("overlap", [False, True])
 @pytest.mark.parametrize("sampling", [PLAIN, PLAIN * 3, PLAIN + SPECIAL], ids=["plain", "queued", "special"])
 def test_rows_that_are_moved_on_yield_the_tokens_of_new_ones(
@@ -59,10 +61,9 @@ def test_rows_that_are_moved_on_yield_the_tokens_of_new_ones(
     steps_in_place: list[int],
     sampling: list[SamplingParams],
     overlap: bool,
-    instruction_set: str | None,
 ) -> None:
     directory = write_checkpoint(tmp_path / "model")
-    options = {"cpu_instruction_set": instruction_set, "max_step_tokens": 24}
+    options = {"max_step_tokens": 24}
     expected, _ = serve(load(directory, in_place=False, **options), requests_with(sampling))
     assert not steps_in_place
     tokens, _ = serve(
