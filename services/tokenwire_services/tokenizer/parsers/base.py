@@ -44,6 +44,20 @@ class OutputParser(Protocol):
         """The output ended; return all that was held back."""
 
 
+def split_at_mark(text: str, marks: tuple[str, ...]) -> tuple[str, str, str]:
+    """The text before the first of the marks, the mark, and what is behind it.
+
+    White space before a mark belongs to it. Where there is none yet, it is "", and the last part is what may
+    still become one.
+    """
+    places = [(text.find(mark), mark) for mark in marks if mark in text]
+    at, mark = min(places, default=(len(text) - overlap_any(text, marks), ""))
+    before, end = text[:at].rstrip(), at + len(mark)
+    if not mark:
+        return before, "", text[len(before) :]
+    return before, text[len(before) : end], text[end:]
+
+
 def overlap_any(text: str, marks: tuple[str, ...]) -> int:
     """Length of the longest end of `text` with which one of the marks begins, without being all of it."""
     longest = 0

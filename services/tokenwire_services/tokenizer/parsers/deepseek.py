@@ -17,7 +17,7 @@ import re
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from tokenwire_services.tokenizer.parsers.base import CallBegin, Piece, overlap_any
+from tokenwire_services.tokenizer.parsers.base import CallBegin, Piece, split_at_mark
 from tokenwire_services.tokenizer.parsers.json_call import Arguments
 
 CALLS_BEGIN, CALLS_END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
@@ -83,14 +83,11 @@ class DeepSeekParser:
 
     def _read_text(self, pieces: list[Piece]) -> bool:
         """Text up to the next mark, which is dropped."""
-        places = [(self._held.find(mark), mark) for mark in MARKS if mark in self._held]
-        at, mark = min(places, default=(len(self._held) - overlap_any(self._held, MARKS), ""))
-        ready = self._held[:at].rstrip()
-        if ready:
-            pieces.append(ready)
-        if mark == CALL_BEGIN:
-            self._state, self._mark = _State.HEAD, self._held[len(ready) : at + len(mark)]
-        self._held = self._held[at + len(mark) :] if mark else self._held[len(ready) :]
+        text, mark, self._held = split_at_mark(self._held, MARKS)
+        if text:
+            pieces.append(text)
+        if mark.endswith(CALL_BEGIN):
+            self._state, self._mark = _State.HEAD, mark
         return bool(mark)
 
     def _read_head(self, pieces: list[Piece]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tokenwire_services.tokenizer.parsers.base import Piece, overlap_any
+from tokenwire_services.tokenizer.parsers.base import Piece, split_at_mark
 from tokenwire_services.tokenizer.parsers.json_call import JsonCall
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
@@ -46,22 +46,14 @@ class HermesParser:
         if self._call is not None:
             return self._read_call(self._call, pieces)
         marks = (OPEN, CLOSE) if self._awaits_close else (OPEN,)
-        places = [(self._held.find(mark), mark) for mark in marks if mark in self._held]
-        if not places:
-            ready = len(self._held[: len(self._held) - overlap_any(self._held, marks)].rstrip())
-            if ready:
-                pieces.append(self._held[:ready])
-                self._held = self._held[ready:]
-            return False
-        at, mark = min(places)
-        before = self._held[:at].rstrip()
-        if before:
-            pieces.append(before)
-        if mark == OPEN:
-            self._call, self._mark = JsonCall(stray="<"), self._held[len(before) : at + len(mark)]
-        self._held = self._held[at + len(mark) :]
-        self._awaits_close = False
-        return True
+        text, mark, self._held = split_at_mark(self._held, marks)
+        if text:
+            pieces.append(text)
+        if mark.endswith(OPEN):
+            self._call, self._mark = JsonCall(stray="<"), mark
+        if mark:
+            self._awaits_close = False
+        return bool(mark)
 
     def _read_call(self, call: JsonCall, pieces: list[Piece]) -> bool:
         text, self._held = self._held, ""

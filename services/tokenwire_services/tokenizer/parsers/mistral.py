@@ -10,7 +10,7 @@ import string
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from tokenwire_services.tokenizer.parsers.base import CallBegin, Piece, overlap_any
+from tokenwire_services.tokenizer.parsers.base import CallBegin, Piece, split_at_mark
 from tokenwire_services.tokenizer.parsers.json_call import Arguments, JsonCall
 
 TOOL_CALLS, ARGS, CALL_ID = "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"
@@ -84,18 +84,12 @@ class MistralParser:
                 return rest is not None
 
     def _read_text(self, pieces: list[Piece]) -> bool:
-        at = self._held.find(TOOL_CALLS)
-        found = at >= 0
-        end = at if found else len(self._held) - overlap_any(self._held, (TOOL_CALLS,))
-        ready = self._held[:end].rstrip()
-        if ready:
-            pieces.append(ready)
-        self._held = self._held[len(ready) :]
-        if found:
-            self._mark = ""
-            self._move(self._held.lstrip().removeprefix(TOOL_CALLS))
+        text, self._mark, self._held = split_at_mark(self._held, (TOOL_CALLS,))
+        if text:
+            pieces.append(text)
+        if self._mark:
             self._state = _State.BEGIN
-        return found
+        return bool(self._mark)
 
     def _read_begin(self, pieces: list[Piece]) -> bool:
         start = self._held.lstrip()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from tokenwire_services.tokenizer.parsers.base import OutputParser, Piece, Reasoning, overlap_any
+from tokenwire_services.tokenizer.parsers.base import OutputParser, Piece, Reasoning, split_at_mark
 
 OPEN, CLOSE = "<think>", "</think>"
 
@@ -83,20 +83,15 @@ class ThinkParser:
         return True
 
     def _read_reasoning(self, pieces: list[Piece]) -> bool:
-        at = self._held.find(CLOSE)
-        end = at if at >= 0 else len(self._held) - overlap_any(self._held, (CLOSE,))
-        text = self._held[:end].rstrip()
-        self._held = self._held[len(text) :]
+        text, mark, self._held = split_at_mark(self._held, (CLOSE,))
         if not self._has_reasoned:
             text = text.lstrip()
         if text:
             pieces.append(Reasoning(text))
             self._has_reasoned = True
-        if at < 0:
-            return False
-        self._held = self._held.lstrip().removeprefix(CLOSE)
-        self._state = _State.GAP
-        return True
+        if mark:
+            self._state = _State.GAP
+        return bool(mark)
 
     def _answer(self, text: str) -> list[Piece]:
         return [text] if self.answer is None else self.answer.push(text)
