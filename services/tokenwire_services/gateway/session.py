@@ -12,7 +12,7 @@ import asyncio
 import secrets
 import time
 import uuid
-from collections import Counter, deque
+from collections import deque
 
 import grpc
 
@@ -182,7 +182,7 @@ class Session:
         live = self._live
         token_ids, end = message.token_ids[:], 0  # lists: what protobuf slices and iterates costs more
         columns = message.slots[:], message.text_deltas[:], message.token_counts[:]
-        waited_since: list[float] = []
+        waited_since: dict[float, int] = {}  # streams by when they got their last delta
         for slot, text, count in zip(*columns, strict=True):
             begin, end = end, end + count
             submission = live.get(slot)
@@ -190,7 +190,7 @@ class Session:
                 continue
             generation = submission.generations[0]  # further samples come in details
             if generation.received_token_ids:
-                waited_since.append(generation.arrived_at)
+                waited_since[generation.arrived_at] = waited_since.get(generation.arrived_at, 0) + 1
             else:
                 self._metrics.time_to_first_token.observe(now - generation.arrived_at)
             generation.arrived_at = now
@@ -203,8 +203,7 @@ class Session:
                 generation.texts.append(text)
                 if generation.wake_on_delta:
                     generation.wake()
-        # Streams that got their last delta in the same message have waited equally long for this one.
-        for arrived_at, streams in Counter(waited_since).items():
+        for arrived_at, streams in waited_since.items():
             self._metrics.inter_token_latency.observe(now - arrived_at, streams)
         self._metrics.generation_tokens.inc(len(token_ids))
         for detail in message.details:
