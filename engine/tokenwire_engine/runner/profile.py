@@ -75,10 +75,11 @@ def _memory_needed(
         batch = assemble(StepPlan(0, scheduled=scheduled), tables, geometry.block_size)
         sampler = Sampler(num_rows, vocab_size, device, kernels)
         slots = list(range(num_rows))
-        # The bias has the logits kept as they were, for their log-probabilities.
-        costly = SamplingParams(top_p=0.9, num_logprobs=MAX_LOGPROBS, logit_bias={0: 0.0})
         for slot in slots:
-            sampler.admit(slot, costly, [], [])
+            # One bias has all logits kept as they were, for their log-probabilities.
+            bias = {0: 0.0} if slot == 0 else {}
+            params = SamplingParams(top_p=0.9, num_logprobs=MAX_LOGPROBS, logit_bias=bias)
+            sampler.admit(slot, params, [], [])
         sampling = sampler.prepare(slots, np.zeros(num_rows, dtype=np.int64))
         sent = Staging(device, 0).send(batch.arrays | tables.take_changes() | sampling)
         tables.update(sent)
