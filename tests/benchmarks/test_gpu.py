@@ -29,7 +29,16 @@ def test_every_section_is_measured_and_reported(tmp_path: Path) -> None:
         assert f"({output.name}-{plot}.png)" in page
         assert output.with_name(f"{output.name}-{plot}.png").stat().st_size > 0
     assert "to try the benchmark out: the figures mean nothing" in page
-    for title in ("Ceilings", "Kernels", "Decode", "Throughput", "Start of tiny", "Serving"):
+    for title in (
+        "Ceilings",
+        "Kernels",
+        "Decode",
+        "Throughput",
+        "Start of tiny",
+        "Serving",
+        "Compilation",
+        "Early launch",
+    ):
         assert f"### {title}\n" in page
 
 
@@ -62,6 +71,10 @@ def test_what_was_found_is_on_disk_row_by_row(tmp_path: Path) -> None:
     findings.row("read", 3.5)
     found: dict[str, Any] = json.loads(file.read_text())
     assert found["tables"] == [{"title": "Speeds", "columns": ["what", "value"], "rows": [["read", 3.5]]}]
+
+
+def test_all_sections_together_take_less_than_eight_minutes() -> None:
+    assert sum(gpu.SECTIONS.values()) + gpu.GRACE_S * len(gpu.SECTIONS) <= 8 * 60
 
 
 def test_idle_is_what_no_span_covers() -> None:
