@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
+from torch import Tensor
 
 from benchmarks.gpu.case import Case
 from benchmarks.gpu.models import takes_fp8
 from benchmarks.gpu.peers import AttentionShape, attention_peers, flex_attention_peer
 from benchmarks.gpu.section import Context
-from benchmarks.gpu.timing import Call
 from tokenwire_kernels import AttentionBatch, Kernels, LayerCache
 
 BLOCK_SIZE = 16
@@ -60,13 +60,14 @@ def _case(shape: AttentionShape, kernels: Kernels) -> Case:
         "paged_attention",
         f"{name}, {shape.num_seqs} x {shape.context}, {heads}{stored}",
         2 * cached * shape.cache_dtype.itemsize + 2 * asked * torch.bfloat16.itemsize,
-        lambda: _call(shape, kernels),
+        lambda: attention_call(shape, kernels),
         flops,
         attention_peers(shape),
     )
 
 
-def _call(shape: AttentionShape, kernels: Kernels) -> Call:
+def attention_call(shape: AttentionShape, kernels: Kernels) -> Callable[[], Tensor]:
+    """On inputs of its own."""
     device, blocks = shape.device, shape.num_seqs * shape.blocks_per_seq
     keys, values = (
         shape.cache(blocks, shape.num_kv_heads, shape.block_size, shape.head_dim) for _ in range(2)

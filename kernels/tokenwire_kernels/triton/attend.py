@@ -16,7 +16,7 @@ import triton.language as tl
 @triton.jit
 def attend(
     q, query_at, begin, end, kv_head, state,
-    key_cache_ptr, value_cache_ptr, key_scales_ptr, table_ptr, scale, soft_cap,
+    key_cache_ptr, value_cache_ptr, key_tiles, value_tiles, key_scales_ptr, table_ptr, scale, soft_cap,
     MASKED: tl.constexpr, WINDOW: tl.constexpr, CAPPED: tl.constexpr, NUM_KV_HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_SIZE: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
@@ -24,7 +24,9 @@ def attend(
 
     Takes and returns the state: the sum of values weighted by exp2(score - largest) [ROWS, COLUMNS], the
     largest score in units of log 2, and the sum of weights. Nothing outside the range is read, and masked
-    lanes are zero, whatever is there. Without MASKED, every row sees all of the range.
+    lanes are zero, whatever is there. Without MASKED, every row sees all of the range. With descriptors of
+    the caches, key_tiles and value_tiles, which are then used instead of the pointers, the range consists of
+    whole tiles, each within one block.
     """
     LOG2_E: tl.constexpr = 1.4426950408889634
     # The three TF32 products that make a float32 one need more registers than wide heads leave.
@@ -33,25 +35,33 @@ def attend(
     column = tl.arange(0, COLUMNS)
     if key_scales_ptr is not None:
         scale *= tl.load(key_scales_ptr + kv_head)
-    key_at = begin + tl.arange(0, KEYS)
-    next_block = tl.load(table_ptr + key_at // BLOCK_SIZE, mask=key_at < end, other=0)
+    next_block = tl.zeros([KEYS], tl.int32)
+    if key_tiles is None:
+        key_at = begin + tl.arange(0, KEYS)
+        next_block = tl.load(table_ptr + key_at // BLOCK_SIZE, mask=key_at < end, other=0)
     for tile_start in range(begin, end, KEYS):
         key_at = tile_start + tl.arange(0, KEYS)
         inside = key_at < end
-        # A tile ahead, in registers: loaded in its own iteration, the table would take stages of the
-        # pipeline, and leave none for keys and values to be on their way in.
-        block = next_block.to(tl.int64)
-        next_at = key_at + KEYS
-        next_block = tl.load(table_ptr + next_at // BLOCK_SIZE, mask=next_at < end, other=0)
-        cache_row = ((block * NUM_KV_HEADS + kv_head) * BLOCK_SIZE + key_at % BLOCK_SIZE) * HEAD_DIM
-        keys = tl.load(
-            key_cache_ptr + cache_row[None, :] + column[:, None],
-            mask=inside[None, :] & (column < HEAD_DIM)[:, None], other=0.0,
-        )  # fmt: skip
-        values = tl.load(
-            value_cache_ptr + cache_row[:, None] + column[None, :],
-            mask=inside[:, None] & (column < HEAD_DIM)[None, :], other=0.0,
-        )  # fmt: skip
+        if key_tiles is not None:
+            tile_block = tl.load(table_ptr + tile_start // BLOCK_SIZE)
+            first_row = (tile_block * NUM_KV_HEADS + kv_head) * BLOCK_SIZE + tile_start % BLOCK_SIZE
+            keys = tl.trans(key_tiles.load([first_row, 0]))
+            values = value_tiles.load([first_row, 0])
+        else:
+            # A tile ahead, in registers: loaded in its own iteration, the table would take stages of the
+            # pipeline, and leave none for keys and values to be on their way in.
+            block = next_block.to(tl.int64)
+            next_at = key_at + KEYS
+            next_block = tl.load(table_ptr + next_at // BLOCK_SIZE, mask=next_at < end, other=0)
+            cache_row = ((block * NUM_KV_HEADS + kv_head) * BLOCK_SIZE + key_at % BLOCK_SIZE) * HEAD_DIM
+            keys = tl.load(
+                key_cache_ptr + cache_row[None, :] + column[:, None],
+                mask=inside[None, :] & (column < HEAD_DIM)[:, None], other=0.0,
+            )  # fmt: skip
+            values = tl.load(
+                value_cache_ptr + cache_row[:, None] + column[None, :],
+                mask=inside[:, None] & (column < HEAD_DIM)[None, :], other=0.0,
+            )  # fmt: skip
 
         scores = tl.dot(q, keys.to(q.dtype), input_precision=PRECISION)
         if CAPPED:
