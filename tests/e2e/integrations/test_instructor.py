@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import instructor
 import pytest
+from pydantic import BaseModel, Field
 
 from tests.e2e.integrations.test_openai_package import City
+
+
+class Names(BaseModel):
+    """Enough of them not to be sent in one piece."""
+
+    names: list[Annotated[str, Field(max_length=12)]] = Field(min_length=40, max_length=40)
+
 
 ASK = [{"role": "user", "content": "Describe Paris as JSON."}]
 
@@ -22,8 +32,8 @@ def test_an_answer_has_the_type_that_was_asked_for(sync_openai, mode):
 async def test_an_answer_grows_while_it_is_streamed(async_openai):
     client = instructor.from_openai(async_openai, mode=instructor.Mode.JSON_SCHEMA)
     stream = client.chat.completions.create_partial(
-        model="tokenwire-demo", messages=ASK, response_model=City, temperature=0, max_tokens=200
+        model="tokenwire-demo", messages=ASK, response_model=Names, temperature=0, max_tokens=900
     )
-    partial = [city async for city in stream]
+    partial = [names async for names in stream]
     assert len(partial) > 1
-    assert partial[-1].name is not None
+    assert len(partial[-1].names) == 40

@@ -19,6 +19,7 @@ from tokenwire_engine.models.decoder import LayeredDecoder
 from tokenwire_engine.models.host_decoder import HostDecoder
 from tokenwire_engine.runner.load import load_runner
 from tokenwire_engine.server.server import EngineServer
+from tokenwire_kernels.cpu import PreparedStep
 
 
 class Kernels:
@@ -28,11 +29,11 @@ class Kernels:
         self.fail_next = False
 
     def breaking(self, forward: Callable[..., Any]) -> Callable[..., Any]:
-        def fail_or_forward(*arguments: Any) -> Any:
+        def fail_or_forward(*arguments: Any, **options: Any) -> Any:
             if self.fail_next:
                 self.fail_next = False
                 raise RuntimeError("CUDA out of memory, or whatever it was")
-            return forward(*arguments)
+            return forward(*arguments, **options)
 
         return fail_or_forward
 
@@ -42,6 +43,7 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> Kernels:
     kernels = Kernels()
     for decoder in (LayeredDecoder, HostDecoder):
         monkeypatch.setattr(decoder, "forward", kernels.breaking(decoder.forward))
+    monkeypatch.setattr(PreparedStep, "run", kernels.breaking(PreparedStep.run))
     return kernels
 
 

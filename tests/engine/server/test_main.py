@@ -43,14 +43,16 @@ LOSE_THE_DEVICE = """
 import os, torch
 from tokenwire_engine.models.decoder import LayeredDecoder
 from tokenwire_engine.models.host_decoder import HostDecoder
+from tokenwire_kernels.cpu import PreparedStep
 def failing(forward):
-    def fail_or_forward(self, batch, caches):
+    def fail_or_forward(*arguments, **options):
         if os.path.exists({path!r}):
             raise torch.AcceleratorError("CUDA error: unspecified launch failure")
-        return forward(self, batch, caches)
+        return forward(*arguments, **options)
     return fail_or_forward
 for decoder in (LayeredDecoder, HostDecoder):
     decoder.forward = failing(decoder.forward)
+PreparedStep.run = failing(PreparedStep.run)
 """
 """Computing fails, as it does on a card that is gone, from when a file exists."""
 

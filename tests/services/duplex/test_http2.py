@@ -6,7 +6,7 @@ import pytest
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import DataReceived, RequestReceived, StreamEnded, StreamReset
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tokenwire_services.duplex.http2 import CANCEL, Http2Error, Http2Request
@@ -42,6 +42,7 @@ def take(request: Http2Request) -> bytes:
     return data
 
 
+@settings(deadline=None)
 @given(
     parts=st.lists(st.tuples(st.binary(max_size=2000), st.integers(0, 255)), max_size=8),
     cuts=st.lists(st.integers(1, 500), min_size=1, max_size=20),
@@ -68,6 +69,7 @@ def test_a_response_reads_the_same_in_any_pieces(
     peer.receive_data(take(request))
 
 
+@settings(deadline=None)
 @given(data=st.binary(max_size=200_000), credit=st.integers(1, 100_000))
 def test_no_more_is_sent_than_the_peer_gives_credit_for(data: bytes, credit: int) -> None:
     request, peer = begin()
