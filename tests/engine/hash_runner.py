@@ -99,6 +99,8 @@ class HashRunner:
         self.takes_forced = False
         self.steps = 0
         self._permits = math.inf
+        self._is_held_up = False
+        """Whether a result is waited for that does not come yet."""
         self._permits_changed = threading.Condition()
         self._slots: dict[int, _Slot] = {}
         self._holders: Counter[int] = Counter()
@@ -193,20 +195,29 @@ class HashRunner:
 
     def allow(self, steps: int) -> None:
         """Let so many more steps be done."""
-        self._permit(self._permits + steps)
+        with self._permits_changed:
+            self._permit(self._permits + steps)
 
     def resume(self) -> None:
         """Let all steps be done."""
         self._permit(math.inf)
 
-    def _permit(self, steps: float) -> None:
+    def until_held_up(self) -> None:
+        """Return when somebody waits for a step that is not let be done."""
         with self._permits_changed:
+            assert self._permits_changed.wait_for(lambda: self._is_held_up, timeout=10)
+
+    def _permit(self, steps: float) -> None:
+        with self._permits_changed:  # which may be held already
             self._permits = steps
-            self._permits_changed.notify()
+            self._permits_changed.notify_all()
 
     def _take_permit(self) -> None:
         with self._permits_changed:
+            self._is_held_up = self._permits <= 0
+            self._permits_changed.notify_all()
             self._permits_changed.wait_for(lambda: self._permits > 0)
+            self._is_held_up = False
             self._permits -= 1
 
     def _append(self, slot: _Slot, new_blocks: Sequence[Sequence[int]]) -> None:

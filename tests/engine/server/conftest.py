@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 import grpc
 import pytest
@@ -30,6 +31,34 @@ class Engine:
         """Wait until the load is as the condition says."""
         async with asyncio.timeout(10):
             while not condition(await self.load()):  # noqa: ASYNC110 - it is another process's state
+                await asyncio.sleep(0.005)
+
+    async def step_until(self, condition: Callable[[engine_pb2.GetLoadResponse], bool]) -> None:
+        """Let a runner that is on hold do step after step until the load is as the condition says."""
+        async with asyncio.timeout(10):
+            while not condition(await self.load()):
+                self.runner.allow(1)
+                await asyncio.sleep(0.005)
+
+    @asynccontextmanager
+    async def step_by_step(self) -> AsyncIterator[None]:
+        """Meanwhile, a runner that is on hold does a step every few milliseconds; afterwards, all of them."""
+
+        async def step() -> None:
+            while True:
+                self.runner.allow(1)
+                await asyncio.sleep(0.005)
+
+        stepping = asyncio.create_task(step())
+        yield
+        stepping.cancel()
+        self.runner.resume()
+
+    async def until_nobody_listens(self) -> None:
+        """Wait until the server knows that all of its peers have gone: the core has been told by then."""
+        dispatcher = self.server._get_serving().dispatcher
+        async with asyncio.timeout(10):
+            while dispatcher._channels:  # noqa: ASYNC110 - calls end when gRPC says so
                 await asyncio.sleep(0.005)
 
     async def until_idle(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 import grpc
 import pytest
@@ -16,7 +15,6 @@ from tokenwire.v1 import engine_admin_pb2_grpc
 from tokenwire.v1.engine_admin_pb2 import DrainRequest, DrainResponse, UndrainRequest
 from tokenwire.v1.engine_pb2 import (
     GenerateRequest,
-    GetLoadResponse,
     HandedBack,
     SessionRequest,
     SessionResponse,
@@ -50,14 +48,6 @@ def request(prompt: list[int], max_tokens: int) -> GenerateRequest:
     return GenerateRequest(prompt_token_ids=prompt, stop=StopConditions(max_tokens=max_tokens))
 
 
-async def run_until(engine: Engine, condition: Callable[[GetLoadResponse], bool]) -> None:
-    """Compute steps, one by one, until the load is as the condition says."""
-    async with asyncio.timeout(10):
-        while not condition(await engine.load()):
-            engine.runner.allow(1)
-            await asyncio.sleep(0.005)
-
-
 async def generate(engine: Engine, asked: GenerateRequest) -> tuple[list[int], grpc.aio.AioRpcError | None]:
     """All tokens, and what it failed with."""
     tokens: list[int] = []
@@ -89,7 +79,7 @@ async def test_requests_that_run_or_wait_go_on_to_their_end(start_engine) -> Non
     engine = await start_engine(max_running=2)
     engine.runner.hold()
     running = [asyncio.create_task(generate(engine, request([n], 200))) for n in range(1, 6)]
-    await run_until(engine, lambda load: load.waiting_requests == 3)
+    await engine.step_until(lambda load: load.waiting_requests == 3)
     draining = drain(engine)
     await engine.until(lambda load: load.draining)
     assert not draining.done()
@@ -104,11 +94,10 @@ async def test_requests_that_run_or_wait_go_on_to_their_end(start_engine) -> Non
 async def test_what_is_left_at_the_timeout_is_handed_back_after_all_of_its_tokens(engine: Engine) -> None:
     engine.runner.hold()
     running = asyncio.create_task(generate(engine, request([7], 200)))
-    await run_until(engine, lambda load: load.generated_tokens >= 40)
+    await engine.step_until(lambda load: load.generated_tokens >= 40)
     draining = drain(engine, timeout_ms=50)
-    await asyncio.sleep(0.2)
-    engine.runner.resume()  # the steps that run
-    tokens, error = await running
+    async with engine.step_by_step():
+        tokens, error = await running
     back = handed_back(error)
     assert 40 <= len(tokens) == back.output_tokens < 200
     assert tokens == continuation([7], len(tokens))
@@ -125,11 +114,10 @@ async def test_a_session_hears_of_its_requests_and_goes_on(engine: Engine) -> No
     engine.runner.hold()
     for slot in range(3):
         await submit(session, slot, request([slot], 200))
-    await run_until(engine, lambda load: load.generated_tokens >= 20 and load.running_requests == 3)
+    await engine.step_until(lambda load: load.generated_tokens >= 20 and load.running_requests == 3)
     draining = drain(engine, timeout_ms=0)
-    await asyncio.sleep(0.2)
-    engine.runner.resume()
-    tokens, ends = await read_ends(session, 3)
+    async with engine.step_by_step():
+        tokens, ends = await read_ends(session, 3)
     for slot in range(3):
         assert back_of(ends[slot]).output_tokens == len(tokens[slot])
         assert tokens[slot] == continuation([slot], len(tokens[slot]))
@@ -150,20 +138,19 @@ async def test_a_session_hears_of_its_requests_and_goes_on(engine: Engine) -> No
 async def test_a_later_call_sets_another_timeout(engine: Engine) -> None:
     engine.runner.hold()
     running = asyncio.create_task(generate(engine, request([1], 200)))
-    await run_until(engine, lambda load: load.generated_tokens > 0)
+    await engine.step_until(lambda load: load.generated_tokens > 0)
     patient = drain(engine)
     await engine.until(lambda load: load.draining)
     hasty = drain(engine, timeout_ms=0)
-    await asyncio.sleep(0.2)
-    engine.runner.resume()
-    assert handed_back((await running)[1])
+    async with engine.step_by_step():
+        assert handed_back((await running)[1])
     assert (await patient) == (await hasty)
 
 
 async def test_to_admit_again_ends_a_drain_that_waits(engine: Engine) -> None:
     engine.runner.hold()
     running = asyncio.create_task(generate(engine, request([1], 20)))
-    await run_until(engine, lambda load: load.generated_tokens > 0)
+    await engine.step_until(lambda load: load.generated_tokens > 0)
     waiting = drain(engine, timeout_ms=100)
     await engine.until(lambda load: load.draining)
     await admin(engine).Undrain(UndrainRequest())
@@ -178,7 +165,7 @@ async def test_to_admit_again_ends_a_drain_that_waits(engine: Engine) -> None:
 async def test_a_drain_that_waits_ends_with_the_engine(engine: Engine) -> None:
     engine.runner.hold()
     running = asyncio.create_task(generate(engine, request([1], 20)))
-    await run_until(engine, lambda load: load.generated_tokens > 0)
+    await engine.step_until(lambda load: load.generated_tokens > 0)
     waiting = drain(engine)
     await engine.until(lambda load: load.draining)
     engine.runner.fail_next = DeviceLostError("the card is gone")

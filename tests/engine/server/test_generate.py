@@ -96,7 +96,7 @@ async def test_a_hang_up_frees_the_blocks_within_a_step(engine: Engine) -> None:
     engine.runner.allow(1)
     await call.read()
     call.cancel()
-    await asyncio.sleep(0.1)
+    await engine.until_nobody_listens()
     engine.runner.resume()
     await engine.until_idle()
     assert engine.runner.steps <= 3  # the one that ran, and the one that had been launched behind it
@@ -114,13 +114,15 @@ async def test_a_deadline_cancels_the_request(engine: Engine) -> None:
 
 async def test_an_id_may_be_used_again_only_after_its_request_ended(engine: Engine) -> None:
     engine.runner.hold()
-    first = asyncio.create_task(collect(engine, request(request_id="twin")))
-    await asyncio.sleep(0.05)
+    first = engine.stub.Generate(request(request_id="twin"))
+    engine.runner.allow(1)
+    await first.read()
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await collect(engine, request(request_id="twin"))
     assert caught.value.code() is grpc.StatusCode.ALREADY_EXISTS
     engine.runner.resume()
-    await first
+    while await first.read() is not grpc.aio.EOF:
+        pass
     await collect(engine, request(request_id="twin"))
 
 

@@ -5,45 +5,50 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
 
 from tests.checkpoints import write_checkpoint
-from tokenwire.v1 import engine_pb2, engine_pb2_grpc
+from tokenwire.v1 import engine_pb2_grpc
 from tokenwire.v1.engine_pb2 import GenerateRequest, GetLoadRequest
 from tokenwire.v1.generation_pb2 import SamplingParams, StopConditions
 from tokenwire_engine.config import EngineConfig
-from tokenwire_engine.models.decoder import LayeredDecoder
-from tokenwire_engine.models.host_decoder import HostDecoder
+from tokenwire_engine.runner.launched import Launched
 from tokenwire_engine.runner.load import load_runner
+from tokenwire_engine.runner.local import LocalRunner
+from tokenwire_engine.scheduler.plan import StepPlan
 from tokenwire_engine.server.server import EngineServer
-from tokenwire_kernels.cpu import PreparedStep
+
+NUM_REQUESTS = 4
+Execute = Callable[[LocalRunner, StepPlan], Launched]
 
 
 class Kernels:
-    """Those below the decoder; the test breaks them for one step."""
+    """What computes a step's rows; it can be made to fail once.
+
+    Attributes:
+        steps_to_fail: how many steps of `NUM_REQUESTS` decodes there are up to the one that fails; 0: none.
+    """
 
     def __init__(self) -> None:
-        self.fail_next = False
+        self.steps_to_fail = 0
 
-    def breaking(self, forward: Callable[..., Any]) -> Callable[..., Any]:
-        def fail_or_forward(*arguments: Any, **options: Any) -> Any:
-            if self.fail_next:
-                self.fail_next = False
-                raise RuntimeError("CUDA out of memory, or whatever it was")
-            return forward(*arguments, **options)
+    def breaking(self, execute: Execute) -> Execute:
+        def fail_or_execute(runner: LocalRunner, plan: StepPlan) -> Launched:
+            if self.steps_to_fail and plan.num_rows == plan.num_tokens == NUM_REQUESTS:
+                self.steps_to_fail -= 1
+                if self.steps_to_fail == 0:
+                    raise RuntimeError("CUDA out of memory, or whatever it was")
+            return execute(runner, plan)
 
-        return fail_or_forward
+        return fail_or_execute
 
 
 @pytest.fixture
 def kernels(monkeypatch: pytest.MonkeyPatch) -> Kernels:
     kernels = Kernels()
-    for decoder in (LayeredDecoder, HostDecoder):
-        monkeypatch.setattr(decoder, "forward", kernels.breaking(decoder.forward))
-    monkeypatch.setattr(PreparedStep, "run", kernels.breaking(PreparedStep.run))
+    monkeypatch.setattr(LocalRunner, "_execute", kernels.breaking(LocalRunner._execute))
     return kernels
 
 
@@ -64,7 +69,7 @@ def request(number: int) -> GenerateRequest:
     return GenerateRequest(
         prompt_token_ids=[10 + number] * 20,
         sampling=SamplingParams(temperature=0.8, seed=number, repetition_penalty=1.2),
-        stop=StopConditions(max_tokens=60, ignore_eos=True),
+        stop=StopConditions(max_tokens=150, ignore_eos=True),
     )
 
 
@@ -80,29 +85,22 @@ async def generate(
     return tokens, None
 
 
-async def load(stub: engine_pb2_grpc.EngineAsyncStub) -> engine_pb2.GetLoadResponse:
-    return await stub.GetLoad(GetLoadRequest())
-
-
 async def test_a_kernel_error_ends_the_requests_of_its_step_and_the_next_are_served(
     stub: engine_pb2_grpc.EngineAsyncStub, kernels: Kernels
 ) -> None:
-    undisturbed = [await generate(stub, number) for number in range(4)]
+    undisturbed = [await generate(stub, number) for number in range(NUM_REQUESTS)]
     assert all(error is None for _, error in undisturbed)
 
-    running = [asyncio.create_task(generate(stub, number)) for number in range(4)]
-    before = (await load(stub)).generated_tokens
-    while (await load(stub)).generated_tokens < before + 40:  # noqa: ASYNC110 - another thread's state
-        await asyncio.sleep(0)
-    kernels.fail_next = True
-    ended = await asyncio.gather(*running)
+    kernels.steps_to_fail = 10
+    ended = await asyncio.gather(*(generate(stub, number) for number in range(NUM_REQUESTS)))
     for (tokens, error), (expected, _) in zip(ended, undisturbed, strict=True):
         assert error is not None
         assert error.code() is grpc.StatusCode.INTERNAL
         assert "CUDA out of memory" in error.details()
+        assert 10 <= len(tokens) < len(expected)
         assert tokens == expected[: len(tokens)]
-    after = await load(stub)
+    after = await stub.GetLoad(GetLoadRequest())
     assert after.free_kv_blocks == after.total_kv_blocks
     assert after.running_requests == after.waiting_requests == 0
 
-    assert await asyncio.gather(*(generate(stub, number) for number in range(4))) == undisturbed
+    assert await asyncio.gather(*(generate(stub, number) for number in range(NUM_REQUESTS))) == undisturbed

@@ -27,16 +27,16 @@ async def test_a_full_queue_refuses_with_a_time_to_retry_and_takes_requests_agai
 ) -> None:
     engine = await start_engine(max_running=2, max_waiting=1)
     engine.runner.hold()
-    request = GenerateRequest(prompt_token_ids=[1], stop=generation_pb2.StopConditions(max_tokens=4))
+    request = GenerateRequest(prompt_token_ids=[1], stop=generation_pb2.StopConditions(max_tokens=100))
     admitted = [asyncio.create_task(finish(engine, request)) for _ in range(3)]
-    await asyncio.sleep(0.1)
+    await engine.step_until(lambda load: (load.running_requests, load.waiting_requests) == (2, 1))
     error = await refusal(engine, request)
     assert error.code is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert error.retry_after_s is not None
     assert error.retry_after_s > 0
     engine.runner.resume()
-    assert await asyncio.gather(*admitted) == [continuation([1], 4)] * 3
-    assert await finish(engine, request) == continuation([1], 4)
+    assert await asyncio.gather(*admitted) == [continuation([1], 100)] * 3
+    assert await finish(engine, request) == continuation([1], 100)
 
 
 async def test_a_timeout_ends_a_running_and_a_queued_request(start_engine: StartEngine) -> None:
@@ -44,9 +44,9 @@ async def test_a_timeout_ends_a_running_and_a_queued_request(start_engine: Start
     engine.runner.hold()
     request = GenerateRequest(prompt_token_ids=[1], timeout_ms=50)
     refused = [asyncio.create_task(refusal(engine, request)) for _ in range(2)]
-    await asyncio.sleep(0.2)
-    engine.runner.resume()
-    for error in await asyncio.gather(*refused):
+    async with engine.step_by_step():
+        errors = await asyncio.gather(*refused)
+    for error in errors:
         assert error.code is grpc.StatusCode.DEADLINE_EXCEEDED
         assert "time was up" in error.message
 
@@ -55,17 +55,16 @@ async def test_in_a_session_a_timeout_is_the_end_of_that_request_only(engine: En
     engine.runner.hold()
     session = engine.stub.Session()
     await session.write(SessionRequest(open=SessionRequest.Open(session_id="a")))
-    for slot, timeout_ms in ((0, 50), (1, None)):
+    for slot, max_tokens, timeout_ms in ((0, 200, 50), (1, 4, None)):
         request = GenerateRequest(
             prompt_token_ids=[1],
-            stop=generation_pb2.StopConditions(max_tokens=4),
+            stop=generation_pb2.StopConditions(max_tokens=max_tokens),
             timeout_ms=timeout_ms,
         )
         await session.write(SessionRequest(submit=SessionRequest.Submit(slot=slot, request=request)))
     await session.done_writing()
-    await asyncio.sleep(0.2)
-    engine.runner.resume()
-    ends = {event.slot: event async for response in session for event in response.finished}
+    async with engine.step_by_step():
+        ends = {event.slot: event async for response in session for event in response.finished}
     assert ends[0].reason == generation_pb2.FINISH_REASON_ERROR
     assert ends[0].error.code == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
     assert ends[1].reason == generation_pb2.FINISH_REASON_LENGTH

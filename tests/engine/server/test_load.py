@@ -28,9 +28,7 @@ async def test_it_counts_what_was_computed(engine: Engine) -> None:
 async def test_it_shows_what_runs_and_what_waits(engine: Engine) -> None:
     engine.runner.hold()
     calls = [engine.stub.Generate(GenerateRequest(prompt_token_ids=[1])) for _ in range(10)]
-    await asyncio.sleep(0.1)
-    engine.runner.allow(2)
-    await engine.until(lambda load: (load.running_requests, load.waiting_requests) == (8, 2))
+    await engine.step_until(lambda load: (load.running_requests, load.waiting_requests) == (8, 2))
     for call in calls:
         call.cancel()
 
@@ -51,15 +49,12 @@ async def test_how_long_a_queue_will_take_is_unknown_until_something_has_finishe
     engine = await start_engine(max_running=1)
     engine.runner.hold()
     calls = [
-        engine.stub.Generate(GenerateRequest(prompt_token_ids=[1], stop=StopConditions(max_tokens=4)))
+        engine.stub.Generate(GenerateRequest(prompt_token_ids=[1], stop=StopConditions(max_tokens=100)))
         for _ in range(4)
     ]
-    await asyncio.sleep(0.1)
-    engine.runner.allow(2)
-    await engine.until(lambda load: load.waiting_requests == 3)
+    await engine.step_until(lambda load: load.waiting_requests == 3)
     assert not (await engine.load()).HasField("estimated_wait_ms")
-    engine.runner.allow(2)
-    await engine.until(lambda load: load.finished_requests == 1)
+    await engine.step_until(lambda load: load.finished_requests == 1)
     assert (await engine.load()).estimated_wait_ms > 0
     engine.runner.resume()
     for call in calls:

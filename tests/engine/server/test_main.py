@@ -41,18 +41,13 @@ sys.exit(run(EngineConfig(**{options!r}, status_fd={status_fd})))
 
 LOSE_THE_DEVICE = """
 import os, torch
-from tokenwire_engine.models.decoder import LayeredDecoder
-from tokenwire_engine.models.host_decoder import HostDecoder
-from tokenwire_kernels.cpu import PreparedStep
-def failing(forward):
-    def fail_or_forward(*arguments, **options):
-        if os.path.exists({path!r}):
-            raise torch.AcceleratorError("CUDA error: unspecified launch failure")
-        return forward(*arguments, **options)
-    return fail_or_forward
-for decoder in (LayeredDecoder, HostDecoder):
-    decoder.forward = failing(decoder.forward)
-PreparedStep.run = failing(PreparedStep.run)
+from tokenwire_engine.runner.local import LocalRunner
+execute = LocalRunner._execute
+def fail_or_execute(self, plan):
+    if os.path.exists({path!r}):
+        raise torch.AcceleratorError("CUDA error: unspecified launch failure")
+    return execute(self, plan)
+LocalRunner._execute = fail_or_execute
 """
 """Computing fails, as it does on a card that is gone, from when a file exists."""
 
@@ -189,11 +184,14 @@ def test_what_sigterm_leaves_is_handed_back_for_another_engine_to_continue(
     process = start_process(drain_timeout_s=drain_timeout_s)
     tokens: list[int] = []
     with grpc.insecure_channel(f"127.0.0.1:{process.until_ready()}") as channel:
-        call = engine_pb2_grpc.EngineStub(channel).Generate(request)
+        stub = engine_pb2_grpc.EngineStub(channel)
+        call = stub.Generate(request)
         tokens += next(call).token_ids
-        for _ in range(signals):
+        process.child.send_signal(signal.SIGTERM)
+        if signals == 2:
+            while not stub.GetLoad(GetLoadRequest()).draining:  # else both may be taken for one
+                time.sleep(0.01)
             process.child.send_signal(signal.SIGTERM)
-            time.sleep(0.1)
         error = None
         try:
             for response in call:

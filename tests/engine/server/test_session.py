@@ -15,6 +15,8 @@ from tokenwire.v1.engine_pb2 import GenerateRequest, SessionRequest, SessionResp
 from tokenwire_engine.server import outbox
 
 FinishEvent = SessionResponse.FinishEvent
+REFUSED = 99
+"""A slot for a request that says nothing."""
 
 
 class Peer:
@@ -49,6 +51,11 @@ class Peer:
         self.finished.update((event.slot, event) for event in message.finished)
         return message
 
+    async def until_taken_in(self) -> None:
+        """Return when the engine has taken in all that was sent: what it refuses, it answers at once."""
+        await self.submit(REFUSED, [])
+        await self.read_until_finished(REFUSED)
+
     async def read_until_finished(self, *slots: int) -> None:
         while not set(slots) <= set(self.finished):
             await self.read()
@@ -72,12 +79,12 @@ async def test_a_step_is_one_message_for_all_requests(engine: Engine, peer: Peer
     engine.runner.hold()
     for slot in range(3):
         await peer.submit(slot, [slot + 1], max_tokens=6)
-    await asyncio.sleep(0.1)
+    await peer.until_taken_in()
     engine.runner.resume()
     await peer.read_until_finished(0, 1, 2)
     assert [peer.tokens[slot] for slot in range(3)] == [continuation([slot + 1], 6) for slot in range(3)]
-    # The first step may have started with the first request alone.
-    assert len(peer.messages) <= 1 + 7
+    # Opened, refused, and the steps; the first two may have been planned with the first request alone.
+    assert len(peer.messages) <= 2 + 8
 
 
 async def test_a_finish_event_carries_reason_and_usage_and_frees_the_slot(peer: Peer) -> None:
@@ -122,7 +129,7 @@ async def test_cancel_ends_one_request_and_leaves_the_others(engine: Engine, pee
     engine.runner.allow(1)
     await peer.read()
     await peer.send(cancel=SessionRequest.Cancel(slot=1))
-    await asyncio.sleep(0.1)
+    await peer.until_taken_in()
     engine.runner.resume()
     await peer.read_until_finished(1, 2)
     assert peer.finished[1].reason == generation_pb2.FINISH_REASON_CANCELLED
@@ -155,7 +162,7 @@ async def test_a_broken_stream_cancels_its_requests_within_a_step(engine: Engine
     engine.runner.allow(1)
     await peer.read()
     peer.call.cancel()
-    await asyncio.sleep(0.1)
+    await engine.until_nobody_listens()
     engine.runner.resume()
     await engine.until_idle()
     assert engine.runner.steps <= 3  # the one that ran, and the one that had been launched behind it
@@ -193,7 +200,7 @@ async def test_a_long_backlog_is_sent_in_pieces_with_the_ends_last(
     engine.runner.hold()
     for slot in range(8):
         await peer.submit(slot, [slot], max_tokens=4)
-    await asyncio.sleep(0.1)
+    await peer.until_taken_in()
     engine.runner.resume()
     await peer.read_until_finished(*range(8))
     assert max(len(message.slots) for message in peer.messages) == 3
