@@ -116,7 +116,7 @@ bool Worker::claim(int64_t tasks, int64_t &begin, int64_t &end) {
         }
         if (first >= tasks) return false;
         // Large at first: neighbouring tasks read neighbouring memory, and claims cost the threads each other's time.
-        int64_t size = (tasks - first) / (state.num_threads + 1);
+        int64_t size = (tasks - first) / state.num_threads;
         if (state.num_threads == 1) size = tasks;
         if (size < 1) size = 1;
         if (state.ticket.compare_exchange_weak(ticket, ticket + static_cast<uint64_t>(size),
