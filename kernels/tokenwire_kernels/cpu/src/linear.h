@@ -692,7 +692,8 @@ void linear_phase(Worker &worker, const LinearArguments &a) {
         worker.sync();
     }
     const int64_t tasks = ceil_div(a.num_rows, kRowBlock) * layout.panels;
-    for (int64_t begin, end; worker.claim(tasks, begin, end);) {
+    const int pieces = a.num_rows <= kRowsForOne ? 1 : Worker::kPieces;
+    for (int64_t begin, end; worker.claim(tasks, begin, end, pieces);) {
         for (int64_t task = begin; task < end; ++task) {
             const int64_t first = task / layout.panels * kRowBlock;
             multiply_panel(worker, a, layout, activations, task % layout.panels, first,

@@ -95,7 +95,7 @@ struct Pool::State {
 
 int Worker::num_threads() const { return pool->state_->num_threads; }
 
-bool Worker::claim(int64_t tasks, int64_t &begin, int64_t &end) {
+bool Worker::claim(int64_t tasks, int64_t &begin, int64_t &end, int pieces) {
     Pool::State &state = *pool->state_;
     if (pending > 0) {
         const int64_t done = state.completed.fetch_add(pending, std::memory_order_acq_rel) + pending;
@@ -115,8 +115,7 @@ bool Worker::claim(int64_t tasks, int64_t &begin, int64_t &end) {
             return false;
         }
         if (first >= tasks) return false;
-        // Large at first: neighbouring tasks read neighbouring memory, and claims cost the threads each other's time.
-        int64_t size = (tasks - first) / state.num_threads;
+        int64_t size = (tasks - first) / (pieces * state.num_threads);
         if (state.num_threads == 1) size = tasks;
         if (size < 1) size = 1;
         if (state.ticket.compare_exchange_weak(ticket, ticket + static_cast<uint64_t>(size),

@@ -13,6 +13,8 @@ class Pool;
 // a phase's tasks, `sync` waits until all of them are done. It waits for tasks, never for threads: one that the
 // system keeps from running is not missed, and walks through what was done without it when it comes back.
 struct Worker {
+    static constexpr int kPieces = 4;
+
     Pool *pool;
     int index;
     uint32_t phase;
@@ -23,8 +25,10 @@ struct Worker {
         : pool(owner), index(number), phase(first_phase), count(0), pending(0) {}
 
     // The next piece of a phase's `count` tasks; false when none is left. Pieces get smaller towards the end, so
-    // that a thread that was interrupted does not keep the others waiting.
-    bool claim(int64_t count, int64_t &begin, int64_t &end);
+    // that a thread that was interrupted does not keep the others waiting; the first are a share of what each thread
+    // would do. Phases that are short and even take their whole share at once: a claim costs the threads each
+    // other's time, and neighbouring tasks read neighbouring memory.
+    bool claim(int64_t count, int64_t &begin, int64_t &end, int pieces = kPieces);
     // Wait for the phase's tasks. Spins for some microseconds before it sleeps.
     void sync();
     int num_threads() const;
