@@ -36,7 +36,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     model = model_path(options.model)
     command = "python -m benchmarks.offline " + shlex.join(sys.argv[1:] if arguments is None else arguments)
-    output = options.output or RESULTS / f"offline-{Path(options.model).name}"
+    # A point would begin a suffix.
+    output = options.output or RESULTS / f"offline-{Path(options.model).name.replace('.', '_')}"
     comparisons: list[Comparison] = []
     for name, members in options.contenders.items():
         comparisons.append(measure(model, name, members, options))
