@@ -27,8 +27,8 @@ _WINDOW = 4 << 20
 """Bytes that the peer may send before it needs credit."""
 _MAX_HEADER_BYTES = 64 << 10
 
-NO_ERROR, CANCEL = 0x0, 0x8
-"""Codes of a reset."""
+CANCEL = 0x8
+"""The code of a reset by who no longer wants the response."""
 
 
 class _Kind(IntEnum):
