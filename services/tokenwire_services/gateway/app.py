@@ -15,7 +15,7 @@ from tokenwire_services.gateway import chat, completions, models, operations, to
 from tokenwire_services.gateway.auth import RequireApiKey
 from tokenwire_services.gateway.config import GatewayConfig
 from tokenwire_services.gateway.failures import on_error
-from tokenwire_services.gateway.json_route import PassJsonRoutes
+from tokenwire_services.gateway.json_route import IGNORED_HEADER, PassJsonRoutes
 from tokenwire_services.gateway.limits import LimitBody
 from tokenwire_services.gateway.metrics import MeasureRequests, Metrics
 from tokenwire_services.gateway.request_id import HEADER, NameRequests
@@ -59,7 +59,7 @@ def _in_layers(app: ASGIApp, config: GatewayConfig, metrics: Metrics) -> ASGIApp
             allow_origins=config.cors_origins,
             allow_methods=("GET", "POST"),
             allow_headers=("*",),
-            expose_headers=(HEADER, "retry-after"),
+            expose_headers=(HEADER, IGNORED_HEADER, "retry-after"),
         )
     app = ServerErrorMiddleware(app, on_error)
     return OfferServerSend(NameRequests(MeasureRequests(app, metrics)))

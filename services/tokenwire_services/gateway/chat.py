@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Response
 
+from tokenwire.status import invalid_argument
 from tokenwire.v1 import tokenizer_pb2
 from tokenwire_services.gateway.chat_output import ChatOutput
 from tokenwire_services.gateway.documentation import generation_responses
@@ -14,7 +15,14 @@ from tokenwire_services.gateway.json_text import json_text
 from tokenwire_services.gateway.output import Header
 from tokenwire_services.gateway.reply import Reply
 from tokenwire_services.gateway.request_proto import generate_request
-from tokenwire_services.gateway.schemas.chat import ChatCompletionRequest, Conversation, Message, Tool
+from tokenwire_services.gateway.schemas.chat import (
+    AllowedToolsChoice,
+    ChatCompletionRequest,
+    Conversation,
+    Message,
+    NamedTool,
+    Tool,
+)
 from tokenwire_services.gateway.schemas.responses import ChatCompletion
 from tokenwire_services.gateway.sse import EventStream
 from tokenwire_services.gateway.tokenizer_link import TokenizerLink
@@ -59,10 +67,13 @@ def chat_prompt(body: Conversation) -> tokenizer_pb2.ChatPrompt:
         continue_final_message=bool(body.continue_final_message),
         chat_template=body.chat_template or "",
     )
-    if isinstance(body.tool_choice, str):
-        chat.tool_choice = body.tool_choice
-    elif body.tool_choice is not None:
-        chat.tool_choice = body.tool_choice.function.name
+    match body.tool_choice:
+        case str():
+            chat.tool_choice = body.tool_choice
+        case NamedTool():
+            chat.tool_choice = body.tool_choice.function.name
+        case AllowedToolsChoice():
+            _allow(body.tool_choice, chat)
     if body.parallel_tool_calls is not None:
         chat.parallel_tool_calls = body.parallel_tool_calls
     chat.reasoning_effort = body.reasoning_effort or ""
@@ -76,8 +87,26 @@ def chat_prompt(body: Conversation) -> tokenizer_pb2.ChatPrompt:
     return chat
 
 
+def _allow(choice: AllowedToolsChoice, chat: tokenizer_pb2.ChatPrompt) -> None:
+    """Offer no other tools than these.
+
+    Raises:
+        StatusError: INVALID_ARGUMENT when one of them is not among the tools.
+    """
+    offered = {tool.name: tool for tool in chat.tools}
+    allowed = [tool.function.name for tool in choice.allowed_tools.tools]
+    for name in allowed:
+        if name not in offered:
+            raise invalid_argument("chat.tool_choice", f"{name!r} is none of the tools")
+    del chat.tools[:]
+    chat.tools.extend(tool for name, tool in offered.items() if name in allowed)
+    chat.tool_choice = choice.allowed_tools.mode
+
+
 def _message(message: Message) -> tokenizer_pb2.ChatMessage:
     content = message.content
+    if content is None and not message.tool_calls:
+        content = message.refusal or ""
     return tokenizer_pb2.ChatMessage(
         role=message.role,
         content=content if isinstance(content, str) else None,
@@ -92,7 +121,7 @@ def _message(message: Message) -> tokenizer_pb2.ChatMessage:
             for call in message.tool_calls or ()
         ],
         tool_call_id=message.tool_call_id or "",
-        reasoning_content=message.reasoning_content or "",
+        reasoning_content=message.reasoning_content or message.reasoning or "",
     )
 
 

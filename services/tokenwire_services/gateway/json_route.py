@@ -3,26 +3,35 @@
 FastAPI documents them; reading, validating and answering is done here, on bare ASGI, because a request costs
 less than half of it that way. Nothing in a body may cost more than a 400: `orjson` refuses what the standard
 library lets through (NaN, lone surrogates) and what trips it (deep nesting, integers of thousands of digits).
+
+Fields that nobody knows are passed over, but not silently: the response names them in a header.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+import re
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, get_type_hints
 
 import orjson
 from fastapi import Response
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter, ValidationError
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tokenwire.status import StatusError
 from tokenwire_services.gateway.errors import ApiError
 from tokenwire_services.gateway.failures import answer_to
 from tokenwire_services.gateway.validation import NO_BODY, explain, not_json
+
+IGNORED_HEADER = "x-tokenwire-ignored"
+"""Names the fields of a request's body that nobody knows."""
+
+_SANE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_MOST_NAMES = 16
 
 Answer = Callable[[Any], Awaitable[Response]]
 """An endpoint: an async function of its `body`."""
@@ -34,23 +43,28 @@ class JsonRoute(APIRoute):
     def __init__(self, path: str, endpoint: Answer, **options: Any) -> None:
         super().__init__(path, endpoint, **options)
         self._endpoint = endpoint
-        self._body = TypeAdapter[Any](get_type_hints(endpoint)["body"])
+        self._body = TypeAdapter[Any](get_type_hints(endpoint, include_extras=True)["body"])
         self.app = self.answer
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a POST request, as an ASGI application."""
+        ignored: Sequence[str] = ()
         try:
             _check_content_type(scope)
-            body = self._read(await _receive(receive))
-            response = body.response() if isinstance(body, ApiError) else await self._endpoint(body)
+            read = self._read(await _receive(receive))
+            if isinstance(read, ApiError):
+                response = read.response()
+            else:
+                body, ignored = read
+                response = await self._endpoint(body)
         except (StatusError, HTTPException) as error:
             response = answer_to(error, scope)
         except ClientDisconnect:
             return
-        await response(scope, receive, send)
+        await response(scope, receive, _naming(ignored, send) if ignored else send)
 
-    def _read(self, data: bytes) -> Any:
-        """A valid body, or what is wrong with it."""
+    def _read(self, data: bytes) -> tuple[Any, Sequence[str]] | ApiError:
+        """A valid body and the names of further fields, or what is wrong with it."""
         if not data:
             return NO_BODY
         try:
@@ -58,9 +72,10 @@ class JsonRoute(APIRoute):
         except orjson.JSONDecodeError as error:
             return not_json(error.msg)
         try:
-            return self._body.validate_python(value, from_attributes=True)
+            body = self._body.validate_python(value, from_attributes=True)
         except ValidationError as error:
             return explain(error.errors(include_url=False), value)
+        return body, list(value.keys() - type(body).model_fields.keys())
 
 
 class PassJsonRoutes:
@@ -77,6 +92,18 @@ class PassJsonRoutes:
         else:
             scope["route"] = route
             await route.answer(scope, receive, send)
+
+
+def _naming(ignored: Sequence[str], send: Send) -> Send:
+    """What sends a response, with a header that names ignored fields."""
+    names = ",".join(sorted(filter(_SANE_NAME.fullmatch, ignored))[:_MOST_NAMES])
+
+    async def send_named(message: Message) -> None:
+        if message["type"] == "http.response.start" and names:
+            MutableHeaders(scope=message)[IGNORED_HEADER] = names
+        await send(message)
+
+    return send_named
 
 
 def _check_content_type(scope: Scope) -> None:

@@ -16,7 +16,7 @@ from tokenwire_services.gateway.schemas.responses import Detokenized, Tokenized
 from tokenwire_services.gateway.schemas.tokenize import (
     DetokenizeRequest,
     TokenizeChatRequest,
-    TokenizeTextRequest,
+    TokenizeRequest,
 )
 from tokenwire_services.gateway.tokenizer_link import TokenizerLink
 
@@ -32,7 +32,7 @@ def router(link: TokenizerLink) -> APIRouter:
     @routes.post(
         TOKENIZE, summary="Encode a text or a conversation", response_model=Tokenized, responses=_ERRORS
     )
-    async def tokenize(body: TokenizeTextRequest | TokenizeChatRequest) -> Response:
+    async def tokenize(body: TokenizeRequest) -> Response:
         request = tokenizer_pb2.TokenizeRequest(
             model=body.model or "", return_token_bytes=bool(body.return_token_strs)
         )

@@ -33,14 +33,6 @@ _LENGTHS = {
 }
 _ABOUT_ABSENT = frozenset({"missing", "without_echo"})
 """Errors about a field that the body need not have."""
-_SUPERSEDED = {
-    "guided_json": "structured_outputs.json",
-    "guided_regex": "structured_outputs.regex",
-    "guided_choice": "structured_outputs.choice",
-    "guided_grammar": "structured_outputs.grammar",
-    "guided_json_object": "structured_outputs.json_object",
-}
-"""What vLLM called a field once, and calls it now."""
 _LONGEST_QUOTE = 60
 
 Detail = Mapping[str, Any]
@@ -67,9 +59,6 @@ def explain(errors: Sequence[Detail], body: Any) -> ApiError:
 
     if kind == "missing":
         return _invalid(f"Missing required parameter: '{param}'.", param, "missing_required_parameter")
-    if kind == "extra_forbidden" and param in _SUPERSEDED:
-        message = f"Unsupported parameter: '{param}'. Use '{_SUPERSEDED[param]}'."
-        return _invalid(message, param, UNSUPPORTED)
     if kind == "extra_forbidden":
         return _invalid(f"Unrecognized request argument supplied: {param}", param, "unknown_parameter")
     if kind == "unsupported_parameter":

@@ -48,7 +48,8 @@ async def test_token_ids_are_decoded(http: httpx.AsyncClient) -> None:
     [
         ("/tokenize", {}, 400, "prompt"),
         ("/tokenize", {"prompt": "a", "model": "other"}, 404, "model"),
-        ("/tokenize", {"prompt": "a", "speed": 1}, 400, "speed"),
+        ("/tokenize", {"prompt": ["a"]}, 400, "prompt"),
+        ("/tokenize", {"messages": []}, 400, "messages"),
         ("/detokenize", {"tokens": [1001]}, 400, "tokens"),
         ("/detokenize", {"tokens": [-1]}, 400, "tokens[0]"),
     ],

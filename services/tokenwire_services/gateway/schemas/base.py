@@ -1,12 +1,8 @@
-"""What both generation endpoints take, and the types that their fields share.
-
-Nothing is ignored silently: an unknown field is an error, and so is a field of OpenAI's that asks for
-something which is not offered.
-"""
+"""What both generation endpoints take, and the types that their fields share."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import (
     AfterValidator,
@@ -16,26 +12,14 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from tokenwire_services.gateway.schemas.strict import Strict
+from tokenwire_services.gateway.schemas.strict import Tolerant
 from tokenwire_services.gateway.schemas.structured import ResponseFormat, StructuredOutputs
+from tokenwire_services.gateway.schemas.unused import Unused, only
 
 _LARGEST_UINT32 = 2**32 - 1
 _LARGEST_FLOAT32 = 3.4e38
 _LONGEST_STOP_BYTES = 1024
 _LONGEST_BAD_WORD_BYTES = 256
-
-
-def only(*accepted: Any) -> AfterValidator:
-    """A field that is refused unless it is null or has one of these values."""
-    names = " or ".join(repr(value) for value in accepted)
-    reason = f"Only {names} is supported" if accepted else "Leave it out"
-
-    def check(value: Any) -> Any:
-        if value is None or value in accepted:
-            return value
-        raise PydanticCustomError("unsupported_parameter", "{reason}", {"reason": reason})
-
-    return AfterValidator(check)
 
 
 def _check_stop(text: str) -> str:
@@ -71,7 +55,7 @@ MAX_LOGPROBS = 20
 """Most alternatives a token."""
 
 
-class StreamOptions(Strict):
+class StreamOptions(Tolerant):
     """How to stream."""
 
     include_usage: Annotated[
@@ -80,7 +64,7 @@ class StreamOptions(Strict):
     include_obfuscation: Annotated[bool | None, only(False)] = None
 
 
-class GenerationRequest(Strict):
+class GenerationRequest(Unused):
     """What a chat completion and a plain completion have in common."""
 
     model: Annotated[str, Field(min_length=1, description="Name of a served model; see /v1/models.")]
@@ -117,13 +101,6 @@ class GenerationRequest(Strict):
     allowed_token_ids: Annotated[
         list[UInt32] | None, Field(min_length=1, fail_fast=True, description="No others are produced.")
     ] = None
-
-    user: Annotated[str | None, Field(description="Accepted, without effect.")] = None
-    metadata: Annotated[dict[str, Any] | None, Field(description="Accepted, without effect.")] = None
-    store: Annotated[bool | None, Field(description="Accepted, without effect.")] = None
-    service_tier: Annotated[str | None, Field(description="Accepted, without effect.")] = None
-    safety_identifier: Annotated[str | None, Field(description="Accepted, without effect.")] = None
-    prompt_cache_key: Annotated[str | None, Field(description="Accepted, without effect.")] = None
 
     n: Annotated[int | None, Field(ge=1, le=128, description="How many answers to give.")] = None
     prompt_logprobs: Annotated[

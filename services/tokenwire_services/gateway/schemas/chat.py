@@ -4,28 +4,31 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from tokenwire_services.gateway.schemas.base import MAX_LOGPROBS, GenerationRequest, only
-from tokenwire_services.gateway.schemas.strict import Strict
+from tokenwire_services.gateway.schemas.base import MAX_LOGPROBS, GenerationRequest
+from tokenwire_services.gateway.schemas.strict import Tolerant
+from tokenwire_services.gateway.schemas.unused import Refused, RefusedUnlessFalse, Without, only
+
+Name = Annotated[str, Field(min_length=1, max_length=256)]
 
 
-class TextPart(Strict):
+class TextPart(Tolerant):
     """A part of a message's content. Only text is supported."""
 
-    type: Annotated[Literal["text", "image_url", "input_audio", "file", "refusal"], only("text")]
+    type: Annotated[str, only("text")]
     text: str
 
 
-class FunctionCall(Strict):
+class FunctionCall(Tolerant):
     """A call that the model made."""
 
     name: str
     arguments: Annotated[str, Field(description="A JSON object, as text.")]
 
 
-class ToolCall(Strict):
+class ToolCall(Tolerant):
     """A call that an assistant message makes."""
 
     id: str
@@ -33,68 +36,103 @@ class ToolCall(Strict):
     function: FunctionCall
 
 
-class Message(Strict):
-    """One message of the conversation. What an answer carries is taken back unchanged."""
+class Message(Tolerant):
+    """One message of the conversation. What an answer carries is taken back, whole or in part."""
 
     role: Literal["developer", "system", "user", "assistant", "tool"]
-    content: str | Annotated[list[TextPart], Field(min_length=1, fail_fast=True)] | None = None
+    content: Annotated[
+        str | Annotated[list[TextPart], Field(min_length=1, fail_fast=True)] | None,
+        Field(validate_default=True, description="Only an assistant's may be null."),
+    ] = None
     name: str | None = None
     tool_calls: list[ToolCall] | None = None
-    tool_call_id: str | None = None
-    reasoning_content: str | None = None
-    refusal: Annotated[str | None, only()] = None
-    annotations: Annotated[list[Any] | None, only([])] = None
-    audio: Annotated[dict[str, Any] | None, only()] = None
-    function_call: Annotated[dict[str, Any] | None, only()] = None
+    tool_call_id: Annotated[str | None, Field(validate_default=True)] = None
+    reasoning_content: Annotated[str | None, Field(description="What preceded the content.")] = None
+    reasoning: Annotated[str | None, Field(description="The same, under vLLM's name.")] = None
+    refusal: Annotated[str | None, Field(description="Stands for content that is null.")] = None
+    annotations: Annotated[list[Any] | None, Without] = None
+    audio: Refused = None
+    function_call: Annotated[Any, only(instead="tool_calls")] = None
 
-    @model_validator(mode="after")
-    def _has_what_its_role_needs(self) -> Message:
-        if self.content is None and not (self.role == "assistant" and self.tool_calls):
-            raise PydanticCustomError(
-                "content_missing", "a message needs 'content', unless an assistant's calls tools"
-            )
-        if self.role == "tool" and self.tool_call_id is None:
-            raise PydanticCustomError("tool_call_id_missing", "a message of role 'tool' needs 'tool_call_id'")
-        return self
+    @field_validator("content")
+    @classmethod
+    def _has_content(cls, content: Any, info: ValidationInfo) -> Any:
+        if content is None and info.data.get("role", "assistant") != "assistant":
+            raise PydanticCustomError("missing", "required")
+        return content
+
+    @field_validator("tool_call_id")
+    @classmethod
+    def _answers_a_call(cls, call: str | None, info: ValidationInfo) -> str | None:
+        if call is None and info.data.get("role") == "tool":
+            raise PydanticCustomError("missing", "required")
+        return call
 
 
-class FunctionDefinition(Strict):
+class FunctionDefinition(Tolerant):
     """A function that the model may call."""
 
-    name: Annotated[str, Field(min_length=1, max_length=256)]
+    name: Name
     description: str | None = None
     parameters: Annotated[dict[str, Any] | None, Field(description="JSON Schema of the parameters.")] = None
     strict: Annotated[bool | None, Field(description="Keep arguments to the schema.")] = None
 
 
-class Tool(Strict):
+class Tool(Tolerant):
     """A tool that the model may call."""
 
-    type: Literal["function"]
+    type: Literal["function"] = "function"
     function: FunctionDefinition
 
 
-class FunctionName(Strict):
+class FunctionName(Tolerant):
     """Names a function."""
 
-    name: Annotated[str, Field(min_length=1, max_length=256)]
+    name: Name
 
 
-class NamedToolChoice(Strict):
-    """The tool that must be called."""
+class NamedTool(Tolerant):
+    """One of the tools."""
 
-    type: Literal["function"]
+    type: Literal["function"] = "function"
     function: FunctionName
 
 
-class Conversation(Strict):
+class AllowedTools(Tolerant):
+    """Some of the tools, and whether one of them must be called."""
+
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedTool], Field(min_length=1, fail_fast=True)]
+
+
+class AllowedToolsChoice(Tolerant):
+    """Restricts the choice to some of the tools."""
+
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedTools
+
+
+def _kind_of_choice(choice: Any) -> str:
+    if not isinstance(choice, dict):
+        return "a word"
+    return "some" if choice.get("type") == "allowed_tools" else "one"
+
+
+ToolChoice = Annotated[
+    Annotated[Literal["auto", "none", "required"] | None, Tag("a word")]
+    | Annotated[NamedTool, Tag("one")]
+    | Annotated[AllowedToolsChoice, Tag("some")],
+    Discriminator(_kind_of_choice),
+]
+
+
+class Conversation(Tolerant):
     """A conversation, and how it becomes a prompt."""
 
     messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
     tools: Annotated[list[Tool] | None, Field(fail_fast=True)] = None
     tool_choice: Annotated[
-        Literal["auto", "none", "required"] | NamedToolChoice | None,
-        Field(description="Whether a tool may be called, or must be, or which one."),
+        ToolChoice, Field(description="Whether a tool may be called, or must be, and which.")
     ] = None
     parallel_tool_calls: Annotated[
         bool | None, Field(description="Whether an answer may have several calls; default true.")
@@ -110,6 +148,7 @@ class Conversation(Strict):
     add_generation_prompt: Annotated[
         bool | None, Field(description="End the prompt with the header of the answer; default true.")
     ] = None
+    add_special_tokens: RefusedUnlessFalse = None
     continue_final_message: Annotated[
         bool | None, Field(description="Continue the last message instead of answering it.")
     ] = None
@@ -137,12 +176,12 @@ class ChatCompletionRequest(GenerationRequest, Conversation):
     ] = None
 
     modalities: Annotated[list[str] | None, only(["text"])] = None
-    audio: Annotated[dict[str, Any] | None, only()] = None
-    prediction: Annotated[dict[str, Any] | None, only()] = None
-    verbosity: Annotated[str | None, only()] = None
-    web_search_options: Annotated[dict[str, Any] | None, only()] = None
-    functions: Annotated[list[Any] | None, only()] = None
-    function_call: Annotated[str | dict[str, Any] | None, only()] = None
+    prediction: Annotated[dict[str, Any] | None, Without] = None
+    verbosity: Annotated[str | None, only("medium")] = None
+    audio: Refused = None
+    web_search_options: Refused = None
+    functions: Annotated[Any, only(instead="tools")] = None
+    function_call: Annotated[Any, only(instead="tool_choice")] = None
 
     @field_validator("top_logprobs")
     @classmethod

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from tokenwire_services.gateway.schemas.base import MAX_LOGPROBS, GenerationRequest, UInt32, only
+from tokenwire_services.gateway.schemas.base import MAX_LOGPROBS, GenerationRequest, UInt32
+from tokenwire_services.gateway.schemas.unused import RefusedUnlessEmpty, only
 
 TokenIds = Annotated[list[UInt32], Field(min_length=1, fail_fast=True)]
 Texts = Annotated[list[str], Field(min_length=1, max_length=256, fail_fast=True)]
@@ -35,6 +36,7 @@ class CompletionRequest(GenerationRequest):
     ] = None
     best_of: Annotated[int | None, Field(ge=1, description="Only the value of 'n' is supported.")] = None
     suffix: Annotated[str | None, only("")] = None
+    prompt_embeds: RefusedUnlessEmpty = None
 
     @field_validator("echo")
     @classmethod

@@ -1,4 +1,9 @@
-"""What every object in a request is: nothing is converted (a string is not a number), nothing is unknown."""
+"""What the objects in a request are: of exactly the types named; nothing is converted, a string is no number.
+
+A field that nobody knows is an error where it could say what the answer must look like (`Strict`). Elsewhere
+it is passed over (`Tolerant`): clients of other servers send more than OpenAI's API names, and send back more
+than they were given.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +16,7 @@ _MOST_FIELDS = 100
 
 
 class Strict(BaseModel):
-    """An object that has the fields named and no others, of exactly the types named."""
+    """An object that has the fields named and no others."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
 
@@ -23,3 +28,9 @@ class Strict(BaseModel):
             context = {"count": len(value), "limit": _MOST_FIELDS}
             raise PydanticCustomError("too_many_fields", reason, context)
         return value
+
+
+class Tolerant(Strict):
+    """An object whose further fields are passed over."""
+
+    model_config = ConfigDict(extra="ignore")

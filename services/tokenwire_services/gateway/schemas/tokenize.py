@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from tokenwire_services.gateway.schemas.base import UInt32
 from tokenwire_services.gateway.schemas.chat import Conversation
-from tokenwire_services.gateway.schemas.strict import Strict
+from tokenwire_services.gateway.schemas.strict import Tolerant
 
 
-class TokenizeTextRequest(Strict):
+class TokenizeTextRequest(Tolerant):
     """A text to encode."""
 
     model: Annotated[str | None, Field(description="Left out: the only model.")] = None
@@ -29,7 +29,18 @@ class TokenizeChatRequest(Conversation):
     return_token_strs: Annotated[bool | None, Field(description="Return each token as text, too.")] = None
 
 
-class DetokenizeRequest(Strict):
+def _kind_of_input(body: Any) -> str:
+    is_chat = isinstance(body, dict) and body.get("prompt") is None and "messages" in body
+    return "a chat" if is_chat else "a text"
+
+
+TokenizeRequest = Annotated[
+    Annotated[TokenizeTextRequest, Tag("a text")] | Annotated[TokenizeChatRequest, Tag("a chat")],
+    Discriminator(_kind_of_input),
+]
+
+
+class DetokenizeRequest(Tolerant):
     """Token IDs to decode."""
 
     model: Annotated[str | None, Field(description="Left out: the only model.")] = None

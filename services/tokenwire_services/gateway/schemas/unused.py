@@ -1,0 +1,80 @@
+"""Fields that clients of OpenAI, of vLLM and of other servers send, and that nothing here acts on.
+
+Those that would not change the answer are taken; those that would are refused, unless they say no more than
+what happens anyway. (A field that is not even named here is passed over, and named in the response's head.)
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import orjson
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
+
+from tokenwire_services.gateway.schemas.strict import Tolerant
+
+
+def only(*accepted: Any, instead: str | None = None) -> AfterValidator:
+    """A field that is refused unless it is null or has one of these values; `instead` is the one to use."""
+    names = " or ".join(_json(value) for value in accepted)
+    reason = f"Use '{instead}'" if instead else f"Only {names} is supported" if accepted else "Leave it out"
+
+    def check(value: Any) -> Any:
+        if value is None or value in accepted:
+            return value
+        raise PydanticCustomError("unsupported_parameter", "{reason}", {"reason": reason})
+
+    return AfterValidator(check)
+
+
+def _json(value: Any) -> str:
+    return f"'{value}'" if isinstance(value, str) else orjson.dumps(value).decode()
+
+
+Without = Field(description="Accepted, without effect.")
+Refused = Annotated[Any, only()]
+RefusedUnlessEmpty = Annotated[Any, only({}, [])]
+RefusedUnlessFalse = Annotated[Any, only(False)]
+
+
+class Unused(Tolerant):
+    """What either generation endpoint may be sent to no effect."""
+
+    user: Annotated[str | None, Without] = None
+    metadata: Annotated[dict[str, Any] | None, Without] = None
+    store: Annotated[bool | None, Without] = None
+    service_tier: Annotated[str | None, Without] = None
+    safety_identifier: Annotated[str | None, Without] = None
+    prompt_cache_key: Annotated[str | None, Without] = None
+    prompt_cache_retention: Annotated[str | None, Without] = None
+
+    # vLLM's.
+    session_id: Annotated[str | None, Without] = None
+    stream_interval: Annotated[int | None, Without] = None
+    spaces_between_special_tokens: Annotated[bool | None, Without] = None
+    length_penalty: Annotated[float | None, Without] = None
+    use_beam_search: RefusedUnlessFalse = None
+    watermarking: RefusedUnlessFalse = None
+    truncate_prompt_tokens: Refused = None
+    thinking_token_budget: Annotated[Any, only(-1)] = None
+    repetition_detection: Refused = None
+    logprob_token_ids: RefusedUnlessEmpty = None
+    return_tokens_as_token_ids: RefusedUnlessFalse = None
+    return_prompt_text: RefusedUnlessFalse = None
+    vllm_xargs: RefusedUnlessEmpty = None
+    kv_transfer_params: RefusedUnlessEmpty = None
+    ec_transfer_params: RefusedUnlessEmpty = None
+    mm_processor_kwargs: RefusedUnlessEmpty = None
+    media_io_kwargs: RefusedUnlessEmpty = None
+
+    # What vLLM called, and SGLang and llama.cpp call, the fields of `structured_outputs`.
+    guided_json: Annotated[Any, only(instead="structured_outputs.json")] = None
+    guided_regex: Annotated[Any, only(instead="structured_outputs.regex")] = None
+    guided_choice: Annotated[Any, only(instead="structured_outputs.choice")] = None
+    guided_grammar: Annotated[Any, only(instead="structured_outputs.grammar")] = None
+    guided_json_object: Annotated[Any, only(False, instead="structured_outputs.json_object")] = None
+    json_schema: Annotated[Any, only(instead="response_format")] = None
+    regex: Annotated[Any, only(instead="structured_outputs.regex")] = None
+    ebnf: Annotated[Any, only(instead="structured_outputs.grammar")] = None
+    grammar: Annotated[Any, only("", instead="structured_outputs.grammar")] = None
