@@ -41,11 +41,11 @@ def router(link: TokenizerLink) -> APIRouter:
         responses=generation_responses(ChatCompletion),
     )
     async def create_chat_completion(body: ChatCompletionRequest) -> Response:
-        header = Header("chatcmpl", body.model)
+        header = Header("chatcmpl", body.model, body.request_id)
         names = FieldNames("chat", body.structured_outputs is not None)
-        output = ChatOutput(header, names, body.includes_usage, body.n or 1)
+        output = ChatOutput(header, names, body)
         exchange = Exchange(link.session)
-        exchange.submit([_to_proto(body, header.id)], wake_on_delta=bool(body.stream))
+        exchange.submit([_to_proto(body, header.request_id)], wake_on_delta=bool(body.stream))
         return EventStream(exchange, output) if body.stream else Reply(exchange, output)
 
     return routes

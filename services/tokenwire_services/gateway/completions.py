@@ -33,11 +33,11 @@ def router(link: TokenizerLink) -> APIRouter:
         responses=generation_responses(Completion),
     )
     async def create_completion(body: CompletionRequest) -> Response:
-        header = Header("cmpl", body.model)
+        header = Header("cmpl", body.model, body.request_id)
         names = FieldNames("completions", body.structured_outputs is not None)
-        output = CompletionsOutput(header, names, body.includes_usage, bool(body.echo), body.max_tokens == 0)
+        output = CompletionsOutput(header, names, body)
         exchange = Exchange(link.session)
-        exchange.submit(_to_protos(body, header.id), wake_on_delta=bool(body.stream))
+        exchange.submit(_to_protos(body, header.request_id), wake_on_delta=bool(body.stream))
         return EventStream(exchange, output) if body.stream else Reply(exchange, output)
 
     return routes

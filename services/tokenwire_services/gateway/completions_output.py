@@ -11,7 +11,8 @@ import orjson
 from tokenwire_services.gateway.field_names import FieldNames
 from tokenwire_services.gateway.generation import Generation
 from tokenwire_services.gateway.logprobs import CompletionLogprobs, prompt_logprobs
-from tokenwire_services.gateway.output import FINISH_REASONS, Chunk, Header, usage
+from tokenwire_services.gateway.output import Chunk, Header, ending, usage
+from tokenwire_services.gateway.schemas.completions import CompletionRequest
 
 KIND = "text_completion"
 
@@ -19,20 +20,15 @@ KIND = "text_completion"
 class CompletionsOutput:
     """The answer to one completion request: a choice for each sample of each prompt."""
 
-    def __init__(
-        self,
-        header: Header,
-        names: FieldNames,
-        include_usage: bool,
-        echo: bool = False,
-        prompt_only: bool = False,
-    ) -> None:
-        """`echo`: each choice's text begins with its prompt; `prompt_only`: and ends with it."""
+    def __init__(self, header: Header, names: FieldNames, body: CompletionRequest) -> None:
         self.names = names
         self._header = header
-        self._chunk = chunk = Chunk(header, KIND, include_usage)
-        self._echo = echo
-        self._prompt_only = prompt_only
+        self._chunk = chunk = Chunk(header, KIND, body.stream_options)
+        self._echo = bool(body.echo)
+        """Whether each choice's text begins with its prompt."""
+        self._prompt_only = body.max_tokens == 0
+        """Whether it ends with it, too."""
+        self._return_token_ids = bool(body.return_token_ids)
         self._begun: set[int] = set()
         """Choices of which something was written."""
         self._logprobs: defaultdict[int, CompletionLogprobs] = defaultdict(CompletionLogprobs)
@@ -47,36 +43,47 @@ class CompletionsOutput:
         """New text of one continuation."""
         if generation.prompt is not None and index not in self._begun:
             self._begun.add(index)
-            return self._chunk.event(self._choice(index, generation, None, _prompt_ids(generation)))
+            about_prompt = self._prompt_ids(generation)
+            choice = self._choice(index, generation, None, about_prompt)
+            has_content = bool(choice["text"] or choice["logprobs"] or about_prompt)
+            return self._chunk.event(choice, generation) if has_content else b""
         if self._prompt_only:
             return b""
-        if generation.logprobs or generation.token_ids:
-            return self._chunk.event(self._choice(index, generation, None))
+        if generation.logprobs or generation.token_ids or (generation.texts and self._chunk.counts_tokens):
+            return self._chunk.event(self._choice(index, generation, None), generation)
         if not generation.texts:
             return b""
         return self._before_text(index) + orjson.dumps(generation.take_text()) + self._after_text
 
     def around_text(self, index: int) -> tuple[bytes, bytes] | None:
         """The bytes around a continuation's new text."""
-        return None if self._prompt_only else (self._before_text(index), self._after_text)
+        if self._prompt_only or self._chunk.counts_tokens:
+            return None
+        return self._before_text(index), self._after_text
 
     def finish(self, index: int, generation: Generation) -> bytes:
         """Why the continuation ended."""
-        reason = FINISH_REASONS[generation.finish_reason]
-        return self._chunk.event({"index": index, "text": "", "logprobs": None, "finish_reason": reason})
+        choice = {"index": index, "text": "", "logprobs": None, **ending(generation)}
+        return self._chunk.event(choice, generation)
 
     def closing(self, generations: Sequence[Generation]) -> bytes:
         """The usage, when asked for, and [DONE]."""
-        return self._chunk.closing(generations)
+        return self._chunk.closing(self._usage(generations))
 
     def whole(self, generations: Sequence[Generation]) -> bytes:
         """The answer in one piece."""
-        choices = []
-        for index, generation in enumerate(generations):
-            reason = FINISH_REASONS[generation.finish_reason]
-            choices.append(self._choice(index, generation, reason, _about_prompt(generation)))
-        fields = self._header.fields(KIND)
-        return orjson.dumps({**fields, "choices": choices, "usage": usage(generations)})
+        choices = [
+            self._choice(index, generation, ending(generation), self._about_prompt(generation))
+            for index, generation in enumerate(generations)
+        ]
+        fields = {**self._header.fields(KIND), "system_fingerprint": None}
+        return orjson.dumps({**fields, "choices": choices, "usage": self._usage(generations)})
+
+    def _usage(self, generations: Sequence[Generation]) -> dict[str, Any]:
+        counted = usage(generations)
+        if self._prompt_only:  # the token that the engine generates anyway is dropped
+            counted |= {"completion_tokens": 0, "total_tokens": counted["prompt_tokens"]}
+        return counted
 
     def _before_text(self, index: int) -> bytes:
         return b'%b{"index":%d,"text":' % (self._chunk.before, index)
@@ -85,7 +92,7 @@ class CompletionsOutput:
         self,
         index: int,
         generation: Generation,
-        finish_reason: str | None,
+        end: dict[str, Any] | None,
         about_prompt: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
         """What arrived, the prompt first where it is wanted: `about_prompt` is None once that was written."""
@@ -103,23 +110,23 @@ class CompletionsOutput:
             "index": index,
             "text": text,
             "logprobs": self._logprobs[index].columns(logprobs, prompt),
-            "finish_reason": finish_reason,
+            "finish_reason": None,
+            **(end or {}),
             **(about_prompt or {}),
         }
-        if token_ids:
+        if token_ids and self._return_token_ids:
             choice["token_ids"] = token_ids
         return choice
 
+    def _prompt_ids(self, generation: Generation) -> dict[str, Any]:
+        prompt = generation.prompt
+        if prompt is None or not self._return_token_ids:
+            return {}
+        return {"prompt_token_ids": list(prompt.prompt_token_ids)}
 
-def _prompt_ids(generation: Generation) -> dict[str, Any]:
-    prompt = generation.prompt
-    return {} if prompt is None else {"prompt_token_ids": list(prompt.prompt_token_ids)}
-
-
-def _about_prompt(generation: Generation) -> dict[str, Any]:
-    """What was asked about the prompt, as vLLM writes it in each choice."""
-    prompt = generation.prompt
-    about = _prompt_ids(generation)
-    if prompt is not None and prompt.HasField("prompt_logprobs"):
-        about["prompt_logprobs"] = prompt_logprobs(prompt)
-    return about
+    def _about_prompt(self, generation: Generation) -> dict[str, Any]:
+        """What was asked about the prompt, as vLLM writes it in each choice."""
+        prompt, about = generation.prompt, self._prompt_ids(generation)
+        if prompt is not None and prompt.HasField("prompt_logprobs"):
+            about["prompt_logprobs"] = prompt_logprobs(prompt)
+        return about

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 
 from tokenwire.status import StatusError
 from tokenwire.v1 import generation_pb2, tokenizer_pb2
 from tokenwire_services.wakeup import Wakeup
+
+FinishEvent = tokenizer_pb2.TokenizerSessionResponse.FinishEvent
 
 
 @dataclass(slots=True)
@@ -30,6 +32,7 @@ class Generation:
         texts, reasoning, tool_calls, token_ids: what arrived and was not taken yet.
         logprobs: messages with the log-probabilities of tokens, not taken yet.
         prompt: what was asked about the prompt; it arrives before anything else.
+        stop_reason: the stop string that ended it, or the stop token that the request named.
         usage: the request's, in the generation that ended last.
     """
 
@@ -44,6 +47,7 @@ class Generation:
     logprobs: list[tokenizer_pb2.TokenizerGenerateResponse] = field(default_factory=list)
     prompt: tokenizer_pb2.TokenizerGenerateResponse | None = None
     finish_reason: generation_pb2.FinishReason.ValueType = generation_pb2.FINISH_REASON_UNSPECIFIED
+    stop_reason: str | int | None = None
     usage: generation_pb2.Usage = field(default_factory=generation_pb2.Usage)
     error: StatusError | None = None
     done: bool = False
@@ -71,13 +75,15 @@ class Generation:
         token_ids, self.token_ids = self.token_ids, []
         return token_ids
 
-    def finish(
-        self, reason: generation_pb2.FinishReason.ValueType, usage: generation_pb2.Usage | None = None
-    ) -> None:
-        """The end, by itself."""
-        self.finish_reason = reason
-        if usage is not None:
-            self.usage = usage
+    def finish(self, event: FinishEvent, named_stop_token_ids: Container[int] = ()) -> None:
+        """The end, by itself. (An end-of-sequence token is no stop reason, unless the request named it.)"""
+        self.finish_reason = event.reason
+        if event.HasField("stop_string"):
+            self.stop_reason = event.stop_string
+        elif event.HasField("stop_token_id") and event.stop_token_id in named_stop_token_ids:
+            self.stop_reason = event.stop_token_id
+        if event.HasField("usage"):
+            self.usage = event.usage
         self.done = True
         self.wake()
 

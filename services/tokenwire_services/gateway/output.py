@@ -12,6 +12,7 @@ import orjson
 from tokenwire.v1 import generation_pb2
 from tokenwire_services.gateway.field_names import FieldNames
 from tokenwire_services.gateway.generation import Generation
+from tokenwire_services.gateway.schemas.base import StreamOptions
 
 FINISH_REASONS = {
     generation_pb2.FINISH_REASON_STOP: "stop",
@@ -50,10 +51,16 @@ class Output(Protocol):
 
 
 class Header:
-    """The fields that every chunk of an answer, and a whole answer, begin with."""
+    """The fields that every chunk of an answer, and a whole answer, begin with.
 
-    def __init__(self, id_prefix: str, model: str) -> None:
-        self.id = f"{id_prefix}-{uuid.uuid4().hex}"
+    Attributes:
+        id: the answer's, with the name that the caller gave to the request, if any.
+        request_id: of the request below, unique whatever callers say.
+    """
+
+    def __init__(self, id_prefix: str, model: str, name: str | None = None) -> None:
+        self.request_id = f"{id_prefix}-{uuid.uuid4().hex}"
+        self.id = self.request_id if name is None else f"{id_prefix}-{name}"
         self.created = int(time.time())
         self.model = model
 
@@ -63,34 +70,47 @@ class Header:
 
 
 class Chunk:
-    """The constant bytes around what differs from event to event of one answer.
+    """What the events of one answer have in common, as constant bytes where that is possible.
 
     `before` ends where the list of choices begins, `after` begins where it ends.
     """
 
-    def __init__(self, header: Header, kind: str, include_usage: bool) -> None:
+    def __init__(self, header: Header, kind: str, options: StreamOptions | None) -> None:
+        options = options or StreamOptions()
         self._fields = header.fields(kind)
-        self._include_usage = include_usage
-        opened = orjson.dumps(self._fields)[:-1]
-        self.before = b"data: " + opened + b',"choices":['
-        self.after = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
+        self._include_usage = bool(options.include_usage)
+        self.before = b"data: " + orjson.dumps(self._fields)[:-1] + b',"choices":['
+        self.after = b'],"usage":null}\n\n' if self._include_usage else b"]}\n\n"
+        self.counts_tokens = options.counts_tokens
+        """Whether each event counts the tokens so far, so that `after` is in none."""
 
-    def event(self, choice: dict[str, Any], further: dict[str, Any] | None = None) -> bytes:
-        """The event with one choice; `further` fields stand beside the list of choices."""
-        if not further:
+    def event(
+        self, choice: dict[str, Any], generation: Generation, further: dict[str, Any] | None = None
+    ) -> bytes:
+        """The event with one choice of a generation; `further` fields stand beside the list of choices."""
+        if not (further or self.counts_tokens):
             return self.before + orjson.dumps(choice) + self.after
-        fields = {**self._fields, "choices": [choice], **further}
-        if self._include_usage:
+        fields = {**self._fields, "choices": [choice], **(further or {})}
+        if self.counts_tokens:
+            fields["usage"] = usage_so_far(generation)
+        elif self._include_usage:
             fields["usage"] = None
         return b"data: " + orjson.dumps(fields) + b"\n\n"
 
-    def closing(self, generations: Sequence[Generation]) -> bytes:
+    def closing(self, usage: dict[str, Any]) -> bytes:
         """The event with the usage, when it was asked for, and the end of the stream."""
         done = b"data: [DONE]\n\n"
         if not self._include_usage:
             return done
-        fields = {**self._fields, "choices": [], "usage": usage(generations)}
-        return b"data: " + orjson.dumps(fields) + b"\n\n" + done
+        return b"data: " + orjson.dumps({**self._fields, "choices": [], "usage": usage}) + b"\n\n" + done
+
+
+def ending(generation: Generation) -> dict[str, Any]:
+    """The fields of a choice that say why it ended; `stop_reason` is vLLM's."""
+    return {
+        "finish_reason": FINISH_REASONS[generation.finish_reason],
+        "stop_reason": generation.stop_reason,
+    }
 
 
 def usage(generations: Sequence[Generation]) -> dict[str, Any]:
@@ -98,9 +118,14 @@ def usage(generations: Sequence[Generation]) -> dict[str, Any]:
     prompt = sum(generation.usage.prompt_tokens for generation in generations)
     completion = sum(generation.usage.completion_tokens for generation in generations)
     cached = sum(generation.usage.cached_prompt_tokens for generation in generations)
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": cached},
-    }
+    return {**_counts(prompt, completion), "prompt_tokens_details": {"cached_tokens": cached}}
+
+
+def usage_so_far(generation: Generation) -> dict[str, Any]:
+    """One generation's tokens while it runs; its prompt's IDs must have been asked for."""
+    prompt = 0 if generation.prompt is None else len(generation.prompt.prompt_token_ids)
+    return _counts(prompt, len(generation.received_token_ids))
+
+
+def _counts(prompt: int, completion: int) -> dict[str, Any]:
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}

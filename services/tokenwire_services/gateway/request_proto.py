@@ -41,7 +41,7 @@ def generate_request(
         include_stop_string=bool(body.include_stop_str_in_output),
         skip_special_tokens=body.skip_special_tokens,
         bad_words=body.bad_words or (),
-        return_token_ids=bool(body.return_token_ids),
+        return_token_ids=body.needs_token_ids,
     )
     if (constraint := constraint_of(body.response_format, body.structured_outputs)) is not None:
         request.constraint.CopyFrom(constraint)

@@ -260,8 +260,8 @@ class Session:
             message = "the tokenizer service cancelled the request"
             submission.fail(StatusError(grpc.StatusCode.CANCELLED, message))
         else:
-            usage = event.usage if is_last else None
-            submission.generations[event.sample_index].finish(event.reason, usage)
+            named = submission.request.stop.stop_token_ids
+            submission.generations[event.sample_index].finish(event, named)
 
     def _expire(self, submission: Submission) -> None:
         message = f"the request did not finish within {self._request_timeout_s:g} seconds"

@@ -33,15 +33,15 @@ async def test_the_bytes_of_a_chat_stream(http: httpx.AsyncClient, tokenizer: Fa
     head = {key: first[key] for key in ("id", "object", "created", "model")}
     assert head["object"] == "chat.completion.chunk"
 
-    def chunk(delta: dict[str, str], finish_reason: str | None = None) -> dict[str, object]:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    def chunk(delta: dict[str, str | None], **end: str | None) -> dict[str, object]:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": None, **end}
         return {**head, "choices": [choice], "usage": None}
 
     assert [first, *rest[:-1]] == [
-        chunk({"role": "assistant", "content": ""}),
+        chunk({"role": "assistant", "content": "", "refusal": None}),
         chunk({"content": '"é"\n'}),
         chunk({"content": "\u2028𝄞"}),
-        chunk({}, "stop"),
+        chunk({}, finish_reason="stop", stop_reason=None),
     ]
     assert rest[-1]["choices"] == []
     assert rest[-1]["usage"]["completion_tokens"] == 2

@@ -46,7 +46,7 @@ async def test_calls_are_part_of_the_message(client: openai.AsyncOpenAI) -> None
     ]
     arguments = [json.loads(call.function.arguments) for call in choice.message.tool_calls]
     assert arguments == [{"city": "Oslo"}, {"city": "Rome"}]
-    assert choice.message.model_extra == {"reasoning_content": "two cities"}
+    assert choice.message.model_extra == {"reasoning_content": "two cities", "reasoning": "two cities"}
 
 
 async def test_calls_are_streamed_in_pieces(client: openai.AsyncOpenAI) -> None:
@@ -95,17 +95,23 @@ async def test_what_must_be_called_reaches_the_tokenizer(
     assert not chat.parallel_tool_calls
 
 
-async def test_what_arrives_of_a_call_together_is_one_piece(client: openai.AsyncOpenAI) -> None:
-    """As OpenAI streams them: the first piece of a call has its id and name, the others arguments alone."""
+async def test_a_calls_first_piece_has_its_name_and_the_others_its_arguments(
+    client: openai.AsyncOpenAI,
+) -> None:
+    """As OpenAI streams them, one piece a chunk, whatever arrived together."""
     stream = await client.chat.completions.create(model=MODEL, messages=ASK, tools=TOOLS, stream=True)
-    names: dict[int, list[str | None]] = {}
+    by_call: dict[int, list[dict[str, Any]]] = {}
     async for chunk in stream:
-        pieces = chunk.choices[0].delta.tool_calls or []
-        assert len({piece.index for piece in pieces}) == len(pieces)
-        for piece in pieces:
-            assert piece.function is not None
-            names.setdefault(piece.index, []).append(piece.function.name)
-    assert all(first == "weather" and not any(others) for first, *others in names.values())
+        for piece in chunk.choices[0].delta.tool_calls or []:
+            assert len(chunk.choices[0].delta.tool_calls or ()) == 1
+            by_call.setdefault(piece.index, []).append(piece.model_dump(exclude_unset=True))
+    for index, call_id in (0, "call_a"), (1, "call_b"):
+        first, *others = by_call[index]
+        function = {"name": "weather", "arguments": ""}
+        assert first == {"index": index, "id": call_id, "type": "function", "function": function}
+        assert others
+        assert all(set(other) == {"index", "function"} for other in others)
+        assert all(set(other["function"]) == {"arguments"} for other in others)
 
 
 async def test_the_effort_to_think_reaches_the_tokenizer(

@@ -61,12 +61,23 @@ class StreamOptions(Tolerant):
     include_usage: Annotated[
         bool | None, Field(description="End the stream with a chunk that counts the tokens.")
     ] = None
+    continuous_usage_stats: Annotated[
+        bool | None, Field(description="With include_usage: count the tokens so far in every chunk.")
+    ] = None
     include_obfuscation: Annotated[bool | None, only(False)] = None
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether every chunk counts the tokens so far."""
+        return bool(self.include_usage and self.continuous_usage_stats)
 
 
 class GenerationRequest(Unused):
     """What a chat completion and a plain completion have in common."""
 
+    request_id: Annotated[
+        str | None, Field(min_length=1, max_length=128, description="The answer's id, behind a prefix.")
+    ] = None
     model: Annotated[str, Field(min_length=1, description="Name of a served model; see /v1/models.")]
     stream: Annotated[bool | None, Field(description="Send the answer as it is produced.")] = None
     stream_options: StreamOptions | None = None
@@ -151,6 +162,7 @@ class GenerationRequest(Unused):
         return number
 
     @property
-    def includes_usage(self) -> bool:
-        """Whether the stream ends with a chunk that counts the tokens."""
-        return bool(self.stream_options and self.stream_options.include_usage)
+    def needs_token_ids(self) -> bool:
+        """Whether the answer is written with its tokens, or with how many they are."""
+        counts_tokens = self.stream_options is not None and self.stream_options.counts_tokens
+        return bool(self.return_token_ids or counts_tokens)

@@ -54,6 +54,13 @@ class Message(Tolerant):
     audio: Refused = None
     function_call: Annotated[Any, only(instead="tool_calls")] = None
 
+    @property
+    def text(self) -> str:
+        """The content as one text."""
+        if isinstance(self.content, list):
+            return "".join(part.text for part in self.content)
+        return self.content or ""
+
     @field_validator("content")
     @classmethod
     def _has_content(cls, content: Any, info: ValidationInfo) -> Any:
@@ -169,6 +176,11 @@ class ChatCompletionRequest(GenerationRequest, Conversation):
     max_completion_tokens: Annotated[
         int | None, Field(ge=1, le=2**32 - 1, description="Takes precedence over max_tokens.")
     ] = None
+
+    echo: Annotated[
+        bool | None, Field(description="Begin the answer with the assistant's last message, if it is last.")
+    ] = None
+    include_reasoning: Annotated[bool | None, Field(description="Return reasoning; default true.")] = None
 
     logprobs: Annotated[bool | None, Field(description="Return each token's log-probability.")] = None
     top_logprobs: Annotated[

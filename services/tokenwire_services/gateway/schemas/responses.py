@@ -7,6 +7,8 @@ from typing import Literal
 from pydantic import BaseModel
 
 FinishReason = Literal["stop", "length", "tool_calls"]
+StopReason = str | int | None
+"""The stop string, or the stop token that the request named, that ended the answer."""
 
 
 class ErrorDetail(BaseModel):
@@ -59,7 +61,10 @@ class AssistantMessage(BaseModel):
 
     role: Literal["assistant"]
     content: str | None
+    refusal: None
+    annotations: list[None]
     reasoning_content: str | None = None
+    reasoning: str | None = None
     tool_calls: list[ToolCallOut] | None = None
 
 
@@ -103,6 +108,7 @@ class ChatChoice(BaseModel):
     message: AssistantMessage
     logprobs: ChatLogprobs | None
     finish_reason: FinishReason
+    stop_reason: StopReason
     token_ids: list[int] | None = None
 
 
@@ -113,6 +119,7 @@ class ChatCompletion(BaseModel):
     object: Literal["chat.completion"]
     created: int
     model: str
+    system_fingerprint: None
     choices: list[ChatChoice]
     usage: Usage
     prompt_token_ids: list[int] | None = None
@@ -135,6 +142,7 @@ class CompletionChoice(BaseModel):
     text: str
     logprobs: CompletionLogprobs | None
     finish_reason: FinishReason
+    stop_reason: StopReason
     token_ids: list[int] | None = None
     prompt_token_ids: list[int] | None = None
     prompt_logprobs: PromptLogprobs | None = None
@@ -147,6 +155,7 @@ class Completion(BaseModel):
     object: Literal["text_completion"]
     created: int
     model: str
+    system_fingerprint: None
     choices: list[CompletionChoice]
     usage: Usage
 
