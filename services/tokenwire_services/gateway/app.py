@@ -19,6 +19,7 @@ from tokenwire_services.gateway.json_route import IGNORED_HEADER, PassJsonRoutes
 from tokenwire_services.gateway.limits import LimitBody
 from tokenwire_services.gateway.metrics import MeasureRequests, Metrics
 from tokenwire_services.gateway.request_id import HEADER, NameRequests
+from tokenwire_services.gateway.request_line import PlainRequests
 from tokenwire_services.gateway.sse import OfferServerSend
 from tokenwire_services.gateway.tokenizer_link import TokenizerLink
 
@@ -57,9 +58,9 @@ def _in_layers(app: ASGIApp, config: GatewayConfig, metrics: Metrics) -> ASGIApp
         app = CORSMiddleware(
             app,
             allow_origins=config.cors_origins,
-            allow_methods=("GET", "POST"),
+            allow_methods=("GET", "HEAD", "POST"),
             allow_headers=("*",),
             expose_headers=(HEADER, IGNORED_HEADER, "retry-after"),
         )
     app = ServerErrorMiddleware(app, on_error)
-    return OfferServerSend(NameRequests(MeasureRequests(app, metrics)))
+    return PlainRequests(OfferServerSend(NameRequests(MeasureRequests(app, metrics))))

@@ -12,6 +12,7 @@ from tokenwire_services.gateway.exchange import Exchange
 from tokenwire_services.gateway.field_names import FieldNames
 from tokenwire_services.gateway.json_route import JsonRoute
 from tokenwire_services.gateway.json_text import json_text
+from tokenwire_services.gateway.models import only_model
 from tokenwire_services.gateway.output import Header
 from tokenwire_services.gateway.reply import Reply
 from tokenwire_services.gateway.request_proto import generate_request
@@ -41,7 +42,8 @@ def router(link: TokenizerLink) -> APIRouter:
         responses=generation_responses(ChatCompletion),
     )
     async def create_chat_completion(body: ChatCompletionRequest) -> Response:
-        header = Header("chatcmpl", body.model, body.request_id)
+        model = body.model or await only_model(link)
+        header = Header("chatcmpl", model, body.request_id)
         names = FieldNames("chat", body.structured_outputs is not None)
         output = ChatOutput(header, names, body)
         exchange = Exchange(link.session)

@@ -10,6 +10,7 @@ from tokenwire_services.gateway.documentation import generation_responses
 from tokenwire_services.gateway.exchange import Exchange
 from tokenwire_services.gateway.field_names import FieldNames
 from tokenwire_services.gateway.json_route import JsonRoute
+from tokenwire_services.gateway.models import only_model
 from tokenwire_services.gateway.output import Header
 from tokenwire_services.gateway.reply import Reply
 from tokenwire_services.gateway.request_proto import generate_request
@@ -33,7 +34,8 @@ def router(link: TokenizerLink) -> APIRouter:
         responses=generation_responses(Completion),
     )
     async def create_completion(body: CompletionRequest) -> Response:
-        header = Header("cmpl", body.model, body.request_id)
+        model = body.model or await only_model(link)
+        header = Header("cmpl", model, body.request_id)
         names = FieldNames("completions", body.structured_outputs is not None)
         output = CompletionsOutput(header, names, body)
         exchange = Exchange(link.session)

@@ -50,7 +50,7 @@ class JsonRoute(APIRoute):
         """Answer a POST request, as an ASGI application."""
         ignored: Sequence[str] = ()
         try:
-            _check_content_type(scope)
+            _check_content(scope)
             read = self._read(await _receive(receive))
             if isinstance(read, ApiError):
                 response = read.response()
@@ -106,8 +106,12 @@ def _naming(ignored: Sequence[str], send: Send) -> Send:
     return send_named
 
 
-def _check_content_type(scope: Scope) -> None:
-    content_type = Headers(scope=scope).get("content-type", "")
+def _check_content(scope: Scope) -> None:
+    headers = Headers(scope=scope)
+    encoding = headers.get("content-encoding", "identity")
+    if encoding.lower() != "identity":
+        raise HTTPException(415, f"Content encoding {encoding!r} is not supported; send the body as it is")
+    content_type = headers.get("content-type", "")
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type not in ("", "application/json"):
         raise HTTPException(415, f"Content type {content_type!r} is not supported; send application/json")

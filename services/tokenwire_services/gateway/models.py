@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from tokenwire.status import not_found
+from tokenwire.status import invalid_argument, not_found
 from tokenwire.v1 import tokenizer_pb2
 from tokenwire_services.gateway.documentation import error_responses
 from tokenwire_services.gateway.schemas.responses import Model, ModelList
@@ -41,6 +41,19 @@ def router(link: TokenizerLink) -> APIRouter:
         raise not_found("model", model, f"The model '{model}' does not exist; served: {served}")
 
     return routes
+
+
+async def only_model(link: TokenizerLink) -> str:
+    """The name of the served model, for a request that names none.
+
+    Raises:
+        StatusError: INVALID_ARGUMENT when several are served.
+    """
+    cards = await link.list_models()
+    names = dict.fromkeys(card.root or card.name for card in cards)
+    if len(names) > 1:
+        raise invalid_argument("model", f"you must provide a model parameter; served: {', '.join(names)}")
+    return next(iter(names), "")
 
 
 def _model(card: Card) -> dict[str, Any]:

@@ -17,7 +17,7 @@ def generate_request(
     """
     request = tokenizer_pb2.TokenizerGenerateRequest(
         request_id=request_id,
-        model=body.model,
+        model=body.model or "",
         sampling=generation_pb2.SamplingParams(
             temperature=body.temperature,
             top_k=max(0, body.top_k or 0),

@@ -30,7 +30,7 @@ _HEADERS = [
 
 
 class OfferServerSend:
-    """The outermost layer: lets the events of a stream go straight to the server.
+    """An outer layer: lets the events of a stream go straight to the server.
 
     Every layer looks at a response's head only, so the events, which are many, need not pass through all.
     """

@@ -45,6 +45,33 @@ async def test_another_content_type_is_refused(http: httpx.AsyncClient) -> None:
     assert response.json()["error"]["code"] == "unsupported_media_type"
 
 
+async def test_a_compressed_body_is_refused_by_its_encoding(http: httpx.AsyncClient) -> None:
+    response = await http.post(CHAT, content=b"\x1f\x8b", headers={"content-encoding": "gzip"})
+    assert response.status_code == 415
+    assert "'gzip'" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/chat/completions/", "/v1//chat/completions", "//v1/chat//completions/"]
+)
+async def test_a_slash_too_many_changes_nothing(tokenizer: FakeTokenizer, path: str) -> None:
+    async with (
+        running_gateway(tokenizer.port, api_keys=("given",)) as url,
+        httpx.AsyncClient() as http,
+    ):
+        assert (await http.post(url + path, json=BODY)).status_code == 401
+        answer = await http.post(url + path, json=BODY, headers={"authorization": "Bearer given"})
+        assert answer.json()["choices"][0]["message"]["content"] == "hi"
+
+
+@pytest.mark.parametrize("path", ["/health", "/ping", "/version", "/v1/models", f"/v1/models/{MODEL}"])
+async def test_head_is_a_get_without_its_body(http: httpx.AsyncClient, path: str) -> None:
+    whole, head = await http.get(path), await http.head(path)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-length"] == whole.headers["content-length"]
+    assert (await http.head(CHAT)).status_code == 405
+
+
 async def test_a_key_is_needed_for_the_api_only(tokenizer: FakeTokenizer, tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("# the team's\nfrom-file\n\n")

@@ -41,7 +41,7 @@ IMAGE = {"type": "image_url", "image_url": {"url": "https://example.com/cat.png"
             "messages[0].content[0].type",
             "unsupported_parameter",
         ),
-        ("model", None, "model", "invalid_type"),
+        ("model", 3, "model", "invalid_type"),
         ("model", "", "model", "string_below_min_length"),
         ("temperature", -0.5, "temperature", "decimal_below_min_value"),
         ("temperature", "hot", "temperature", "invalid_type"),
@@ -133,11 +133,9 @@ async def test_a_bad_completion_field_is_named(
     assert (error["param"], error["code"]) == (param, code)
 
 
-@pytest.mark.parametrize("missing", ["model", "messages"])
-async def test_a_missing_parameter_is_named(http: httpx.AsyncClient, missing: str) -> None:
-    body = {"model": MODEL, "messages": HELLO}
-    del body[missing]
-    error = (await http.post(CHAT, json=body)).json()["error"]
+@pytest.mark.parametrize(("path", "missing"), [(CHAT, "messages"), (COMPLETIONS, "prompt")])
+async def test_a_missing_parameter_is_named(http: httpx.AsyncClient, path: str, missing: str) -> None:
+    error = (await http.post(path, json={"model": MODEL})).json()["error"]
     assert error["message"] == f"Missing required parameter: '{missing}'."
 
 

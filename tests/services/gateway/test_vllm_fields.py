@@ -32,6 +32,17 @@ async def test_a_request_id_becomes_the_answers_id(
     assert first.request_id != second.request_id
 
 
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+@pytest.mark.parametrize("model", [{}, {"model": None}], ids=["left out", "null"])
+async def test_the_only_model_need_not_be_named(
+    http: httpx.AsyncClient, tokenizer: FakeTokenizer, path: str, model: dict[str, None]
+) -> None:
+    tokenizer.answer = lambda request: Answer(["hello"])
+    whole = await http.post(path, json={"messages": HELLO, "prompt": "hi", **model})
+    assert whole.json()["model"] == MODEL
+    assert tokenizer.requests[0].model == ""
+
+
 async def test_reasoning_is_left_out_on_request(client: openai.AsyncOpenAI, tokenizer: FakeTokenizer) -> None:
     tokenizer.answer = lambda request: Answer([Response(reasoning_delta="1 + 1"), Response(text_delta="2")])
     for include in None, True, False:

@@ -78,7 +78,9 @@ class GenerationRequest(Unused):
     request_id: Annotated[
         str | None, Field(min_length=1, max_length=128, description="The answer's id, behind a prefix.")
     ] = None
-    model: Annotated[str, Field(min_length=1, description="Name of a served model; see /v1/models.")]
+    model: Annotated[
+        str | None, Field(min_length=1, description="Name of a served model; left out: the only one.")
+    ] = None
     stream: Annotated[bool | None, Field(description="Send the answer as it is produced.")] = None
     stream_options: StreamOptions | None = None
 
