@@ -55,6 +55,11 @@ _RENAMED_EVERYWHERE: _Names = (
     ("stop.", ""),
     ("context.", ""),
 )
+_RENAMED_WITHIN: _Names = (
+    (".content_parts[", ".content["),
+    (".arguments_json", ".function.arguments"),
+    (".parameters_json", ".function.parameters"),
+)
 
 
 @dataclass(slots=True, frozen=True)
@@ -70,7 +75,10 @@ class FieldNames:
         constraint = _STRUCTURED_OUTPUTS if self.uses_structured_outputs else _RESPONSE_FORMAT
         for prefix, name in (*_RENAMED[self.endpoint], *constraint, *_RENAMED_EVERYWHERE):
             if _is_prefix(prefix, path):
-                return name + path.removeprefix(prefix)
+                path = name + path.removeprefix(prefix)
+                break
+        for part, name in _RENAMED_WITHIN:
+            path = path.replace(part, name)
         return path
 
 

@@ -190,10 +190,18 @@ def _part(part: tokenizer_pb2.ContentPart, field: str) -> dict[str, str]:
 
 
 def _tool_call(call: tokenizer_pb2.ToolCall, field: str) -> dict[str, Any]:
-    """A call with its arguments parsed, as templates expect them."""
-    arguments = _json_object(call.arguments_json or "{}", f"{field}.arguments_json")
+    arguments = _arguments(call.arguments_json or "{}", f"{field}.arguments_json")
     result: dict[str, Any] = {"type": "function", "function": {"name": call.name, "arguments": arguments}}
     return {"id": call.id, **result} if call.id else result
+
+
+def _arguments(text: str, field: str) -> dict[str, Any] | str:
+    """A call's arguments parsed, as templates expect them; what a model left broken, as the text it is."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return _checked(value, text, field) if isinstance(value, dict) else text
 
 
 def _tools(chat: tokenizer_pb2.ChatPrompt) -> list[dict[str, Any]]:
@@ -240,6 +248,15 @@ def _json_object(text: str, field: str) -> dict[str, Any]:
         raise invalid_argument(field, f"not JSON: {error}") from error
     if not isinstance(value, dict):
         raise invalid_argument(field, f"a JSON {type(value).__name__}; expected an object")
+    return _checked(value, text, field)
+
+
+def _checked(value: dict[str, Any], text: str, field: str) -> dict[str, Any]:
+    """An object that was parsed from a text, if it can be worked with.
+
+    Raises:
+        StatusError: INVALID_ARGUMENT when it cannot.
+    """
     if _is_deeper_than(MAX_NESTING, value):
         raise invalid_argument(field, f"nested deeper than {MAX_NESTING} levels")
     if _SURROGATE in text.lower() and not _is_unicode(value):

@@ -74,8 +74,8 @@ async def start(
     if len(prompt.token_ids) >= limit:
         raise invalid_argument(
             prompt.field,
-            f"{len(prompt.token_ids)} tokens, which leaves no room in the model's context of {limit}; "
-            f"shorten it to {limit - 1} tokens or less",
+            f"this model's maximum context length is {limit} tokens, but the prompt has "
+            f"{len(prompt.token_ids)}; shorten it to {limit - 1} or less",
             CONTEXT_LENGTH_EXCEEDED,
         )
     structure = structure_of(model, config, request, prompt.given or "")

@@ -18,6 +18,7 @@ from tokenwire.v1 import generation_pb2, tokenizer_pb2
 Request = tokenizer_pb2.TokenizerGenerateRequest
 ChatMessage = tokenizer_pb2.ChatMessage
 HELLO = ChatMessage(role="user", content="Hello")
+DEEP = '{"a":' * 65 + "1" + "}" * 65
 
 
 def chat(*messages: ChatMessage, **options: Any) -> Request:
@@ -203,12 +204,12 @@ async def test_tool_choice_none_leaves_the_tools_out(
             "chat.messages[0].content_parts[0].image_url",
         ),
         (
-            chat(ChatMessage(role="assistant", tool_calls=[{"name": "f", "arguments_json": "{"}])),
+            chat(ChatMessage(role="assistant", tool_calls=[{"name": "f", "arguments_json": DEEP}])),
             "INVALID_ARGUMENT",
             "chat.messages[0].tool_calls[0].arguments_json",
         ),
         (
-            chat(template_kwargs_json='{"a":' * 65 + "1" + "}" * 65),
+            chat(template_kwargs_json=DEEP),
             "INVALID_ARGUMENT",
             "chat.template_kwargs_json",
         ),
