@@ -230,8 +230,7 @@ def _report(costs: Sequence[MaskCost], companies: Sequence[Company], options: ar
         "that of a schema seen for the first time: a trial in a process of its own, then the real one.\n\n"
         f"{masks}\n\nThe demo model: {options.streams} streams without a constraint beside {options.streams} "
         f"others (constrained: an endless list of strings), medians of {options.rounds} alternating rounds. "
-        "A constrained stream's next token is planned only once the one before it is known on the host, so "
-        "it takes part in every other step.\n\n"
+        "All take part in every step.\n\n"
         f"{batches}"
     )
 

@@ -12,14 +12,15 @@ import threading
 import zlib
 from array import array
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.engine.grammars import allowed_by
 from tokenwire_engine.kv_cache.block_table import num_out_of_sight
 from tokenwire_engine.runner.base import ModelInfo
 from tokenwire_engine.sampling.params import SamplingParams
-from tokenwire_engine.scheduler.plan import PENDING, StepPlan, StepResult
+from tokenwire_engine.scheduler.plan import PENDING, StepPlan, StepResult, TokenMasks
 
 VOCAB_SIZE = 1000
 EOS_TOKEN_ID = 2
@@ -28,6 +29,12 @@ EOS_TOKEN_ID = 2
 def next_token(tokens: list[int], sample: int = 0) -> int:
     """The token after these; never one of the first ten, the end of sequence among them."""
     return 10 + zlib.crc32(array("I", tokens).tobytes(), sample) % (VOCAB_SIZE - 10)
+
+
+def next_allowed(tokens: list[int], sample: int, allowed: Collection[int]) -> int:
+    """The token after these, or the first one behind it that is allowed."""
+    token = next_token(tokens, sample)
+    return next(other for other in (*range(token, VOCAB_SIZE), *range(token)) if other in allowed)
 
 
 def continuation(prompt: list[int], count: int, sample: int = 0) -> list[int]:
@@ -87,14 +94,17 @@ class HashRunner:
 
     Attributes:
         fail_next: raised by the next `launch`, once.
+        fail_constrain: raised by the next `constrain`, once.
         fail_collect: raised by the next `collect`, once.
         steps: plans executed.
         takes_forced: whether plans may have tokens that were not sampled behind those that were.
+        constrained: by step that had constrained tokens, of how many its masks told.
     """
 
     def __init__(self, info: ModelInfo | None = None) -> None:
         self.info = info or model_info()
         self.fail_next: Exception | None = None
+        self.fail_constrain: Exception | None = None
         self.fail_collect: Exception | None = None
         self.takes_forced = False
         self.steps = 0
@@ -108,7 +118,9 @@ class HashRunner:
         self._cache = [[nothing] * self.info.block_size for _ in range(self.info.num_blocks)]
         """By block: the group and the token of each place."""
         self._host: dict[int, list[tuple[int, int]]] = {}
+        self.constrained: dict[int, int] = {}
         self._results: deque[StepResult] = deque()
+        self._unsampled: StepPlan | None = None
         self._after_failure = False
 
     def warm_up(self) -> None:
@@ -118,6 +130,8 @@ class HashRunner:
         pass
 
     def launch(self, plan: StepPlan) -> None:
+        assert self._unsampled is None or self._after_failure, "a step goes without its masks"
+        self._unsampled = None
         if self.fail_next is not None:
             error, self.fail_next, self._after_failure = self.fail_next, None, True
             raise error
@@ -151,7 +165,6 @@ class HashRunner:
         slots = [row.slot for row in rows]
         assert len(set(slots)) == len(slots), "a slot is scheduled twice"
         assert 0 < plan.num_tokens <= self.info.max_step_tokens
-        result = StepResult(plan.step, [], [])
         for row in rows:
             slot = self._slots[row.slot]
             if row.new_blocks:
@@ -162,8 +175,8 @@ class HashRunner:
             assert row.start == slot.computed, f"slot {row.slot} starts at {row.start}, not {slot.computed}"
             assert row.token_ids, f"slot {row.slot} has nothing to compute"
             for position, token in enumerate(row.token_ids, start=row.start):
-                if self.takes_forced and position == len(slot.tokens):
-                    slot.tokens.append(token)
+                if self.takes_forced and token != PENDING and position >= len(slot.tokens) - 1:
+                    slot.tokens[position:] = [token]  # whatever was sampled in its place
                 assert token in (slot.tokens[position], PENDING)
                 token = slot.tokens[position]
                 for group, blocks in enumerate(slot.tables):
@@ -173,13 +186,39 @@ class HashRunner:
             slot.computed += len(row.token_ids)
             knows_all = slot.computed == len(slot.tokens)
             assert row.samples == knows_all or (self.takes_forced and knows_all)
-            if row.samples:
-                token = next_token(self._read_back(slot), slot.sample)
-                slot.tokens.append(token)
-                result.slots.append(row.slot)
-                result.token_ids.append(token)
-        self._results.append(result)
         self.steps += 1
+        if plan.constrained:
+            self._unsampled = plan
+        else:
+            self._sample(plan, {})
+
+    def constrain(self, masks: TokenMasks) -> None:
+        plan, self._unsampled = self._unsampled, None
+        if self.fail_constrain is not None:
+            error, self.fail_constrain, self._after_failure = self.fail_constrain, None, True
+            raise error
+        assert plan is not None, "masks for a step that has none to come"
+        assert not self._results, "the steps before it are not collected"
+        assert set(masks.rows) <= set(plan.constrained)
+        self.constrained[plan.step] = len(masks.rows)
+        size = len(masks.bits) // max(1, len(masks.rows))
+        pieces = (bytes(masks.bits[size * index : size * (index + 1)]) for index in range(len(masks.rows)))
+        self._sample(plan, dict(zip(masks.rows, map(allowed_by, pieces), strict=True)))
+
+    def _sample(self, plan: StepPlan, allowed: dict[int, Collection[int]]) -> None:
+        result = StepResult(plan.step, [], [])
+        for index, row in enumerate(row for row in plan.rows() if row.samples):
+            slot = self._slots[row.slot]
+            tokens = self._read_back(slot)
+            token = (
+                next_allowed(tokens, slot.sample, allowed[index])
+                if index in allowed
+                else next_token(tokens, slot.sample)
+            )
+            slot.tokens.append(token)
+            result.slots.append(row.slot)
+            result.token_ids.append(token)
+        self._results.append(result)
 
     def collect(self) -> StepResult:
         self._take_permit()

@@ -1,7 +1,9 @@
 """The step loop: commands in, plans to the runner, one batch of outputs out per step.
 
 While the device computes step N, the loop delivers the outputs of step N - 1 and plans and launches step
-N + 1, so that the device finds its next step waiting; only then it waits for step N. The core owns the
+N + 1, so that the device finds its next step waiting; only then it waits for step N. What grammars allow step
+N + 1 to sample is known when step N's tokens are: the loop works that out next, while the device computes the
+logits that it is for. The core owns the
 scheduler and the runner, and both are touched by its thread alone. With nothing to do the thread sleeps in
 its command queue.
 """
@@ -132,6 +134,8 @@ class EngineCore:
             self._fail(plan, error)
         else:
             self._launched.append(_Launched(plan, started))
+            if len(self._launched) == 1:
+                self._constrain()
 
     def _complete(self) -> None:
         """Wait for the oldest step and take in its result. If it failed, the steps behind it are lost."""
@@ -150,6 +154,21 @@ class EngineCore:
         self._latest_end = now
         self._scheduler.complete(result, seconds)
         self._meter.add(seconds, self._scheduler.counters)
+        if self._launched:
+            self._constrain()
+
+    def _constrain(self) -> None:
+        """No step is before the oldest any more: say what it may sample. If that fails, so has the step."""
+        plan = self._launched[0].plan
+        if not plan.constrained:
+            return
+        try:
+            self._runner.constrain(self._scheduler.masks())
+        except DeviceLostError:
+            raise
+        except Exception as error:
+            self._launched.clear()
+            self._fail(plan, error)
 
     def _fail(self, plan: StepPlan, error: Exception) -> None:
         logger.error("step %d failed with %d requests", plan.step, plan.num_rows, exc_info=error)

@@ -13,7 +13,7 @@ from functools import partial
 from queue import SimpleQueue
 
 from tokenwire_engine.runner.base import ModelInfo, Runner
-from tokenwire_engine.scheduler.plan import StepPlan, StepResult
+from tokenwire_engine.scheduler.plan import StepPlan, StepResult, TokenMasks
 
 
 class BackgroundRunner:
@@ -35,7 +35,13 @@ class BackgroundRunner:
         self._take()
 
     def launch(self, plan: StepPlan) -> None:
-        self._give(partial(self._compute, plan))
+        if plan.constrained:
+            self._give(partial(self._runner.launch, plan), answers=False)
+        else:
+            self._give(partial(self._compute, plan))
+
+    def constrain(self, masks: TokenMasks) -> None:
+        self._give(partial(self._finish, masks))
 
     def collect(self) -> StepResult:
         result = self._take()
@@ -47,8 +53,8 @@ class BackgroundRunner:
         self._thread.join()
         self._runner.close()
 
-    def _give(self, work: Callable[[], StepResult | None]) -> None:
-        self._jobs.put(_Job(work, self._num_failures))
+    def _give(self, work: Callable[[], StepResult | None], answers: bool = True) -> None:
+        self._jobs.put(_Job(work, answers, self._num_failures))
 
     def _take(self) -> StepResult | None:
         result = self._results.get()
@@ -70,10 +76,15 @@ class BackgroundRunner:
             except Exception as error:
                 num_failures += 1
                 result = error
-            self._results.put(result)
+            if job.answers or isinstance(result, Exception):
+                self._results.put(result)
 
     def _compute(self, plan: StepPlan) -> StepResult:
         self._runner.launch(plan)
+        return self._runner.collect()
+
+    def _finish(self, masks: TokenMasks) -> StepResult:
+        self._runner.constrain(masks)
         return self._runner.collect()
 
 
@@ -82,5 +93,7 @@ class _Job:
     """Something to do on the thread."""
 
     work: Callable[[], StepResult | None]
+    answers: bool
+    """Whether somebody waits for its result; for a failure, somebody always does."""
     num_failures: int
     """Of how many failures its giver knew."""

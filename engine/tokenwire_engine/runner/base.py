@@ -3,6 +3,10 @@
 `launch` may return before the device is done; `collect` waits. A step's results must be collected before
 the second-next launch, so that the host can plan step N + 1 while the device runs step N. What step N samples
 stays on the device as the input of step N + 1 (`PENDING` in its plan).
+
+Grammars need to know what step N sampled before they can say what step N + 1 may sample. So a step that they
+have a say in is launched like any other, computes its logits, and samples once it was given its masks
+(`constrain`): the device is busy with the one while the host works out the other.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from typing import Protocol
 
 from tokenwire_engine.kv_cache.groups import longest_sequence
 from tokenwire_engine.sampling.params import SamplingParams
-from tokenwire_engine.scheduler.plan import StepPlan, StepResult
+from tokenwire_engine.scheduler.plan import StepPlan, StepResult, TokenMasks
 
 
 @dataclass(slots=True, frozen=True)
@@ -60,9 +64,9 @@ class DeviceLostError(RuntimeError):
 class Runner(Protocol):
     """Executes plans, one after the other. Used from one thread only.
 
-    A `launch` that raises anything but `DeviceLostError` loses that plan, and a `collect` that does loses all
-    launched plans. The next plan releases the slots that they would have released (again, where a plan had
-    come that far), and schedules none that a lost plan was to admit or to compute.
+    A `launch` that raises anything but `DeviceLostError` loses that plan, and a `constrain` or `collect` that
+    does loses all launched plans. The next plan releases the slots that they would have released (again,
+    where a plan had come that far), and schedules none that a lost plan was to admit or to compute.
     """
 
     info: ModelInfo
@@ -72,6 +76,10 @@ class Runner(Protocol):
 
     def launch(self, plan: StepPlan) -> None:
         """Start computing a plan (with at least one scheduled row, or only releases)."""
+
+    def constrain(self, masks: TokenMasks) -> None:
+        """Let the plan launched last sample: one with constrained tokens, once, when all plans before it were
+        collected and before the next is launched."""
 
     def collect(self) -> StepResult:
         """Wait for the oldest launched plan and return its tokens."""

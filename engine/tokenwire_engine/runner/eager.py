@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,12 +11,12 @@ from torch import Tensor
 from tokenwire_engine.models.decoder import Decoder
 from tokenwire_engine.runner.batch import StepBatch, assemble
 from tokenwire_engine.runner.decodes import SteadyRows
+from tokenwire_engine.runner.executor import Sampling
 from tokenwire_engine.runner.launched import Landing, Launched
 from tokenwire_engine.runner.slots import SlotState
 from tokenwire_engine.runner.staging import Staging
-from tokenwire_engine.sampling.sampler import Sampled
 from tokenwire_engine.sampling.scores import Scores, joined
-from tokenwire_engine.scheduler.plan import StepPlan
+from tokenwire_engine.scheduler.plan import StepPlan, TokenMasks
 from tokenwire_kernels import Kernels, LayerCache
 
 
@@ -41,8 +42,8 @@ class EagerExecutor:
         self._block_size = block_size
         self._steady = SteadyRows()
 
-    def execute(self, plan: StepPlan) -> Launched:
-        """See `StepExecutor.execute`."""
+    def forward(self, plan: StepPlan) -> Sampling:
+        """See `StepExecutor.forward`."""
         tables, sampler = self._slots.tables, self._slots.sampler
         batch = assemble(plan, tables, self._block_size, self._steady)
         sent = self._staging.send(
@@ -56,27 +57,32 @@ class EagerExecutor:
             sent["token_ids"].index_copy_(0, sent["pending_tokens"], sampled_before)
         hidden = self._decoder.forward(batch.on_device(sent, tables, self._block_size), self._caches)
         prompt_scores = self._score_prompts(hidden, batch, sent)
-        sampled = self._sample(hidden, batch, sent)
-        return self._landing.send(
-            Launched(
-                plan.step,
-                batch.sampled_slots,
-                sampled,
-                sampler.scored(batch.sampled_slots),
-                prompt_scores,
-                batch.scored,
-            )
-        )
+        return partial(self._sample, plan.step, batch, sent, self._logits(hidden, batch, sent), prompt_scores)
 
-    def _sample(self, hidden: Tensor, batch: StepBatch, sent: dict[str, Tensor]) -> Sampled | None:
+    def _logits(self, hidden: Tensor, batch: StepBatch, sent: dict[str, Tensor]) -> Tensor | None:
+        """Of the tokens that the step samples; None: it samples none."""
         if not batch.sampled_slots:
             return None
         if not batch.samples_all:
             hidden = hidden.index_select(0, sent["sampled_tokens"])
-        logits = self._decoder.logits(hidden).float()
-        sampled = self._slots.sampler.sample(logits, batch.sampled_slots, sent)
-        self._slots.latest_tokens.index_copy_(0, sent["sampled_slots"], sampled.tokens)
-        return sampled
+        return self._decoder.logits(hidden).float()
+
+    def _sample(
+        self,
+        step: int,
+        batch: StepBatch,
+        sent: dict[str, Tensor],
+        logits: Tensor | None,
+        prompt_scores: Scores | None,
+        masks: TokenMasks | None,
+    ) -> Launched:
+        slots, sampler, sampled = batch.sampled_slots, self._slots.sampler, None
+        if logits is not None:
+            sampled = sampler.sample(logits, slots, sent, masks)
+            self._slots.latest_tokens.index_copy_(0, sent["sampled_slots"], sampled.tokens)
+        return self._landing.send(
+            Launched(step, slots, sampled, sampler.scored(slots), prompt_scores, batch.scored)
+        )
 
     def _score_prompts(self, hidden: Tensor, batch: StepBatch, sent: dict[str, Tensor]) -> Scores | None:
         """Log-probabilities of prompt tokens, so many at a time as rows can be sampled: their logits, which

@@ -7,13 +7,15 @@ goes; blocks that were appended; tokens that the device cannot know. Where a bat
 graph, the others have no slot, and are stored nowhere.
 
 The forward pass and the sampler are captured apart: a batch with a request that asks for more than the
-sampling kernel does has its logits from the graph, and is sampled operator by operator.
+sampling kernel does has its logits from the graph, and is sampled operator by operator. What grammars
+withhold is taken from the logits in between.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -22,13 +24,15 @@ from torch import Tensor
 from tokenwire_engine.models.batch import CacheView, ForwardBatch
 from tokenwire_engine.models.decoder import Decoder
 from tokenwire_engine.runner.decodes import Decodes, SteadyRows, decodes_of
+from tokenwire_engine.runner.executor import Sampling
 from tokenwire_engine.runner.launched import Landing, Launched
 from tokenwire_engine.runner.row_columns import RowColumns
 from tokenwire_engine.runner.slots import SlotState
 from tokenwire_engine.runner.staging import Staging
+from tokenwire_engine.sampling.masks import withhold
 from tokenwire_engine.sampling.mode import SamplingMode
 from tokenwire_engine.sampling.sampler import COLUMNS, Sampled, sampling_batch
-from tokenwire_engine.scheduler.plan import StepPlan
+from tokenwire_engine.scheduler.plan import StepPlan, TokenMasks
 from tokenwire_kernels import AttentionBatch, DecodeRows, Kernels, LayerCache
 
 HISTORY = 2
@@ -112,8 +116,8 @@ class GraphExecutor:
         """Some slots have other requests now: what the device holds of them is not theirs."""
         self._held = None
 
-    def execute(self, plan: StepPlan) -> Launched | None:
-        """See `StepExecutor.execute`."""
+    def forward(self, plan: StepPlan) -> Sampling | None:
+        """See `StepExecutor.forward`."""
         decodes = decodes_of(plan, self._steady)
         if decodes is None or len(decodes.slots) > self._sizes[-1]:
             return None
@@ -134,12 +138,24 @@ class GraphExecutor:
         self._num_steps += 1
         self._forward[size]()
         if mode is SamplingMode.SPECIAL:
-            sampled = sampler.sample(self._logits[:count], slots, sent)
-            self._record(sampled.tokens)
-        else:
-            self._sample[size, mode]()
-            sampled = Sampled(self._history[self._num_steps % HISTORY, :count], None)
-        return self._landing.send(Launched(plan.step, slots, sampled, sampler.scored(slots)))
+            return partial(self._sample_specially, plan.step, slots, sent)
+        return partial(self._replay_sampling, plan.step, slots, self._sample[size, mode])
+
+    def _sample_specially(
+        self, step: int, slots: list[int], sent: dict[str, Tensor], masks: TokenMasks | None
+    ) -> Launched:
+        sampler = self._slots.sampler
+        sampled = sampler.sample(self._logits[: len(slots)], slots, sent, masks)
+        self._record(sampled.tokens)
+        return self._landing.send(Launched(step, slots, sampled, sampler.scored(slots)))
+
+    def _replay_sampling(
+        self, step: int, slots: list[int], replay: Replay, masks: TokenMasks | None
+    ) -> Launched:
+        withhold(self._logits, masks, self._kernels)
+        replay()
+        sampled = Sampled(self._history[self._num_steps % HISTORY, : len(slots)], None)
+        return self._landing.send(Launched(step, slots, sampled))
 
     def _hold(self, decodes: Decodes) -> None:
         """Make the device's rows those of the batch, one position before what is to be computed."""

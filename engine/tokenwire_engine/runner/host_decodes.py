@@ -2,14 +2,16 @@
 
 Laying a batch out anew costs a small model more than a layer does. While the same slots decode, only their
 positions and tokens change: every buffer stays where it is, and a step is a few additions and one native
-call, which goes from token ids to logits, and on to tokens where all rows are greedy. A step of other rows
-in between may change anything, so that what is kept is good for the very next step alone.
+call, which goes from token ids to logits, and on to tokens where all rows are greedy and nothing is withheld.
+A step of other rows in between may change anything, so that what is kept is good for the very next step
+alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,11 +20,13 @@ from torch import Tensor
 
 from tokenwire_engine.models.batch import CacheView, ForwardBatch
 from tokenwire_engine.models.host_decoder import HostDecoder
+from tokenwire_engine.runner.executor import Sampling
 from tokenwire_engine.runner.launched import Launched
 from tokenwire_engine.runner.slots import SlotState
+from tokenwire_engine.sampling.masks import withhold
 from tokenwire_engine.sampling.mode import SamplingMode
 from tokenwire_engine.sampling.sampler import Sampled, sampling_batch
-from tokenwire_engine.scheduler.plan import DecodeColumns, StepPlan
+from tokenwire_engine.scheduler.plan import StepPlan, TokenMasks
 from tokenwire_kernels import AttentionBatch, Kernels, LayerCache
 from tokenwire_kernels.cpu import PreparedStep
 
@@ -48,28 +52,27 @@ class HostDecodeExecutor:
         self._next_step = -1
         """The step for which `_rows` are good."""
 
-    def execute(self, plan: StepPlan) -> Launched | None:
-        """See `StepExecutor.execute`."""
+    def forward(self, plan: StepPlan) -> Sampling | None:
+        """See `StepExecutor.forward`."""
         if plan.scheduled:
             return None
         rows = self._rows_of(plan)
         self._move_to(rows, plan.decodes.shift)
-        rows.step.run(is_greedy=rows.mode is SamplingMode.GREEDY)
-        sampled = self._sample(rows)
-        self._latest_tokens[rows.index] = sampled.tokens.numpy()
-        return Launched(plan.step, rows.slots, sampled, self._slots.sampler.scored(rows.slots))
+        rows.step.run(is_greedy=rows.mode is SamplingMode.GREEDY and not plan.constrained)
+        return partial(self._sample, plan.step, rows)
 
     def _rows_of(self, plan: StepPlan) -> _Rows:
         """Those of the step before, unless something has changed."""
         rows, decodes = self._rows, plan.decodes
         if rows is None or plan.step != self._next_step or decodes.slots is not rows.slots:
-            rows = self._rows = self._lay_out(decodes)
+            rows = self._rows = self._lay_out(plan)
         elif decodes.growing:
             torch.index_select(self._slots.tables.on_device, 1, rows.device_index, out=rows.block_tables)
         self._next_step = plan.step + 1
         return rows
 
-    def _lay_out(self, decodes: DecodeColumns) -> _Rows:
+    def _lay_out(self, plan: StepPlan) -> _Rows:
+        decodes = plan.decodes
         index = np.array(decodes.slots, dtype=np.int64)
         count, device_index = len(index), torch.from_numpy(index)
         sampler, tables = self._slots.sampler, self._slots.tables.on_device
@@ -122,15 +125,21 @@ class HostDecodeExecutor:
         rows.context_lens[:] = rows.next_positions
         rows.cache_slots[:] = self._slots.tables.cache_slots(rows.index, rows.positions, self._block_size)
 
-    def _sample(self, rows: _Rows) -> Sampled:
+    def _sample(self, step: int, rows: _Rows, masks: TokenMasks | None) -> Launched:
+        sampled = self._choose(rows, masks)
+        self._latest_tokens[rows.index] = sampled.tokens.numpy()
+        return Launched(step, rows.slots, sampled, self._slots.sampler.scored(rows.slots))
+
+    def _choose(self, rows: _Rows, masks: TokenMasks | None) -> Sampled:
         logits = rows.step.logits
-        if rows.mode is SamplingMode.GREEDY:
-            return Sampled(rows.step.tokens.clone(), None)
         if rows.mode is SamplingMode.SPECIAL:
             sampler = self._slots.sampler
             arrays = sampler.prepare(rows.slots, rows.next_positions)
             wanted = {name: torch.from_numpy(array) for name, array in arrays.items()}
-            return sampler.sample(logits, rows.slots, wanted)
+            return sampler.sample(logits, rows.slots, wanted, masks)
+        withhold(logits, masks, self._kernels)
+        if rows.mode is SamplingMode.GREEDY:
+            return Sampled(rows.step.tokens.clone() if masks is None else self._kernels.greedy(logits), None)
         positions, is_unfiltered = torch.from_numpy(rows.next_positions), rows.mode is SamplingMode.UNFILTERED
         batch = sampling_batch(rows.columns, positions, all_unfiltered=is_unfiltered)
         return Sampled(self._kernels.sample(logits, batch), None)

@@ -1,7 +1,8 @@
 """Runs step plans on one device of this process.
 
 Everything that outlives a step (block tables, sampling parameters, token counts, the token sampled last) is
-kept by slot; a plan changes that, and then one of the executors computes its rows.
+kept by slot; a plan changes that, and then one of the executors computes its rows, and samples from them once
+it may.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from tokenwire_engine.runner.base import DeviceLostError, ModelInfo
 from tokenwire_engine.runner.block_moves import BlockMover
 from tokenwire_engine.runner.block_tables import BlockTables
 from tokenwire_engine.runner.eager import EagerExecutor
-from tokenwire_engine.runner.executor import StepExecutor
+from tokenwire_engine.runner.executor import Sampling, StepExecutor
 from tokenwire_engine.runner.graphs import Capture, GraphExecutor, NotCapturableError
 from tokenwire_engine.runner.host_decodes import HostDecodeExecutor
 from tokenwire_engine.runner.launched import Landing, Launched
@@ -27,7 +28,7 @@ from tokenwire_engine.runner.slots import SlotState
 from tokenwire_engine.runner.staging import Staging
 from tokenwire_engine.runner.warm_up import warm_up_plans
 from tokenwire_engine.sampling.sampler import Sampler
-from tokenwire_engine.scheduler.plan import StepPlan, StepResult
+from tokenwire_engine.scheduler.plan import StepPlan, StepResult, TokenMasks
 from tokenwire_kernels import Kernels, LayerCache
 
 logger = logging.getLogger(__name__)
@@ -79,6 +80,8 @@ class LocalRunner:
             EagerExecutor(decoder, caches, kernels, self._slots, staging, landing, info.block_size)
         )
         self._launched: deque[Launched] = deque()
+        self._sampling: Sampling | None = None
+        """Of the step that waits for its masks."""
 
     @property
     def replays(self) -> bool:
@@ -94,7 +97,14 @@ class LocalRunner:
     def launch(self, plan: StepPlan) -> None:
         with _device_errors():
             self._apply_changes(plan)
-            self._launched.append(self._execute(plan))
+            self._sampling = self._forward(plan)
+            if not plan.constrained:
+                self._sample(None)
+
+    @torch.inference_mode()
+    def constrain(self, masks: TokenMasks) -> None:
+        with _device_errors():
+            self._sample(masks)
 
     def collect(self) -> StepResult:
         launched = self._launched.popleft()
@@ -119,7 +129,6 @@ class LocalRunner:
                 admission.sampling,
                 admission.prompt_token_ids,
                 admission.output_token_ids,
-                admission.grammar,
             )
         if self._graphs is not None and plan.admitted:
             self._graphs.forget()
@@ -130,13 +139,18 @@ class LocalRunner:
         self._mover.move(plan.host_moves)
         self._mover.copy(plan.copies)
 
-    def _execute(self, plan: StepPlan) -> Launched:
+    def _forward(self, plan: StepPlan) -> Sampling:
         if not plan.num_rows:
-            return Launched(plan.step, [])
+            return lambda _: Launched(plan.step, [])
         for executor in self._executors:
-            if (launched := executor.execute(plan)) is not None:
-                return launched
+            if (sampling := executor.forward(plan)) is not None:
+                return sampling
         raise AssertionError("the eager executor takes every plan")
+
+    def _sample(self, masks: TokenMasks | None) -> None:
+        sampling, self._sampling = self._sampling, None
+        assert sampling is not None, "a step is sampled once, and constrained where its plan says so"
+        self._launched.append(sampling(masks))
 
 
 @contextmanager

@@ -14,5 +14,4 @@ class SamplingMode(Enum):
     FILTERED = auto()
     """Top-k, top-p or min-p."""
     SPECIAL = auto()
-    """More than one kernel: penalties, biases, bad words, minimum lengths, grammars, typical-p or
-    log-probabilities."""
+    """More than one kernel: penalties, biases, bad words, minimum lengths, typical-p or log-probabilities."""

@@ -21,13 +21,13 @@ from torch import Tensor
 
 from tokenwire_engine.sampling.bad_words import BadWords
 from tokenwire_engine.sampling.bias import Biases
+from tokenwire_engine.sampling.masks import withhold
 from tokenwire_engine.sampling.min_tokens import MinTokens
 from tokenwire_engine.sampling.mode import SamplingMode
 from tokenwire_engine.sampling.params import SamplingParams
 from tokenwire_engine.sampling.penalties import Penalties
 from tokenwire_engine.sampling.scores import Scores
-from tokenwire_engine.scheduler.grammar import Grammar
-from tokenwire_engine.structured.masks import TokenMasks
+from tokenwire_engine.scheduler.plan import TokenMasks
 from tokenwire_kernels import Kernels, SamplingBatch
 
 COLUMNS: dict[str, type[np.generic]] = {
@@ -93,23 +93,15 @@ class Sampler:
         self._special = np.zeros(num_slots, dtype=bool)
         """Slots whose request asks for more than the sampling kernel does."""
         self._changed = np.zeros(num_slots, dtype=bool)
-        """Slots whose logits are changed before a token is sampled from them."""
+        """Slots whose logits are changed before a token is sampled from them, whatever a grammar does."""
         self._num_logprobs: dict[int, int] = {}
         """Of the slots whose request asks for log-probabilities."""
         self._penalties = Penalties(vocab_size, device, kernels)
         self._biases = Biases(vocab_size, device)
         self._bad_words = BadWords(device)
         self._min_tokens = MinTokens()
-        self._masks = TokenMasks(device, kernels)
 
-    def admit(
-        self,
-        slot: int,
-        params: SamplingParams,
-        prompt: Sequence[int],
-        output: Sequence[int],
-        grammar: Grammar | None = None,
-    ) -> None:
+    def admit(self, slot: int, params: SamplingParams, prompt: Sequence[int], output: Sequence[int]) -> None:
         """A request takes a slot, with the tokens it has so far."""
         columns = self._params
         columns["temperatures"][slot] = params.temperature
@@ -120,8 +112,8 @@ class Sampler:
         columns["seeds"][slot] = (params.seed + 2**63) % 2**64 - 2**63  # as a signed number of the same bits
         columns["sample_indices"][slot] = params.sample_index
         self._filtered[slot] = params.top_k > 0 or params.top_p < 1.0 or params.min_p > 0.0
-        self._special[slot] = grammar is not None or params.is_special
-        self._changed[slot] = grammar is not None or params.changes_logits
+        self._special[slot] = params.is_special
+        self._changed[slot] = params.changes_logits
         self._num_logprobs.pop(slot, None)
         if params.num_logprobs is not None:
             self._num_logprobs[slot] = params.num_logprobs
@@ -129,7 +121,6 @@ class Sampler:
         self._biases.admit(slot, params)
         self._bad_words.admit(slot, params, output)
         self._min_tokens.admit(slot, params, len(prompt), len(output))
-        self._masks.admit(slot, grammar)
 
     def release(self, slot: int) -> None:
         """The slot's request is gone."""
@@ -138,10 +129,9 @@ class Sampler:
         self._biases.release(slot)
         self._bad_words.release(slot)
         self._min_tokens.release(slot)
-        self._masks.release(slot)
 
     def mode(self, slots: NDArray[np.int64]) -> SamplingMode:
-        """What it takes to sample these slots together."""
+        """What it takes to sample these slots together, once grammars have withheld what they do."""
         if self._special[slots].any():
             return SamplingMode.SPECIAL
         if not self._params["temperatures"][slots].any():
@@ -180,23 +170,30 @@ class Sampler:
             arrays["sampled_positions"] = positions
         return arrays
 
-    def sample(self, logits: Tensor, slots: Sequence[int], sent: dict[str, Tensor]) -> Sampled:
+    def sample(
+        self,
+        logits: Tensor,
+        slots: Sequence[int],
+        sent: dict[str, Tensor],
+        masks: TokenMasks | None = None,
+    ) -> Sampled:
         """The next token of each row.
 
         Args:
             logits: float32 `[num_rows, vocab_size]`; changed where a request asks for it.
             slots: as given to `prepare`.
             sent: what `prepare` returned, on the device.
+            masks: what grammars allow; their rows are those of `logits`.
         """
         scored = self.scored(slots)
         original = None
-        if any(self._changed[slots[row]] for row, _ in scored):
+        if scored and (masks or any(self._changed[slots[row]] for row, _ in scored)):
             original = logits.index_select(0, sent["scored_rows"])
         self._penalties.apply(logits, sent)
         self._biases.apply(logits, sent)
         self._bad_words.apply(logits, sent)
         self._min_tokens.apply(logits, sent)
-        self._masks.apply(logits, slots)
+        withhold(logits, masks, self._kernels)
         tokens = self._choose(logits, slots, sent)
         self._penalties.count(tokens, sent)
         self._bad_words.append(tokens, sent)

@@ -92,21 +92,25 @@ class DecodeBatch:
         """Move on by a step, with nobody at a limit; what it computes."""
         if self._rows is None:
             columns = Columns._make(map(tuple, self._columns))
-            self._rows = DecodeRows(columns, self._stop_token_ids, self._num_left)
+            constrained = tuple(
+                row for row, request in enumerate(self._requests) if request.grammar is not None
+            )
+            self._rows = DecodeRows(columns, self._stop_token_ids, self._num_left, constrained)
         self.shift += 1
         return self._rows
 
     def split(
         self, rows: DecodeRows, token_ids: Sequence[int]
     ) -> tuple[DecodeRows, Sequence[int], list[tuple[Request, int]]]:
-        """The rows of a step that is done, and their tokens, as far as they are still in the batch; and the
-        requests that have left it since the step was planned, with theirs."""
-        if rows.num_left == self._num_left:
+        """The rows of a step that is done, and their tokens, of requests that are still in the batch and have
+        no grammar; and the other requests, each with its token."""
+        if rows.num_left == self._num_left and not rows.constrained:
             return rows, token_ids, []
-        stays = [request.decode_row != NO_ROW for request in rows.columns.requests]
-        pairs = zip(rows.columns.requests, token_ids, strict=True)
-        left = [pair for pair, stayed in zip(pairs, stays, strict=True) if not stayed]
-        return rows.where(stays), tuple(compress(token_ids, stays)), left
+        requests = rows.columns.requests
+        steady = [request.decode_row != NO_ROW and request.grammar is None for request in requests]
+        pairs = zip(requests, token_ids, strict=True)
+        others = [pair for pair, is_steady in zip(pairs, steady, strict=True) if not is_steady]
+        return rows.free_where(steady), tuple(compress(token_ids, steady)), others
 
     def _cohort(self, base: int) -> Cohort:
         return self._cohorts[base % len(self._cohorts)]

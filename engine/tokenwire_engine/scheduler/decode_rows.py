@@ -40,12 +40,14 @@ class DecodeRows:
     """All stop tokens of the requests, and maybe others."""
     num_left: int = 0
     """How many requests had left the batch when they were made."""
+    constrained: Sequence[int] = ()
+    """Rows whose request has a grammar."""
 
     def __len__(self) -> int:
         return len(self.columns.requests)
 
-    def where(self, selectors: Sequence[bool]) -> DecodeRows:
-        """Some of the rows."""
+    def free_where(self, selectors: Sequence[bool]) -> DecodeRows:
+        """Some of the rows, none of them with a grammar."""
         columns = Columns._make(tuple(compress(column, selectors)) for column in self.columns)
         return DecodeRows(columns, self.stop_token_ids, self.num_left)
 

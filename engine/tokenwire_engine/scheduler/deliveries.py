@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 
 from tokenwire_engine.sampling.logprobs import Logprobs
-from tokenwire_engine.scheduler.counters import Counters
 from tokenwire_engine.scheduler.decode_rows import DecodeRows
 from tokenwire_engine.scheduler.outputs import ChannelOutput, Finished, Outputs
 from tokenwire_engine.scheduler.request import NO_ROW, FinishReason, Request
@@ -18,9 +17,7 @@ End = tuple[Request, FinishReason, str]
 class Deliveries:
     """Gathers outputs by channel until they are taken."""
 
-    def __init__(self, block_size: int, counters: Counters) -> None:
-        self._block_size = block_size
-        self._counters = counters
+    def __init__(self) -> None:
         self._outputs: Outputs = {}
 
     def take(self) -> Outputs:
@@ -50,18 +47,19 @@ class Deliveries:
         for request, token_id in tokens:
             if request.decode_row == NO_ROW:  # else the batch knows what is pending
                 request.num_pending -= 1
-            grammar, output = request.grammar, request.output_token_ids
-            if grammar is not None and not grammar.accept(token_id):
-                ends.append((request, FinishReason.UNSATISFIABLE, grammar.error))
-                continue
-            output.append(token_id)
-            channel = self._channel(request.channel)
-            channel.add_token(request.label, token_id, request.sampling.sample_index)
-            if (reason := request.finish_reason()) is not None:
-                ends.append((request, reason, ""))
-            elif grammar is not None and request.takes_forced_tokens:
-                ends += self._fast_forward(request, channel)
+            if (end := self.token(request, token_id)) is not None:
+                ends.append(end)
         return ends
+
+    def token(self, request: Request, token_id: int) -> End | None:
+        """The next token of one request; its end, if that is one."""
+        grammar = request.grammar
+        if grammar is not None and not grammar.accept(token_id):
+            return request, FinishReason.UNSATISFIABLE, grammar.error
+        request.output_token_ids.append(token_id)
+        self._channel(request.channel).add_token(request.label, token_id, request.sampling.sample_index)
+        reason = request.finish_reason()
+        return None if reason is None else (request, reason, "")
 
     def logprobs(self, logprobs: Iterable[tuple[Request, Logprobs]]) -> None:
         """The log-probabilities of some requests' next tokens."""
@@ -109,22 +107,6 @@ class Deliveries:
             return
         for channel, *token in zip(channels, labels, token_ids, sample_indices, strict=True):
             self._channel(channel).add_token(*token)
-
-    def _fast_forward(self, request: Request, channel: ChannelOutput) -> list[End]:
-        """Take what can only follow a request's latest token as if it had been sampled, so that one step
-        computes all of it; its end, if that is one. Only as far as it falls into the block that the next
-        token needs anyway."""
-        grammar = request.grammar
-        assert grammar is not None
-        for token_id in grammar.forced()[: -request.num_tokens % self._block_size]:
-            if not grammar.accept(token_id):
-                return [(request, FinishReason.ERROR, "")]
-            request.output_token_ids.append(token_id)
-            channel.add_token(request.label, token_id, request.sampling.sample_index)
-            self._counters.generated_tokens += 1
-            if (reason := request.finish_reason()) is not None:
-                return [(request, reason, "")]
-        return []
 
     def _channel(self, channel: int) -> ChannelOutput:
         if (output := self._outputs.get(channel)) is None:

@@ -1,4 +1,4 @@
-"""What the scheduler and the runner know of a language that a request's output must belong to.
+"""What the scheduler knows of a language that a request's output must belong to.
 
 A grammar's state is the output so far, so it lives with the request: it outlasts a preemption, and a request
 that moves to another engine gets it back by feeding it the tokens again.

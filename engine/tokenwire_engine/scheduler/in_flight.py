@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tokenwire_engine.scheduler.decode_rows import DecodeRows
-from tokenwire_engine.scheduler.plan import PENDING, ScheduledTokens, StepPlan
+from tokenwire_engine.scheduler.plan import PENDING, ScheduledTokens, StepPlan, TokenMasks
 from tokenwire_engine.scheduler.request import Request
 
 _PENDING = (PENDING,)
@@ -60,6 +60,21 @@ class StepInFlight:
         if index < num_decoding:
             return self.decoding.columns.requests[index]
         return self.sampling[index - num_decoding]
+
+    def constrained(self) -> list[int]:
+        """The tokens that it samples, by index, whose requests have grammars."""
+        others = enumerate(self.sampling, start=len(self.decoding))
+        return [*self.decoding.constrained, *(index for index, each in others if each.grammar is not None)]
+
+    def masks(self) -> TokenMasks:
+        """What the grammars allow, once all tokens are known that the steps before it sample."""
+        masks = TokenMasks([], bytearray())
+        for index in self.plan.constrained:
+            request = self.sampled_for(index)
+            if request.grammar is not None and request.awaits_sample:
+                masks.rows.append(index)
+                masks.bits += request.grammar.mask()
+        return masks
 
     def add(
         self, request: Request, start: int, end: int, samples: bool, new_blocks: Sequence[Sequence[int]]

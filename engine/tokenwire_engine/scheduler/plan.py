@@ -5,7 +5,8 @@ parameters, token counts), so that a decode step costs one small row a request, 
 sent to every tensor-parallel rank.
 
 A plan may be made before the result of the one before it is known. The tokens that the earlier step samples
-are then `PENDING` in it: the device has them when it comes to them. What decodes steadily is columns.
+are then `PENDING` in it: the device has them when it comes to them. What grammars allow depends on those
+tokens, so it follows the plan, as `TokenMasks`. What decodes steadily is columns.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from dataclasses import dataclass, field
 from tokenwire_engine.kv_cache.host_tier import HostMoves
 from tokenwire_engine.sampling.logprobs import Logprobs
 from tokenwire_engine.sampling.params import SamplingParams
-from tokenwire_engine.scheduler.grammar import Grammar
 
 PENDING = -1
 """In place of a token: the one that was sampled last for the slot, whose step's result the host may not have
@@ -33,8 +33,6 @@ class Admission:
     """The prompt."""
     output_token_ids: list[int]
     """Tokens already generated (before a preemption, or by an earlier engine)."""
-    grammar: Grammar | None = None
-    """What its output must belong to; behind the last token that is known, whenever it is looked at."""
 
 
 @dataclass(slots=True)
@@ -101,6 +99,9 @@ class StepPlan:
     decodes: DecodeColumns = field(default_factory=DecodeColumns)
     scheduled: list[ScheduledTokens] = field(default_factory=list)
     """All other rows; in no particular order, decodes too."""
+    constrained: Sequence[int] = ()
+    """Of the tokens that the step samples, by index in the plan's order, those that grammars have a say in.
+    Where there are any, the step samples once it has its `TokenMasks`."""
 
     @property
     def num_rows(self) -> int:
@@ -123,6 +124,18 @@ class StepPlan:
             for slot, base in zip(columns.slots, columns.bases, strict=True)
         ]
         return decodes + self.scheduled
+
+
+@dataclass(slots=True)
+class TokenMasks:
+    """What a step may sample, once all tokens before those are known."""
+
+    rows: list[int]
+    """Those of the plan's `constrained` that matter: of the others the host knows already that it will not
+    look at what is sampled for them."""
+    bits: bytearray
+    """For each of `rows`, one after the other, as many int32 words as its vocabulary takes: token t may come
+    where bit t % 32 of little-endian word t // 32 is set."""
 
 
 @dataclass(slots=True)

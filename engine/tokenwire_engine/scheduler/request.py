@@ -95,6 +95,8 @@ class Request:
     """Prompt tokens that it found computed when it was admitted first."""
     num_pending: int = 0
     """Tokens behind the known ones that launched steps sample for it."""
+    num_foreseen: int = 0
+    """Tokens that launched steps sample for it, before any that is pending, and that are known already."""
     num_settled: int = 0
     """Tokens whose full blocks were given to the prefix cache."""
     num_computed: int = 0
@@ -134,22 +136,25 @@ class Request:
 
     @property
     def must_wait(self) -> bool:
-        """Whether nothing can be planned for it before a pending token is known: because what its grammar
-        allows next depends on that token, or because it is its last."""
-        return self.num_pending > 0 and (
-            self.grammar is not None or self.num_tokens + self.num_pending >= self.length_limit
-        )
+        """Whether nothing can be planned for it before a pending token is known, because it is its last."""
+        return self.num_pending > 0 and self.num_tokens + self.num_pending >= self.length_limit
+
+    @property
+    def awaits_sample(self) -> bool:
+        """Whether the token that the oldest step in flight samples for it, if any, is one to look at."""
+        return not self.has_ended and not self.num_foreseen
 
     @property
     def takes_forced_tokens(self) -> bool:
         """Whether what its grammar leaves no choice about need not be sampled: nothing is to be told about
-        those tokens, and nothing that the sampler keeps depends on them."""
+        those tokens, nothing that the sampler keeps depends on them, and nothing else may withhold them."""
         sampling = self.sampling
         return self.grammar is not None and not (
             sampling.num_logprobs is not None
             or sampling.has_penalties
             or sampling.bad_words
             or sampling.allowed_token_ids
+            or sampling.min_tokens
         )
 
     @property

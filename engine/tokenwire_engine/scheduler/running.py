@@ -73,6 +73,12 @@ class Running:
             self._decoding.remove(request)
             self._others[request.arrival] = request
 
+    def num_pending(self, request: Request) -> int:
+        """Tokens behind a request's known ones that launched steps sample for it."""
+        if request.decode_row == NO_ROW:
+            return request.num_pending
+        return self._decoding.position(request) + 1 - request.num_tokens
+
     def slide(self) -> None:
         """Give back the blocks that the next step does not see."""
         for place in self._blocks.places_to_slide:

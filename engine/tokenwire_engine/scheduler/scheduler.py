@@ -31,10 +31,11 @@ from tokenwire_engine.scheduler.counters import Counters
 from tokenwire_engine.scheduler.deadlines import Deadlines
 from tokenwire_engine.scheduler.deliveries import Deliveries
 from tokenwire_engine.scheduler.fcfs import FirstComeFirstServed
+from tokenwire_engine.scheduler.forced_tokens import ForcedTokens
 from tokenwire_engine.scheduler.in_flight import StepInFlight
 from tokenwire_engine.scheduler.observer import Observer
 from tokenwire_engine.scheduler.outputs import Outputs
-from tokenwire_engine.scheduler.plan import Admission, StepPlan, StepResult
+from tokenwire_engine.scheduler.plan import Admission, StepPlan, StepResult, TokenMasks
 from tokenwire_engine.scheduler.policy import Policy
 from tokenwire_engine.scheduler.request import NO_SLOT, FinishReason, Request
 from tokenwire_engine.scheduler.running import Running
@@ -94,7 +95,8 @@ class Scheduler:
         )
         self._policy = policy or FirstComeFirstServed()
         self._waiting = Waiting(self._policy)
-        self._deliveries = Deliveries(pool.block_size, self.counters)
+        self._deliveries = Deliveries()
+        self._forced = ForcedTokens(self._running, self._deliveries, self.counters, pool.block_size)
         self._prefix_cache = prefix_cache
         self._clock = clock
         self._observer = observer
@@ -208,6 +210,7 @@ class Scheduler:
         for request in step.prompts_done:
             self._let_siblings_begin(request)
         step.plan.released = self._running.take_released()
+        step.plan.constrained = step.constrained()
         if self._prefix_cache is not None:
             step.plan.host_moves = self._prefix_cache.take_host_moves()
         self.counters.steps += 1
@@ -215,6 +218,10 @@ class Scheduler:
         if self._observer is not None:
             self._observer.planned(step.num_requests, step.num_decodes + step.num_prefilled)
         self._in_flight.append(step)
+
+    def masks(self) -> TokenMasks:
+        """What the grammars allow the oldest uncompleted plan to sample."""
+        return self._in_flight[0].masks()
 
     def complete(self, result: StepResult, seconds: float | None = None) -> None:
         """Take in what the oldest uncompleted plan yielded, and how long it took where that was measured.
@@ -242,11 +249,14 @@ class Scheduler:
 
     def _take_tokens(self, step: StepInFlight, token_ids: list[int]) -> None:
         """The next tokens of a step's requests are known. Those of requests that have ended are discarded:
-        they ended while the step ran, or with the token of the step before."""
+        they ended while the step ran, or with the token of the step before. So are those that were
+        foreseen."""
         num_decoding = len(step.decoding)
         rows, row_tokens, left = self._running.split(step.decoding, token_ids[:num_decoding])
         by_themselves = [*left, *zip(step.sampling, token_ids[num_decoding:], strict=True)]
-        others = [pair for pair in by_themselves if not pair[0].has_ended]
+        others = [pair for pair in by_themselves if pair[0].awaits_sample]
+        for request, _ in by_themselves:
+            request.num_foreseen = max(0, request.num_foreseen - 1)
         if self._observer is not None:
             self._observer.generated(
                 [*rows.columns.requests, *(request for request, _ in others)], self._clock()
@@ -255,6 +265,9 @@ class Scheduler:
         for request, reason, error in ends:
             self._finish(request, reason, error)
         self.counters.generated_tokens += len(rows) + len(others)
+        for request, _ in others:
+            if not request.has_ended and (end := self._forced.take(request)) is not None:
+                self._finish(*end)
         self._policy.generated(rows.columns.requests)
         self._policy.generated(request for request, _ in others)
 
@@ -273,7 +286,7 @@ class Scheduler:
             self._running.release_again(step.plan.released)
             for request in step.requests:
                 self._running.stop_decoding(request)
-                request.num_pending = 0
+                request.num_pending = request.num_foreseen = 0
                 lost_requests.add(request.arrival)
         for request in failed.requests:
             if request.slot != NO_SLOT:
@@ -408,7 +421,6 @@ def _admission(request: Request) -> Admission:
         request.sampling,
         request.prompt_token_ids,
         request.output_token_ids.copy(),
-        request.grammar,
     )
 
 

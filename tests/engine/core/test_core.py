@@ -7,12 +7,14 @@ from queue import Queue
 
 import pytest
 
-from tests.engine.hash_runner import HashRunner, continuation
+from tests.engine.grammars import Alternating, alternates
+from tests.engine.hash_runner import VOCAB_SIZE, HashRunner, continuation
 from tokenwire_engine.core.commands import Cancel, Shutdown, Submit
 from tokenwire_engine.core.core import EngineCore
 from tokenwire_engine.kv_cache.block_pool import BlockPool
 from tokenwire_engine.runner.base import DeviceLostError
 from tokenwire_engine.sampling.params import SamplingParams
+from tokenwire_engine.scheduler.grammar import Grammar
 from tokenwire_engine.scheduler.outputs import Finished, Outputs
 from tokenwire_engine.scheduler.request import FinishReason, Request
 from tokenwire_engine.scheduler.scheduler import Scheduler, SchedulerLimits
@@ -38,9 +40,13 @@ class Running:
         except Exception as error:
             self.error = error
 
-    def submit(self, request_id: str, prompt: list[int], max_tokens: int = 8) -> None:
-        label = ord(request_id)
-        self.core.send(Submit(Request(request_id, prompt, SamplingParams(), max_tokens, label=label)))
+    def submit(
+        self, request_id: str, prompt: list[int], max_tokens: int = 8, grammar: Grammar | None = None
+    ) -> None:
+        request = Request(
+            request_id, prompt, SamplingParams(), max_tokens, label=ord(request_id), grammar=grammar
+        )
+        self.core.send(Submit(request))
 
     def until_all_finished(self, *request_ids: str) -> tuple[dict[str, list[int]], dict[str, Finished]]:
         """All tokens and the ends of requests, each of which was submitted with the label of its id."""
@@ -151,6 +157,32 @@ def test_a_step_that_fails_late_fails_its_requests_and_the_others_go_on(running:
         FinishReason.LENGTH,
     ]
     assert tokens["c"] == continuation([3], 8)
+    assert running.core.load.free_kv_blocks == running.core.load.total_kv_blocks
+
+
+def test_a_constrained_request_gets_a_token_in_every_step_of_the_others(running: Running) -> None:
+    running.runner.hold()
+    running.submit("a", [1], max_tokens=50, grammar=Alternating(VOCAB_SIZE))
+    running.submit("b", [2], max_tokens=50)
+    running.runner.resume()
+    tokens, _ = running.until_all_finished("a", "b")
+    assert len(tokens["a"]) == 50
+    assert alternates(tokens["a"])
+    assert tokens["b"] == continuation([2], 50)
+    assert running.runner.steps < 55
+    assert len(running.runner.constrained) == 50
+
+
+def test_a_step_that_fails_at_sampling_fails_its_requests_and_the_next_are_served(running: Running) -> None:
+    running.runner.fail_constrain = RuntimeError("out of luck")
+    running.submit("a", [1], grammar=Alternating(VOCAB_SIZE))
+    _, finished = running.until_finished("a")
+    assert finished.reason is FinishReason.ERROR
+    assert "RuntimeError: out of luck" in finished.error
+    running.submit("b", [2], grammar=Alternating(VOCAB_SIZE))
+    tokens, finished = running.until_finished("b")
+    assert len(tokens) == 8
+    assert alternates(tokens)
     assert running.core.load.free_kv_blocks == running.core.load.total_kv_blocks
 
 

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 
-from tests.engine.hash_runner import HashRunner, continuation
+from tests.engine.grammars import mask_of
+from tests.engine.hash_runner import VOCAB_SIZE, HashRunner, continuation
 from tokenwire_engine.runner.background import BackgroundRunner
 from tokenwire_engine.sampling.params import SamplingParams
-from tokenwire_engine.scheduler.plan import PENDING, Admission, ScheduledTokens, StepPlan
+from tokenwire_engine.scheduler.plan import PENDING, Admission, ScheduledTokens, StepPlan, TokenMasks
 
 PROMPT = [1, 2, 3]
 
@@ -54,6 +56,34 @@ def test_a_failure_loses_the_launches_behind_it_and_the_next_are_served() -> Non
         runner.collect()
     runner.launch(StepPlan(2, released=[0], admitted=prefill().admitted, scheduled=prefill().scheduled))
     assert runner.collect().step == 2
+    runner.close()
+
+
+def test_a_constrained_step_is_computed_before_and_sampled_once_it_has_its_masks() -> None:
+    runner = BackgroundRunner(HashRunner())
+    runner.launch(replace(prefill(), constrained=[0]))
+    runner.constrain(TokenMasks([0], bytearray(mask_of([500], VOCAB_SIZE))))
+    runner.launch(replace(decode(1), constrained=[0]))
+    assert runner.collect().token_ids == [500]
+    runner.constrain(TokenMasks([0], bytearray(mask_of([600], VOCAB_SIZE))))
+    runner.launch(decode(2))
+    assert [runner.collect().token_ids, runner.collect().token_ids] == [
+        [600],
+        continuation([*PROMPT, 500, 600], 1),
+    ]
+    runner.close()
+
+
+def test_masks_for_a_step_that_has_failed_are_passed_over() -> None:
+    inner = HashRunner()
+    runner = BackgroundRunner(inner)
+    inner.fail_next = RuntimeError("out of luck")
+    runner.launch(replace(prefill(), constrained=[0]))
+    runner.constrain(TokenMasks([0], bytearray(mask_of([500], VOCAB_SIZE))))
+    with pytest.raises(RuntimeError, match="out of luck"):
+        runner.collect()
+    runner.launch(replace(prefill(1), released=[0]))
+    assert runner.collect().token_ids == continuation(PROMPT, 1)
     runner.close()
 
 

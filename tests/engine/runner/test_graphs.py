@@ -16,6 +16,7 @@ import torch
 
 from tests.checkpoints import write_checkpoint
 from tests.engine.driver import GREEDY, generate, ignore_progress
+from tests.engine.grammars import alternates
 from tests.engine.runner.serving import PLAIN, requests_with, serve
 from tokenwire_engine.config import EngineConfig
 from tokenwire_engine.runner import graphs
@@ -30,6 +31,7 @@ from tokenwire_engine.scheduler.plan import PENDING, Admission, ScheduledTokens,
 from tokenwire_engine.scheduler.request import Request
 from tokenwire_kernels import LayerCache
 
+VOCAB_SIZE = 320
 SPECIAL = [
     SamplingParams(temperature=0.0, repetition_penalty=1.3),
     SamplingParams(typical_p=0.7, bad_words=((5,), (9, 10)), num_logprobs=2),
@@ -94,6 +96,24 @@ def test_replayed_steps_yield_the_tokens_of_eager_ones(
     expected, _ = serve(load(directory, **options), requests_with(sampling), overlap=overlap)
     runner = load(directory, recorder, **options)
     replayed, scheduler = serve(runner, requests_with(sampling), overlap=overlap)
+    assert replayed == expected
+    assert recorder.num_replays > scheduler.counters.steps / 2
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize(
+    "sampling", [PLAIN[:1] * 3, PLAIN, PLAIN + SPECIAL], ids=["greedy", "plain", "special"]
+)
+def test_replayed_steps_keep_to_the_masks_that_follow_them(
+    directory: Path, sampling: list[SamplingParams], overlap: bool
+) -> None:
+    recorder = Recorder()
+    requests = requests_with(sampling, VOCAB_SIZE)
+    expected, _ = serve(load(directory), requests)
+    assert all(alternates(expected[request.request_id]) for request in requests if request.grammar)
+    replayed, scheduler = serve(
+        load(directory, recorder), requests_with(sampling, VOCAB_SIZE), overlap=overlap
+    )
     assert replayed == expected
     assert recorder.num_replays > scheduler.counters.steps / 2
 

@@ -9,16 +9,18 @@ import pytest
 
 from tests.checkpoints import write_checkpoint
 from tests.engine.driver import ignore_progress
+from tests.engine.grammars import alternates
 from tests.engine.runner.serving import PLAIN, requests_with, serve
 from tests.kernels.native import native_instruction_sets
 from tokenwire_engine.config import EngineConfig
+from tokenwire_engine.runner.executor import Sampling
 from tokenwire_engine.runner.host_decodes import HostDecodeExecutor
-from tokenwire_engine.runner.launched import Launched
 from tokenwire_engine.runner.load import load_runner
 from tokenwire_engine.runner.local import LocalRunner
 from tokenwire_engine.sampling.params import SamplingParams
 from tokenwire_engine.scheduler.plan import StepPlan
 
+VOCAB_SIZE = 320
 SPECIAL = [
     SamplingParams(temperature=0.0, repetition_penalty=1.3),
     SamplingParams(typical_p=0.7, bad_words=((5,), (9, 10)), num_logprobs=2),
@@ -42,15 +44,15 @@ def load(directory: Path, *, in_place: bool, **options: Any) -> LocalRunner:
 def steps_in_place(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The steps that were moved on in place, as they are taken."""
     steps: list[int] = []
-    execute = HostDecodeExecutor.execute
+    forward = HostDecodeExecutor.forward
 
-    def noting(self: HostDecodeExecutor, plan: StepPlan) -> Launched | None:
-        launched = execute(self, plan)
-        if launched is not None:
+    def noting(self: HostDecodeExecutor, plan: StepPlan) -> Sampling | None:
+        sampling = forward(self, plan)
+        if sampling is not None:
             steps.append(plan.step)
-        return launched
+        return sampling
 
-    monkeypatch.setattr(HostDecodeExecutor, "execute", noting)
+    monkeypatch.setattr(HostDecodeExecutor, "forward", noting)
     return steps
 
 
@@ -71,6 +73,24 @@ def test_rows_that_are_moved_on_yield_the_tokens_of_new_ones(
     )
     assert tokens == expected
     assert steps_in_place
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+@pytest.mark.parametrize(
+    "sampling", [PLAIN[:1] * 3, PLAIN, PLAIN + SPECIAL], ids=["greedy", "plain", "special"]
+)
+def test_rows_that_are_moved_on_keep_to_the_masks_that_follow_them(
+    tmp_path: Path, steps_in_place: list[int], sampling: list[SamplingParams], overlap: bool
+) -> None:
+    directory = write_checkpoint(tmp_path / "model")
+    requests = requests_with(sampling, VOCAB_SIZE)
+    expected, _ = serve(load(directory, in_place=False), requests)
+    assert all(alternates(expected[request.request_id]) for request in requests if request.grammar)
+    tokens, scheduler = serve(
+        load(directory, in_place=True), requests_with(sampling, VOCAB_SIZE), overlap=overlap
+    )
+    assert tokens == expected
+    assert len(steps_in_place) > scheduler.counters.steps / 2
 
 
 def test_layers_that_see_unequally_far_have_tables_of_their_own(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 
 from tests.engine.hash_runner import HashRunner, model_info
 from tokenwire_engine.kv_cache.block_pool import BlockPool
@@ -64,7 +64,7 @@ class Simulation:
         self.finished: dict[int, Finished] = {}
         self._ends: dict[tuple[int, int], FinishReason] = {}
         self._steps_ahead = 1 if overlap else 0
-        self._num_launched = 0
+        self._launched: deque[StepPlan] = deque()
 
     def submit(
         self,
@@ -106,8 +106,9 @@ class Simulation:
         self.now += 1
         if plan is not None:
             self.runner.launch(plan)
-            self._num_launched += 1
-        while self._num_launched > (0 if plan is None else self._steps_ahead):
+            self._launched.append(plan)
+            self._constrain_if_alone(plan)
+        while len(self._launched) > (0 if plan is None else self._steps_ahead):
             self._complete()
         self.take_outputs()
         return plan
@@ -116,11 +117,17 @@ class Simulation:
         try:
             result = self.runner.collect()
         except RuntimeError as error:
-            self._num_launched = 0
+            self._launched.clear()
             self.scheduler.fail(str(error))
         else:
             self.scheduler.complete(result)
-            self._num_launched -= 1
+            self._launched.popleft()
+            if self._launched:
+                self._constrain_if_alone(self._launched[0])
+
+    def _constrain_if_alone(self, plan: StepPlan) -> None:
+        if plan.constrained and plan is self._launched[0]:
+            self.runner.constrain(self.scheduler.masks())
 
     def fail_next_step(self) -> None:
         """Let the next step that is waited for fail."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tests.engine.hash_runner import continuation
+from tests.engine.grammars import Alternating, alternates
+from tests.engine.hash_runner import VOCAB_SIZE, continuation
 from tests.engine.scheduler.simulation import Simulation
 from tokenwire_engine.scheduler.plan import PENDING, StepPlan
 from tokenwire_engine.scheduler.request import FinishReason
@@ -49,41 +50,25 @@ def test_a_stop_that_is_found_a_step_late_discards_one_token() -> None:
     assert simulation.scheduler.counters.generated_tokens == 4
 
 
-class AnyTokens:
-    """A grammar that allows everything."""
-
-    is_finished = False
-    error = ""
-
-    def accept(self, token_id: int) -> bool:
-        return True
-
-    def mask(self) -> bytes:
-        return b""
-
-    def forced(self) -> list[int]:
-        return []
-
-    def copy(self) -> AnyTokens:
-        return self
-
-
-def test_whose_grammar_needs_the_token_first_waits_for_it_and_holds_nobody_up() -> None:
+def test_whose_grammar_needs_the_token_first_keeps_the_pace_of_the_others() -> None:
     simulation = Simulation(overlap=True)
     simulation.submit([1], max_tokens=4)
-    simulation.requests[0].grammar = AnyTokens()
+    simulation.requests[0].grammar = Alternating(VOCAB_SIZE)
     simulation.submit([2], max_tokens=9)
     rows = [0, 0]
     while simulation.scheduler.has_work:
         plan = simulation.step()
         for row in plan.rows() if plan else ():
-            is_patient = row.slot == simulation.requests[0].slot
-            rows[0 if is_patient else 1] += 1
-            assert not (is_patient and row.token_ids == (PENDING,))
+            is_constrained = row.slot == simulation.requests[0].slot
+            rows[0 if is_constrained else 1] += 1
         if plan and simulation.scheduler.num_running == 2:
-            assert plan.num_rows == 2 - plan.step % 2
+            assert plan.num_rows == 2
+            assert len(plan.constrained) == 1
     assert rows == [4, 9]
-    assert simulation.delivered == [continuation([1], 4), continuation([2], 9)]
+    assert simulation.runner.constrained == dict.fromkeys(range(4), 1)
+    assert len(simulation.delivered[0]) == 4
+    assert alternates(simulation.delivered[0])
+    assert simulation.delivered[1] == continuation([2], 9)
 
 
 def test_who_gave_way_with_a_token_on_its_way_still_gets_it() -> None:

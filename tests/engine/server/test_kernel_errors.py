@@ -14,14 +14,14 @@ from tokenwire.v1 import engine_pb2_grpc
 from tokenwire.v1.engine_pb2 import GenerateRequest, GetLoadRequest
 from tokenwire.v1.generation_pb2 import SamplingParams, StopConditions
 from tokenwire_engine.config import EngineConfig
-from tokenwire_engine.runner.launched import Launched
+from tokenwire_engine.runner.executor import Sampling
 from tokenwire_engine.runner.load import load_runner
 from tokenwire_engine.runner.local import LocalRunner
 from tokenwire_engine.scheduler.plan import StepPlan
 from tokenwire_engine.server.server import EngineServer
 
 NUM_REQUESTS = 4
-Execute = Callable[[LocalRunner, StepPlan], Launched]
+Forward = Callable[[LocalRunner, StepPlan], Sampling]
 
 
 class Kernels:
@@ -34,21 +34,21 @@ class Kernels:
     def __init__(self) -> None:
         self.steps_to_fail = 0
 
-    def breaking(self, execute: Execute) -> Execute:
-        def fail_or_execute(runner: LocalRunner, plan: StepPlan) -> Launched:
+    def breaking(self, forward: Forward) -> Forward:
+        def fail_or_forward(runner: LocalRunner, plan: StepPlan) -> Sampling:
             if self.steps_to_fail and plan.num_rows == plan.num_tokens == NUM_REQUESTS:
                 self.steps_to_fail -= 1
                 if self.steps_to_fail == 0:
                     raise RuntimeError("CUDA out of memory, or whatever it was")
-            return execute(runner, plan)
+            return forward(runner, plan)
 
-        return fail_or_execute
+        return fail_or_forward
 
 
 @pytest.fixture
 def kernels(monkeypatch: pytest.MonkeyPatch) -> Kernels:
     kernels = Kernels()
-    monkeypatch.setattr(LocalRunner, "_execute", kernels.breaking(LocalRunner._execute))
+    monkeypatch.setattr(LocalRunner, "_forward", kernels.breaking(LocalRunner._forward))
     return kernels
 
 

@@ -42,12 +42,12 @@ sys.exit(run(EngineConfig(**{options!r}, status_fd={status_fd})))
 LOSE_THE_DEVICE = """
 import os, torch
 from tokenwire_engine.runner.local import LocalRunner
-execute = LocalRunner._execute
-def fail_or_execute(self, plan):
+forward = LocalRunner._forward
+def fail_or_forward(self, plan):
     if os.path.exists({path!r}):
         raise torch.AcceleratorError("CUDA error: unspecified launch failure")
-    return execute(self, plan)
-LocalRunner._execute = fail_or_execute
+    return forward(self, plan)
+LocalRunner._forward = fail_or_forward
 """
 """Computing fails, as it does on a card that is gone, from when a file exists."""
 

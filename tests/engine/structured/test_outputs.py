@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 
 from benchmarks.schemas import random_schema
 from tests.engine.driver import ignore_progress
+from tests.engine.runner.serving import run
 from tests.engine.structured.demo import CHECKPOINT, EOS_TOKEN_IDS, VOCAB_SIZE
 from tokenwire.v1.generation_pb2 import Constraint
 from tokenwire_engine.config import EngineConfig
@@ -29,6 +30,14 @@ from tokenwire_engine.structured.compiler import GrammarCompiler
 
 PROMPT = "<|im_start|>user\nDescribe Lyon as JSON.<|im_end|>\n<|im_start|>assistant\n"
 FREE = SamplingParams(temperature=1.0)
+SPECIAL: list[dict[str, Any]] = [
+    {},
+    {"top_k": 50, "top_p": 0.9},
+    {"repetition_penalty": 1.2, "num_logprobs": 1},
+    {"min_tokens": 10, "ending_token_ids": EOS_TOKEN_IDS},
+    {"bad_words": ((30,), (31, 32))},
+    {"logit_bias": {40: 2.0}},
+]
 
 
 @dataclass
@@ -61,21 +70,22 @@ class Engine:
         )
 
     def serve(
-        self, requests: Sequence[Request], max_running: int = 32, num_blocks: int | None = None
+        self,
+        requests: Sequence[Request],
+        max_running: int = 32,
+        num_blocks: int | None = None,
+        overlap: bool = True,
     ) -> dict[str, Finished]:
-        """Run requests to their ends."""
+        """Run requests to their ends; with `overlap`, each step is launched before the one before it
+        completes."""
         info = self.runner.info
         pool = BlockPool(num_blocks or info.num_blocks, info.block_size)
         scheduler = Scheduler(SchedulerLimits(max_running, info.max_step_tokens, info.max_model_len), pool)
         finished: dict[str, Finished] = {}
         for request in requests:
             scheduler.submit(request)
-        while scheduler.has_work:
-            plan = scheduler.plan()
-            if plan is not None:
-                self.runner.launch(plan)
-                scheduler.complete(self.runner.collect())
-            for output in scheduler.take_outputs().values():
+        for outputs in run(scheduler, self.runner, overlap):
+            for output in outputs.values():
                 finished |= {end.request_id: end for end in output.finished}
         assert pool.num_free == pool.num_blocks
         self.preemptions, self.num_steps = scheduler.counters.preemptions, scheduler.counters.steps
@@ -133,6 +143,41 @@ async def test_regular_expressions_grammars_and_choices_are_kept_to(
     engine.serve(requests)
     for request, pattern in zip(requests, [*patterns, "[ab]+!?", "Lyon|Paris"], strict=True):
         assert re.fullmatch(pattern, engine.text(request)), engine.text(request)
+
+
+@pytest.mark.parametrize("sampling", [FREE, SamplingParams(temperature=0.0)], ids=["sampled", "greedy"])
+async def test_steps_that_are_launched_ahead_change_no_token(
+    engine: Engine, sampling: SamplingParams
+) -> None:
+    """Constrained requests of every kind beside others, one by one and overlapped, calm and squeezed."""
+
+    async def requests() -> list[Request]:
+        others = [
+            None,
+            Constraint(regex="The quick brown fox (jumps|jumped) over the lazy dogs?"),
+            Constraint(choice=Constraint.Choice(options=["Lyon", "Paris"])),
+            Constraint(regex="[ab]*"),
+        ]
+        schemas = [Constraint(json_schema=json.dumps(random_schema(seed))) for seed in range(24)]
+        return [
+            await engine.request(
+                str(number),
+                constraint,
+                sampling=replace(sampling, **SPECIAL[number % len(SPECIAL)]),
+                max_tokens=20 + 5 * number,
+            )
+            for number, constraint in enumerate(others * 2 + schemas)
+        ]
+
+    one_by_one = await requests()
+    ends = engine.serve(one_by_one, overlap=False)
+    for num_blocks in (None, 30):
+        ahead = await requests()
+        assert {name: end.reason for name, end in engine.serve(ahead, num_blocks=num_blocks).items()} == {
+            name: end.reason for name, end in ends.items()
+        }
+        assert [r.output_token_ids for r in ahead] == [r.output_token_ids for r in one_by_one]
+    assert engine.preemptions > 0
 
 
 async def test_nobody_elses_tokens_change(engine: Engine) -> None:
