@@ -29,8 +29,9 @@ def test_an_answer_has_the_type_that_was_asked_for(sync_openai, mode):
     assert isinstance(city, City)
 
 
-async def test_an_answer_grows_while_it_is_streamed(async_openai):
-    client = instructor.from_openai(async_openai, mode=instructor.Mode.JSON_SCHEMA)
+@pytest.mark.parametrize("mode", [instructor.Mode.TOOLS, instructor.Mode.JSON_SCHEMA])
+async def test_an_answer_grows_while_it_is_streamed(async_openai, mode):
+    client = instructor.from_openai(async_openai, mode=mode)
     stream = client.chat.completions.create_partial(
         model="tokenwire-demo", messages=ASK, response_model=Names, temperature=0, max_tokens=900
     )

@@ -38,6 +38,21 @@ def test_a_tool_is_called(server):
     assert json.loads(call.function.arguments) == {"city": "Oslo"}
 
 
+async def test_a_streamed_call_is_put_together_and_answered_from(server):
+    stream = await litellm.acompletion(
+        messages=[ASK], tools=[WEATHER], stream=True, stream_options={"include_usage": True}, **server
+    )
+    whole = litellm.stream_chunk_builder([chunk async for chunk in stream])
+    message = whole.choices[0].message
+    (call,) = message.tool_calls
+    assert (call.function.name, json.loads(call.function.arguments)) == ("get_weather", {"city": "Oslo"})
+    assert whole.usage.completion_tokens > 0
+
+    messages = [ASK, message.model_dump(), {"role": "tool", "tool_call_id": call.id, "content": "rain"}]
+    answer = await litellm.acompletion(messages=messages, tools=[WEATHER], max_tokens=20, **server)
+    assert answer.choices[0].message.content
+
+
 def test_a_text_is_completed(server):
     server["model"] = "text-completion-openai/tokenwire-demo"
     answer = litellm.text_completion(prompt="Once upon a time", max_tokens=8, **server)
@@ -49,3 +64,5 @@ def test_errors_are_litellms_own(server):
         litellm.completion(messages=FRANCE, **{**server, "model": "openai/gpt-99"})
     with pytest.raises(litellm.BadRequestError):
         litellm.completion(messages=FRANCE, **{**server, "temperature": -1})
+    with pytest.raises(litellm.ContextWindowExceededError):
+        litellm.completion(messages=[{"role": "user", "content": "long " * 2000}], **server)

@@ -45,6 +45,22 @@ async def test_an_agent_calls_its_tools(model):
     assert result.output
 
 
+async def test_an_agent_streams_its_tool_loop(model):
+    agent = Agent(model, model_settings=BRIEFLY)
+    asked = []
+
+    @agent.tool_plain
+    def get_weather(city: str) -> str:
+        """Get the current weather in a city."""
+        asked.append(city)
+        return "7 degrees and rain"
+
+    async with agent.run_stream("What is the weather in Oslo?") as result:
+        text = [piece async for piece in result.stream_text(delta=True, debounce_by=None)]
+    assert asked[0] == "Oslo"
+    assert "".join(text)
+
+
 @pytest.mark.parametrize("output", [City, NativeOutput(City)], ids=["by a forced tool", "by a schema"])
 async def test_an_agents_output_has_the_type_that_was_asked_for(model, output):
     agent = Agent(model, output_type=output, model_settings=BRIEFLY)
