@@ -25,9 +25,8 @@ class Generation:
     Attributes:
         wakeup: of the response that this belongs to.
         wake_on_delta: whether each delta wakes the response, rather than the end only.
-        write_text: what sends text on as it arrives, instead of waking the response. Set only while the
-            response has taken all there is: so text never overtakes what came before it.
-        arrived_at: when the request came, then when its latest tokens did, in seconds of the session's clock.
+        write_text: what sends text on as it arrives, instead of waking the response, if it can.
+            Set only while the response has taken all there is: so text never overtakes what came before it.
         received_token_ids: the tokens behind all that arrived so far.
         texts, reasoning, tool_calls, token_ids: what arrived and was not taken yet.
         logprobs: messages with the log-probabilities of tokens, not taken yet.
@@ -38,7 +37,6 @@ class Generation:
 
     wakeup: Wakeup
     wake_on_delta: bool
-    arrived_at: float
     received_token_ids: list[int] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
@@ -51,7 +49,7 @@ class Generation:
     usage: generation_pb2.Usage = field(default_factory=generation_pb2.Usage)
     error: StatusError | None = None
     done: bool = False
-    write_text: Callable[[str], None] | None = None
+    write_text: Callable[[str], bool] | None = None
 
     def wake(self) -> None:
         """Have the response take what has arrived; until it has, all that follows waits."""

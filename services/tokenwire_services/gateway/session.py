@@ -19,6 +19,7 @@ import grpc
 from tokenwire.status import StatusError, unavailable
 from tokenwire.v1 import generation_pb2, tokenizer_pb2
 from tokenwire_services.gateway.generation import Generation, Submission
+from tokenwire_services.gateway.latencies import Latencies
 from tokenwire_services.gateway.metrics import Metrics
 from tokenwire_services.wakeup import Wakeup
 
@@ -42,6 +43,7 @@ class Session:
 
     def __init__(self, metrics: Metrics, request_timeout_s: float | None = None) -> None:
         self._metrics = metrics
+        self._latencies = Latencies(metrics)
         self._request_timeout_s = request_timeout_s
         self._live: dict[int, Submission] = {}
         self._free_slots: list[int] = []
@@ -127,8 +129,10 @@ class Session:
             # Drawn here, so that another process that continues the request continues its random numbers.
             request.sampling.seed = secrets.randbits(63)
         now, num_samples = time.monotonic(), max(1, request.sampling.num_samples)
-        generations = tuple(Generation(wakeup, wake_on_delta, now) for _ in range(num_samples))
+        generations = tuple(Generation(wakeup, wake_on_delta) for _ in range(num_samples))
         submission = self._live[slot] = Submission(slot, request, generations)
+        for index in range(num_samples):
+            self._latencies.begin(_stream(slot, index), now)
         if self._request_timeout_s is not None:
             loop = asyncio.get_running_loop()
             submission.deadline = loop.call_later(self._request_timeout_s, self._expire, submission)
@@ -140,7 +144,7 @@ class Session:
         if submission.done:
             return
         submission.fail(error or StatusError(grpc.StatusCode.CANCELLED, "the request was cancelled"))
-        del self._live[submission.slot]
+        self._forget(submission.slot)
         self._send(Command(cancel=Command.Cancel(slot=submission.slot)))
 
     def fail(self, error: StatusError) -> None:
@@ -177,35 +181,11 @@ class Session:
         self._step = message.step
         if self._grace_ms:
             self._confirm(message.commands_received)
-        # A slot's text waits for its details, which say what comes before it.
-        detailed = {detail.slot for detail in message.details}
-        live = self._live
-        token_ids, end = message.token_ids[:], 0  # lists: what protobuf slices and iterates costs more
-        columns = message.slots[:], message.text_deltas[:], message.token_counts[:]
-        waited_since: dict[float, int] = {}  # streams by when they got their last delta
-        for slot, text, count in zip(*columns, strict=True):
-            begin, end = end, end + count
-            submission = live.get(slot)
-            if submission is None:
-                continue
-            generation = submission.generations[0]  # further samples come in details
-            if generation.received_token_ids:
-                waited_since[generation.arrived_at] = waited_since.get(generation.arrived_at, 0) + 1
-            else:
-                self._metrics.time_to_first_token.observe(now - generation.arrived_at)
-            generation.arrived_at = now
-            generation.received_token_ids += token_ids[begin:end]
-            if not text:
-                continue
-            if generation.write_text is not None and slot not in detailed:
-                generation.write_text(text)
-            else:
-                generation.texts.append(text)
-                if generation.wake_on_delta:
-                    generation.wake()
-        for arrived_at, streams in waited_since.items():
-            self._metrics.inter_token_latency.observe(now - arrived_at, streams)
-        self._metrics.generation_tokens.inc(len(token_ids))
+        for detail in message.details:  # a slot's text waits for them, as they say what comes before it
+            for generation in self._generations(detail.slot):
+                generation.write_text = None
+        if message.slots:
+            self._deliver_columns(message, now)
         for detail in message.details:
             self._deliver_detail(detail, now)
         for event in message.finished:
@@ -214,23 +194,42 @@ class Session:
             self._ack_due = True
             self._outgoing_added.set()
 
+    def _deliver_columns(self, message: tokenizer_pb2.TokenizerSessionResponse, now: float) -> None:
+        """The text of requests for one sample, and the tokens behind it: what most messages are."""
+        # Lists: what protobuf slices and iterates costs more.
+        slots, texts, counts = message.slots[:], message.text_deltas[:], message.token_counts[:]
+        token_ids, end = message.token_ids[:], 0
+        live = self._live
+        for slot, text, count in zip(slots, texts, counts, strict=True):
+            begin, end = end, end + count
+            submission = live.get(slot)
+            if submission is None:
+                continue
+            generation = submission.generations[0]
+            if count == 1:
+                generation.received_token_ids.append(token_ids[begin])
+            else:
+                generation.received_token_ids += token_ids[begin:end]
+            if not text or ((write_text := generation.write_text) is not None and write_text(text)):
+                continue
+            generation.texts.append(text)
+            if generation.wake_on_delta:
+                generation.wake()
+        self._latencies.arrived(slots, now)
+        self._metrics.generation_tokens.inc(end)
+
     def _deliver_detail(self, detail: tokenizer_pb2.TokenizerSessionResponse.Detail, now: float) -> None:
         self._metrics.generation_tokens.inc(len(detail.token_ids))
-        submission = self._live.get(detail.slot)
-        if submission is None:
+        generations = self._generations(detail.slot)
+        if not generations:
             return
         response = detail.response
         if response.prompt_token_ids or response.prompt_text:
-            for generation in submission.generations:
+            for generation in generations:
                 generation.prompt = response
-        generation = submission.generations[response.sample_index]
+        generation = generations[response.sample_index]
         if detail.token_ids:
-            waited_s = now - generation.arrived_at
-            if generation.received_token_ids:
-                self._metrics.inter_token_latency.observe(waited_s, 1)
-            else:
-                self._metrics.time_to_first_token.observe(waited_s)
-            generation.arrived_at = now
+            self._latencies.arrived([_stream(detail.slot, response.sample_index)], now)
             generation.received_token_ids += detail.token_ids
         if response.reasoning_delta:
             generation.reasoning.append(response.reasoning_delta)
@@ -243,12 +242,17 @@ class Session:
         if generation.wake_on_delta:
             generation.wake()
 
+    def _generations(self, slot: int) -> tuple[Generation, ...]:
+        """Those of the request in a slot; none where it has ended."""
+        submission = self._live.get(slot)
+        return () if submission is None else submission.generations
+
     def _finish(self, event: tokenizer_pb2.TokenizerSessionResponse.FinishEvent) -> None:
         submission = self._live.get(event.slot)
         is_last = event.HasField("usage")
         if is_last:
             self._free_slots.append(event.slot)
-            self._live.pop(event.slot, None)
+            self._forget(event.slot)
         if submission is None:
             return
         if is_last:
@@ -262,6 +266,12 @@ class Session:
         else:
             named = submission.request.stop.stop_token_ids
             submission.generations[event.sample_index].finish(event, named)
+
+    def _forget(self, slot: int) -> None:
+        """Nothing more is delivered to a slot's request."""
+        for index in range(len(self._generations(slot))):
+            self._latencies.end(_stream(slot, index))
+        self._live.pop(slot, None)
 
     def _expire(self, submission: Submission) -> None:
         message = f"the request did not finish within {self._request_timeout_s:g} seconds"
@@ -280,3 +290,8 @@ class Session:
             self._num_confirmed += 1
             self._num_sent -= 1
             self._unconfirmed.popleft()
+
+
+def _stream(slot: int, sample_index: int) -> int:
+    """A sample's number among all streams; the first one's is the slot's, whose text comes in columns."""
+    return slot + (sample_index << 32)

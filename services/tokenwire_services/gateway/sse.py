@@ -95,9 +95,9 @@ class EventStream(Response):
             for generation in unfinished.values():
                 generation.write_text = None
 
-    def _writer(self, index: int, send: Send) -> Callable[[str], None] | None:
+    def _writer(self, index: int, send: Send) -> Callable[[str], bool] | None:
         around = self._output.around_text(index)
-        return around and text_writer(send, self._exchange.generations[index], *around)
+        return around and text_writer(send, *around)
 
 
 def _error_event(error: ApiError) -> bytes:

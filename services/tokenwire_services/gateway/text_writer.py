@@ -13,13 +13,9 @@ import orjson
 from starlette.types import Send
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from tokenwire_services.gateway.generation import Generation
 
-
-def text_writer(
-    send: Send, generation: Generation, before: bytes, after: bytes
-) -> Callable[[str], None] | None:
-    """What writes a generation's text as it arrives, each time in one event.
+def text_writer(send: Send, before: bytes, after: bytes) -> Callable[[str], bool] | None:
+    """What writes text as it arrives, each time in one event, and returns whether it could.
 
     Args:
         send: the server's own, of a response whose head was sent.
@@ -34,15 +30,14 @@ def text_writer(
     flow, write, dumps = cycle.flow, cycle.transport.write, orjson.dumps
     num_constant, after = len(before) + len(after), after + b"\r\n"
 
-    def write_text(text: str) -> None:
-        if not (flow.write_paused or cycle.disconnected):
-            json = dumps(text)
-            try:
-                write(b"%x\r\n%b%b%b" % (num_constant + len(json), before, json, after))
-                return
-            except RuntimeError:  # the connection is closed, which its protocol has not heard yet
-                pass
-        generation.texts.append(text)
-        generation.wake()
+    def write_text(text: str) -> bool:
+        if flow.write_paused or cycle.disconnected:
+            return False
+        json = dumps(text)
+        try:
+            write(b"%x\r\n%b%b%b" % (num_constant + len(json), before, json, after))
+        except RuntimeError:  # the connection is closed, which its protocol has not heard yet
+            return False
+        return True
 
     return write_text

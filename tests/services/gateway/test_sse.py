@@ -102,14 +102,16 @@ async def test_text_never_overtakes_reasoning_that_arrived_with_it() -> None:
     exchange.submit([tokenizer_pb2.TokenizerGenerateRequest()], wake_on_delta=True)
     (generation,) = exchange.generations
     written: list[str] = []
-    generation.write_text = written.append
+    generation.write_text = lambda text: written.append(text) is None
 
     detail = tokenizer_pb2.TokenizerGenerateResponse(reasoning_delta="hm")
-    both = tokenizer_pb2.TokenizerSessionResponse(step=2, slots=[0], text_deltas=["so"], token_counts=[1])
+    both = tokenizer_pb2.TokenizerSessionResponse(
+        step=2, slots=[0], text_deltas=["so"], token_counts=[1], token_ids=[7]
+    )
     both.details.add(slot=0, response=detail)
     session.deliver(both)
     later = tokenizer_pb2.TokenizerSessionResponse(
-        step=3, slots=[0], text_deltas=[" be it"], token_counts=[1]
+        step=3, slots=[0], text_deltas=[" be it"], token_counts=[1], token_ids=[8]
     )
     session.deliver(later)
 
