@@ -151,6 +151,8 @@ def test_without_an_engine_requests_are_told_when_to_come_back():
         ({"chat_template": "{% for a in range(10**9) %}{% endfor %}"}, "chat_template"),
         ({"chat_template_kwargs": {"a": [[[[["b"] * 9]] * 9]] * 9, "messages": []}}, "chat_template_kwargs"),
         ({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}] * 9 + [1]}]}, "messages"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}] * 25_000}]}, "messages"),
+        ({"messages": HELLO * 20_001}, "messages"),
     ],
 )
 def test_what_would_cost_much_is_refused_by_name(http, change, field):

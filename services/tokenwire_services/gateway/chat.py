@@ -96,7 +96,7 @@ def _allow(choice: AllowedToolsChoice, chat: tokenizer_pb2.ChatPrompt) -> None:
         StatusError: INVALID_ARGUMENT when one of them is not among the tools.
     """
     offered = {tool.name: tool for tool in chat.tools}
-    allowed = [tool.function.name for tool in choice.allowed_tools.tools]
+    allowed = dict.fromkeys(tool.function.name for tool in choice.allowed_tools.tools)
     for name in allowed:
         if name not in offered:
             raise invalid_argument("chat.tool_choice", f"{name!r} is none of the tools")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from tokenwire_services.gateway.schemas.base import MAX_LOGPROBS, GenerationRequest
 from tokenwire_services.gateway.schemas.strict import Tolerant
 from tokenwire_services.gateway.schemas.unused import Refused, RefusedUnlessFalse, Without, only
+
+_MOST_PIECES = 20_000
+_LISTS = ("content", "tool_calls")
 
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 
@@ -133,11 +136,25 @@ ToolChoice = Annotated[
 ]
 
 
+def _bound_the_pieces(messages: Any) -> Any:
+    """Refuse what is in so many pieces that taking it apart would keep everybody else waiting."""
+    if not isinstance(messages, list):
+        return messages
+    lists = (message.get(key) for message in messages if isinstance(message, dict) for key in _LISTS)
+    count = len(messages) + sum(len(pieces) for pieces in lists if isinstance(pieces, list))
+    if count > _MOST_PIECES:
+        reason = "expected at most {limit} messages, parts and tool calls together, but got {count}"
+        raise PydanticCustomError("too_many_pieces", reason, {"limit": _MOST_PIECES, "count": count})
+    return messages
+
+
 class Conversation(Tolerant):
     """A conversation, and how it becomes a prompt."""
 
-    messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
-    tools: Annotated[list[Tool] | None, Field(fail_fast=True)] = None
+    messages: Annotated[
+        list[Message], Field(min_length=1, fail_fast=True), BeforeValidator(_bound_the_pieces)
+    ]
+    tools: Annotated[list[Tool] | None, Field(max_length=2048, fail_fast=True)] = None
     tool_choice: Annotated[
         ToolChoice, Field(description="Whether a tool may be called, or must be, and which.")
     ] = None

@@ -15,10 +15,16 @@ from pydantic_core import PydanticCustomError
 _MOST_FIELDS = 100
 
 
-class Strict(BaseModel):
+class Tolerant(BaseModel):
+    """An object whose further fields are passed over."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class Strict(Tolerant):
     """An object that has the fields named and no others."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid")
 
     @model_validator(mode="before")
     @classmethod
@@ -28,9 +34,3 @@ class Strict(BaseModel):
             context = {"count": len(value), "limit": _MOST_FIELDS}
             raise PydanticCustomError("too_many_fields", reason, context)
         return value
-
-
-class Tolerant(Strict):
-    """An object whose further fields are passed over."""
-
-    model_config = ConfigDict(extra="ignore")
