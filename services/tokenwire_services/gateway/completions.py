@@ -54,6 +54,8 @@ def _to_protos(body: CompletionRequest, request_id: str) -> list[tokenizer_pb2.T
         request = generate_request(body, f"{request_id}-{index}", max_tokens, body.logprobs)
         if isinstance(prompt, str):
             request.text = prompt
+            if body.add_special_tokens is not None:
+                request.add_special_tokens = body.add_special_tokens
         else:
             request.token_ids.ids.extend(prompt)
         if body.echo:

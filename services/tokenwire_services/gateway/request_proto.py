@@ -49,6 +49,10 @@ def generate_request(
         request.logprobs.num_logprobs = num_logprobs
     if body.prompt_logprobs is not None:
         request.logprobs.num_prompt_logprobs = body.prompt_logprobs
+    if body.truncate_prompt_tokens is not None:
+        request.truncation.keep_first = body.truncation_side == "right"
+        if body.truncate_prompt_tokens >= 0:
+            request.truncation.max_tokens = body.truncate_prompt_tokens
     if body.priority:
         request.context.priority = body.priority
     if body.cache_salt is not None:

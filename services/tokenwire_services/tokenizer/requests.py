@@ -69,6 +69,8 @@ async def start(
     _check(request)
     prompt = await _encode_prompt(model, config, request)
     limit = model.info.max_model_len
+    if request.HasField("truncation"):
+        prompt.truncate(request.truncation, limit - (request.stop.max_tokens or 1))
     if not prompt.token_ids:
         raise invalid_argument(prompt.field, "empty; expected at least one token")
     if len(prompt.token_ids) >= limit:
@@ -217,16 +219,30 @@ class _Prompt:
     """What errors call it."""
     given: str | None = None
     """The text that was encoded, if one was."""
+    is_whole: bool = True
+    """Whether all of its tokens were kept."""
+
+    def truncate(self, truncation: tokenizer_pb2.Truncation, default: int) -> None:
+        """Keep a part of it, of at most `default` tokens where the truncation does not say."""
+        most = truncation.max_tokens if truncation.HasField("max_tokens") else max(1, default)
+        excess = len(self.token_ids) - most
+        if excess > 0:
+            self.token_ids = self.token_ids[:most] if truncation.keep_first else self.token_ids[excess:]
+            self.is_whole = False
 
     def text(self, model: Model) -> str:
         """It as text, whatever it was given as."""
-        return model.tokenizer.decode(self.token_ids, False) if self.given is None else self.given
+        if self.given is not None and self.is_whole:
+            return self.given
+        return model.tokenizer.decode(self.token_ids, False)
 
 
 async def _encode_prompt(
     model: Model, config: TokenizerConfig, request: tokenizer_pb2.TokenizerGenerateRequest
 ) -> _Prompt:
-    max_bytes = min(config.max_prompt_bytes, _MOST_BYTES_PER_TOKEN * model.info.max_model_len)
+    max_bytes = config.max_prompt_bytes
+    if not request.HasField("truncation"):
+        max_bytes = min(max_bytes, _MOST_BYTES_PER_TOKEN * model.info.max_model_len)
     match request.WhichOneof("prompt"):
         case "text":
             special = not request.HasField("add_special_tokens") or request.add_special_tokens

@@ -39,6 +39,13 @@ async def test_a_request_of_known_fields_has_none_named(http: httpx.AsyncClient)
         {"session_id": "s", "stream_interval": 4, "spaces_between_special_tokens": True},
         {"prediction": {"type": "content", "content": "hi"}, "prompt_cache_retention": "24h"},
         {"mm_processor_kwargs": {}, "vllm_xargs": None, "logprob_token_ids": []},
+        {
+            "structured_outputs": {
+                "choice": ["hi"],
+                "whitespace_pattern": None,
+                "disable_any_whitespace": False,
+            }
+        },
         {"guided_json": None, "guided_decoding_backend": "xgrammar"},
         {"verbosity": "medium", "modalities": ["text"], "functions": None},
         {"stream": True, "stream_options": {"include_usage": True, "later": 1}},

@@ -107,3 +107,40 @@ async def test_an_echo_says_no_token_ids_unless_asked(
     assert whole["choices"][0]["text"] == "So é"
     assert "prompt_token_ids" not in whole["choices"][0]
     assert whole["usage"]["completion_tokens"] == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "most", "keep_first"),
+    [
+        ({"truncate_prompt_tokens": 5}, 5, False),
+        ({"truncate_prompt_tokens": 5, "truncation_side": "right"}, 5, True),
+        ({"truncate_prompt_tokens": -1}, None, False),
+    ],
+)
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+async def test_how_to_shorten_the_prompt_arrives(
+    http: httpx.AsyncClient,
+    tokenizer: FakeTokenizer,
+    path: str,
+    fields: dict[str, Any],
+    most: int | None,
+    keep_first: bool,
+) -> None:
+    await http.post(path, json={"model": MODEL, "messages": HELLO, "prompt": "hi", **fields})
+    (request,) = tokenizer.requests
+    truncation = request.truncation
+    assert request.HasField("truncation")
+    assert (truncation.max_tokens if truncation.HasField("max_tokens") else None) == most
+    assert truncation.keep_first == keep_first
+
+
+async def test_a_text_goes_without_special_tokens_on_request(
+    http: httpx.AsyncClient, tokenizer: FakeTokenizer
+) -> None:
+    for value in None, False:
+        await http.post(COMPLETIONS, json={"model": MODEL, "prompt": "hi", "add_special_tokens": value})
+    default, without = tokenizer.requests
+    assert not default.HasField("add_special_tokens")
+    assert without.HasField("add_special_tokens")
+    assert not without.add_special_tokens
+    assert not without.HasField("truncation")

@@ -248,6 +248,43 @@ async def test_a_prompt_that_is_too_long_is_refused_with_both_numbers(service: S
     assert "511" in error.message
 
 
+@pytest.mark.parametrize(
+    ("truncation", "kept"),
+    [
+        ({"max_tokens": 3}, [8, 9, 10]),
+        ({"max_tokens": 3, "keep_first": True}, [5, 6, 7]),
+        ({"max_tokens": 6}, [5, 6, 7, 8, 9, 10]),
+        ({"max_tokens": 9}, [5, 6, 7, 8, 9, 10]),
+    ],
+)
+async def test_a_prompt_is_shortened_on_request(
+    service: Service, engine: FakeEngine, tokenizer: Tokenizer, truncation: Any, kept: list[int]
+) -> None:
+    request = Request(
+        token_ids={"ids": range(5, 11)}, truncation=truncation, return_prompt_text=True, return_token_ids=True
+    )
+    first, *_ = await generate(service, request)
+
+    assert list(engine.requests[-1].prompt_token_ids) == list(first.prompt_token_ids) == kept
+    assert first.prompt_text == tokenizer.decode(kept, False)
+
+
+@pytest.mark.parametrize(("max_tokens", "kept"), [(100, 412), (None, 511)])
+async def test_a_prompt_is_shortened_to_what_leaves_room_for_the_answer(
+    service: Service, engine: FakeEngine, max_tokens: int | None, kept: int
+) -> None:
+    request = Request(text="word " * 20_000, stop={"max_tokens": max_tokens}, truncation={})
+    await generate(service, request)
+
+    assert len(engine.requests[-1].prompt_token_ids) == kept
+
+
+async def test_a_prompt_of_which_nothing_is_kept_is_empty(service: Service) -> None:
+    error = await refusal(service, Request(text="Hello", truncation={"max_tokens": 0}))
+
+    assert error.field == "prompt"
+
+
 async def test_an_unknown_model_is_not_found(service: Service) -> None:
     error = await refusal(service, Request(text="a", model="gpt-5"))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
@@ -95,6 +95,14 @@ class GenerationRequest(Unused):
     include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None
+
+    truncate_prompt_tokens: Annotated[
+        int | None,
+        Field(ge=-1, le=_LARGEST_UINT32, description="Most of the prompt's tokens to keep; -1: what fits."),
+    ] = None
+    truncation_side: Annotated[
+        Literal["left", "right"] | None, Field(description="Where it is cut; default left.")
+    ] = None
 
     temperature: Annotated[Float | None, Field(ge=0)] = None
     top_p: Annotated[Float | None, Field(gt=0, le=1)] = None

@@ -23,6 +23,9 @@ class CompletionRequest(GenerationRequest):
         Field(description="A text, its token IDs, or a list of either."),
     ]
 
+    add_special_tokens: Annotated[
+        bool | None, Field(description="Whether a text gets the tokenizer's special tokens; default true.")
+    ] = None
     logprobs: Annotated[
         int | None,
         Field(ge=0, le=MAX_LOGPROBS, description="Return each token's log-probability, and alternatives."),

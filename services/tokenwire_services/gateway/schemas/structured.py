@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from tokenwire_services.gateway.schemas.strict import Strict
+from tokenwire_services.gateway.schemas.unused import Refused, RefusedUnlessFalse
 
 _MOST_CHOICES = 10_000
 
@@ -48,6 +49,10 @@ class StructuredOutputs(Strict):
     choice: Annotated[list[str] | None, Field(min_length=1, max_length=_MOST_CHOICES, fail_fast=True)] = None
     grammar: Annotated[str | None, Field(description="In Lark or GBNF syntax.")] = None
     json_object: Annotated[bool | None, Field(description="Any JSON object.")] = None
+    disable_any_whitespace: RefusedUnlessFalse = None
+    disable_additional_properties: RefusedUnlessFalse = None
+    whitespace_pattern: Refused = None
+    structural_tag: Refused = None
 
     @model_validator(mode="after")
     def _is_one_thing(self) -> StructuredOutputs:

@@ -56,7 +56,6 @@ class Unused(Tolerant):
     length_penalty: Annotated[float | None, Without] = None
     use_beam_search: RefusedUnlessFalse = None
     watermarking: RefusedUnlessFalse = None
-    truncate_prompt_tokens: Refused = None
     thinking_token_budget: Annotated[Any, only(-1)] = None
     repetition_detection: Refused = None
     logprob_token_ids: RefusedUnlessEmpty = None
