@@ -107,6 +107,10 @@ def test_a_call_of_a_strict_tool_follows_its_schema(sync_openai: openai.OpenAI) 
     jsonschema.validate(json.loads(call.function.arguments), PARAMETERS)
 
 
+def tool(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "parameters": parameters, "strict": True}}
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
@@ -120,12 +124,23 @@ def test_a_call_of_a_strict_tool_follows_its_schema(sync_openai: openai.OpenAI) 
             "response_format.json_schema",
         ),
         ({"structured_outputs": {"regex": "("}}, "structured_outputs.regex"),
+        ({"tools": [tool("f", {"type": "text"})]}, "tools[0].function.parameters"),
+        *(
+            (
+                {
+                    "tools": [*TOOLS, tool("f", {"properties": {"a": {"type": "text"}}})],
+                    "tool_choice": choice,
+                },
+                "tools[2].function.parameters",
+            )
+            for choice in ("auto", "required", {"type": "function", "function": {"name": "f"}})
+        ),
         (
             {
-                "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "text"}}}],
-                "tool_choice": "required",
+                "tools": [tool("f", {"properties": {"a": {"not": {}}}})],
+                "response_format": {"type": "json_object"},
             },
-            "tools",
+            "tools[0].function.parameters",
         ),
     ],
 )
@@ -135,3 +150,5 @@ def test_what_cannot_be_compiled_is_refused_by_its_name(
     with pytest.raises(openai.BadRequestError) as caught:
         sync_openai.chat.completions.create(model=MODEL, messages=QUESTION, extra_body=fields)
     assert caught.value.param == param
+    assert caught.value.body["message"].startswith(f"{param}: ")
+    assert "%json" not in caught.value.body["message"]

@@ -213,11 +213,19 @@ def _tools(chat: tokenizer_pb2.ChatPrompt) -> list[dict[str, Any]]:
         if tool.description:
             function["description"] = tool.description
         if tool.parameters_json:
-            function["parameters"] = _json_object(tool.parameters_json, f"chat.tools[{i}].parameters_json")
+            function["parameters"] = _parameters(tool, f"chat.tools[{i}].parameters_json")
         if tool.strict:
             function["strict"] = True
         tools.append({"type": "function", "function": function})
     return tools
+
+
+def _parameters(tool: tokenizer_pb2.ToolDefinition, field: str) -> dict[str, Any]:
+    parameters = _json_object(tool.parameters_json, field)
+    if parameters.get("type", "object") not in ("object", None, ["object"]):
+        problem = f"the schema of {tool.name!r} is of type {parameters['type']!r}; expected an object's"
+        raise invalid_argument(field, problem)
+    return parameters
 
 
 def _variables(chat: tokenizer_pb2.ChatPrompt) -> dict[str, Any]:

@@ -108,8 +108,7 @@ def _samples(
             prompt.text(model) if request.return_prompt_text else None,
             model.token_bytes if logprobs.HasField("num_prompt_logprobs") else None,
         )
-    fields = {"prompt_token_ids": prompt.field, **structure.fields}
-    samples = Samples(slot, outbox, len(prompt.token_ids), fields, report)
+    samples = Samples(slot, outbox, len(prompt.token_ids), prompt.field, structure.sources, report)
     skip_special_tokens = not request.HasField("skip_special_tokens") or request.skip_special_tokens
     num_samples = request.sampling.num_samples if request.sampling.HasField("num_samples") else 1
     wants_logprobs = logprobs.HasField("num_logprobs")

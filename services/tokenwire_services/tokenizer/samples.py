@@ -6,13 +6,13 @@ one is the request's, and carries its usage. An error, or the peer, ends all of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tokenwire.status import StatusError
 from tokenwire.v1 import engine_pb2, generation_pb2
-from tokenwire_services.tokenizer.errors import at_field
+from tokenwire_services.tokenizer.errors import at_field, at_source
 from tokenwire_services.tokenizer.outbox import Finish, Outbox
 from tokenwire_services.tokenizer.prompt_report import PromptReport
 
@@ -28,8 +28,10 @@ class Samples:
     """The peer's number for the request."""
     outbox: Outbox
     num_prompt_tokens: int
-    fields: Mapping[str, str] = field(default_factory=dict)
-    """What fields of the engine's request are called in the peer's."""
+    prompt_field: str = "prompt"
+    """What errors call the prompt."""
+    sources: Sequence[str] = ()
+    """For each line of a grammar that was written for the request, the field that it is for."""
     prompt_report: PromptReport | None = None
     """What is to be said of the prompt, until it was."""
     generations: list[Generation] = field(default_factory=list)
@@ -103,7 +105,6 @@ class Samples:
             for generation in self.generations:
                 generation.finished = True
             self.prompt_report = None
-            for engine_field, name in self.fields.items():
-                error = at_field(error, engine_field, name)
+            error = at_source(at_field(error, "prompt_token_ids", self.prompt_field), self.sources)
             finish = Finish(generation_pb2.FINISH_REASON_ERROR, generation_pb2.Usage(), error=error)
             self.outbox.finish(self.slot, finish)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from tokenwire.status import invalid_argument, unimplemented
@@ -43,8 +43,8 @@ class Structure:
     """Control tokens that the parser has to see."""
     constraint: generation_pb2.Constraint | None = None
     """What the engine keeps the output to."""
-    fields: Mapping[str, str] = field(default_factory=dict)
-    """What fields of the constraint are called in the request, where it is not the one that was asked for."""
+    sources: tuple[str, ...] = ()
+    """For each line of the constraint's grammar, if it was written here, the field that it was written for."""
 
 
 def structure_of(
@@ -70,14 +70,14 @@ def structure_of(
         raise unimplemented("chat.tools", "this model's syntax of tool calls is not known; see --tool-parser")
     thinks = _ends_within_reasoning(prompt, chat) if reasoning == "think" else False
     writer = _GrammarWriter(model, syntax, reasoning, thinks, template)
-    constraint, source = writer.constraint(chat, asked)
+    constraint, sources = writer.constraint(chat, asked)
     make_parser, marks = _reading(syntax, reasoning, thinks)
     return Structure(
         make_parser,
         syntax.make_call_id if syntax is not None else make_call_id,
         marks,
         constraint,
-        {"constraint.grammar": source} if source else {},
+        sources,
     )
 
 
@@ -125,19 +125,25 @@ class _GrammarWriter:
 
     def constraint(
         self, chat: tokenizer_pb2.ChatPrompt, asked: generation_pb2.Constraint | None
-    ) -> tuple[generation_pb2.Constraint | None, str]:
-        """The engine's constraint, and the field that it was written for, if it was written here."""
+    ) -> tuple[generation_pb2.Constraint | None, tuple[str, ...]]:
+        """The engine's constraint, and the fields that its lines were written for, if it was written here."""
         is_forced = offers_tools(chat) and chat.tool_choice not in ("", "auto")
         answer, answer_rules = ("", []) if is_forced else self._answer(asked)
         calls, call_rules = self._calls(chat, is_forced, bool(answer))
         if asked is not None and not is_forced and not (answer and (calls or self._reasoning)):
-            return asked, ""  # the engine's own reading of it is the better one
+            return asked, ()  # the engine's own reading of it is the better one
         if not calls and not answer:
-            return None, ""
+            return None, ()
         main = " | ".join(filter(None, (calls, answer)))
         rules = [f"start: {self._before()} ({main})", *call_rules, *answer_rules]
-        source = f"constraint.{asked.WhichOneof('kind')}" if asked is not None and answer else "chat.tools"
-        return generation_pb2.Constraint(grammar="\n".join(rules)), source
+        for_answer = f"constraint.{asked.WhichOneof('kind')}" if asked is not None and answer else ""
+        tools = self._tools(chat, is_forced)
+        sources = (
+            for_answer or "chat.tools",
+            *(_source(rule, tools) for rule in call_rules),
+            *(for_answer for _ in answer_rules),
+        )
+        return generation_pb2.Constraint(grammar="\n".join(rules)), sources
 
     def _calls(
         self, chat: tokenizer_pb2.ChatPrompt, is_forced: bool, has_answer: bool
@@ -152,16 +158,18 @@ class _GrammarWriter:
         if len(chat.tools) > MAX_TOOLS:
             raise invalid_argument("chat.tools", f"{len(chat.tools)} tools; expected at most {MAX_TOOLS}")
         is_named = is_forced and choice != "required"
-        tools = [
-            Tool(tool.name, _schema(tool, is_forced), tool.strict)
-            for tool in chat.tools
-            if not is_named or tool.name == choice
-        ]
+        offered = (chat.tools[index] for index in self._tools(chat, is_forced))
+        tools = [Tool(tool.name, _schema(tool, is_forced), tool.strict) for tool in offered]
         written = syntax.grammar(self._template)
         rules = write_calls(written, tools, syntax.marks, self._mark, at_most_one or is_named)
         if is_forced or has_answer:
             return "calls", rules
         return (written.text, rules) if written.text else ("", [])
+
+    def _tools(self, chat: tokenizer_pb2.ChatPrompt, is_forced: bool) -> list[int]:
+        """Indices of the tools that may be called."""
+        is_any = not is_forced or chat.tool_choice == "required"
+        return [index for index, tool in enumerate(chat.tools) if is_any or tool.name == chat.tool_choice]
 
     def _answer(self, asked: generation_pb2.Constraint | None) -> tuple[str, list[str]]:
         """The answer that was asked for; "" for any, and for one that cannot be part of a larger grammar."""
@@ -209,6 +217,12 @@ class _GrammarWriter:
     def _id(self, text: str) -> int | None:
         """A control token's ID; None for what is text like any other."""
         return self._model.added_tokens.get(text)
+
+
+def _source(rule: str, tools: Sequence[int]) -> str:
+    """The field that a rule of the calls' grammar was written for."""
+    arguments = re.match(r"arguments_(\d+)", rule)
+    return "chat.tools" if arguments is None else f"chat.tools[{tools[int(arguments[1])]}].parameters_json"
 
 
 def _schema(tool: tokenizer_pb2.ToolDefinition, is_forced: bool) -> dict[str, Any]:

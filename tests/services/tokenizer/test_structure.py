@@ -120,7 +120,7 @@ def test_a_required_call_is_enforced_in_the_models_syntax(vocabulary: Tokenizer,
     named = structure(model, tools=[WEATHER, TIME], tool_choice="get_weather")
     assert allows(vocabulary, named, call)
     assert not allows(vocabulary, named, call.replace("get_weather", "get_time").replace(PARIS, "{}"))
-    assert required.fields == {"constraint.grammar": "chat.tools"}
+    assert required.sources[0] == "chat.tools"
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_a_schema_for_the_answer_leaves_calls_possible(vocabulary: Tokenizer) ->
     assert allows(vocabulary, either, '{"a": 1}')
     assert allows(vocabulary, either, CALLS["hermes"])
     assert not allows(vocabulary, either, "Hello")
-    assert either.fields == {"constraint.grammar": "constraint.json_schema"}
+    assert either.sources[0] == "constraint.json_schema"
 
 
 @pytest.mark.parametrize(
