@@ -44,7 +44,7 @@ class Structure:
     constraint: generation_pb2.Constraint | None = None
     """What the engine keeps the output to."""
     sources: tuple[str, ...] = ()
-    """For each line of the constraint's grammar, if it was written here, the field that it was written for."""
+    """For each line of the constraint's grammar, if it was written here, the field that it is for."""
 
 
 def structure_of(

@@ -79,6 +79,24 @@ async def test_max_completion_tokens_takes_precedence_over_max_tokens(
     assert tokenizer.requests[0].stop.max_tokens == 20
 
 
+async def test_a_whole_number_may_be_written_with_a_point(
+    http: httpx.AsyncClient, tokenizer: FakeTokenizer
+) -> None:
+    numbers = {
+        "max_tokens": 40.0,
+        "n": 1.0,
+        "seed": 7e3,
+        "top_k": 5.0,
+        "min_tokens": 2.0,
+        "top_logprobs": 3.0,
+    }
+    body = {"model": MODEL, "messages": HELLO, "logprobs": True, **numbers}
+    assert (await http.post("/v1/chat/completions", json=body)).status_code == 200
+    (request,) = tokenizer.requests
+    assert (request.stop.max_tokens, request.stop.min_tokens) == (40, 2)
+    assert (request.sampling.seed, request.sampling.top_k, request.logprobs.num_logprobs) == (7000, 5, 3)
+
+
 async def test_a_top_k_of_minus_one_keeps_all_tokens(
     client: openai.AsyncOpenAI, tokenizer: FakeTokenizer
 ) -> None:

@@ -12,7 +12,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from tokenwire_services.gateway.schemas.strict import Tolerant
+from tokenwire_services.gateway.schemas.strict import Integer, Tolerant
 from tokenwire_services.gateway.schemas.structured import ResponseFormat, StructuredOutputs
 from tokenwire_services.gateway.schemas.unused import Unused, only
 
@@ -85,9 +85,11 @@ class GenerationRequest(Unused):
     stream_options: StreamOptions | None = None
 
     max_tokens: Annotated[
-        int | None, Field(ge=1, le=_LARGEST_UINT32, description="Most tokens to generate.")
+        Integer | None, Field(ge=1, le=_LARGEST_UINT32, description="Most tokens to generate.")
     ] = None
-    min_tokens: Annotated[UInt32 | None, Field(description="Fewest tokens to generate.")] = None
+    min_tokens: Annotated[
+        Integer | None, Field(ge=0, le=_LARGEST_UINT32, description="Fewest tokens to generate.")
+    ] = None
     stop: Annotated[
         StopString | StopStrings | None, Field(description="Up to 16 strings that end the answer.")
     ] = None
@@ -97,7 +99,7 @@ class GenerationRequest(Unused):
     skip_special_tokens: bool | None = None
 
     truncate_prompt_tokens: Annotated[
-        int | None,
+        Integer | None,
         Field(ge=-1, le=_LARGEST_UINT32, description="Most of the prompt's tokens to keep; -1: what fits."),
     ] = None
     truncation_side: Annotated[
@@ -106,12 +108,14 @@ class GenerationRequest(Unused):
 
     temperature: Annotated[Float | None, Field(ge=0)] = None
     top_p: Annotated[Float | None, Field(gt=0, le=1)] = None
-    top_k: Annotated[int | None, Field(ge=-1, le=_LARGEST_UINT32, description="0 or -1: all tokens.")] = None
+    top_k: Annotated[Integer | None, Field(ge=-1, le=_LARGEST_UINT32, description="0 or -1: all tokens.")] = (
+        None
+    )
     min_p: Annotated[Float | None, Field(ge=0, le=1)] = None
     presence_penalty: Annotated[Float | None, Field(ge=-2, le=2)] = None
     frequency_penalty: Annotated[Float | None, Field(ge=-2, le=2)] = None
     repetition_penalty: Annotated[Float | None, Field(gt=0)] = None
-    seed: Annotated[int | None, Field(ge=-(2**63), le=2**63 - 1)] = None
+    seed: Annotated[Integer | None, Field(ge=-(2**63), le=2**63 - 1)] = None
 
     logit_bias: Annotated[
         LogitBias | None, Field(description="By token ID: what is added to its logit, from -100 to 100.")
@@ -123,16 +127,16 @@ class GenerationRequest(Unused):
         list[UInt32] | None, Field(min_length=1, fail_fast=True, description="No others are produced.")
     ] = None
 
-    n: Annotated[int | None, Field(ge=1, le=128, description="How many answers to give.")] = None
+    n: Annotated[Integer | None, Field(ge=1, le=128, description="How many answers to give.")] = None
     prompt_logprobs: Annotated[
-        int | None,
+        Integer | None,
         Field(ge=0, le=MAX_LOGPROBS, description="Return the prompt's log-probabilities, and alternatives."),
     ] = None
     return_token_ids: Annotated[
         bool | None, Field(description="Return the token IDs of the prompt and of the answer.")
     ] = None
     priority: Annotated[
-        int | None, Field(ge=-100, le=100, description="Lower runs first, where priorities count.")
+        Integer | None, Field(ge=-100, le=100, description="Lower runs first, where priorities count.")
     ] = None
     cache_salt: Annotated[
         str | None,

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationInfo,
 from pydantic_core import PydanticCustomError
 
 from tokenwire_services.gateway.schemas.base import MAX_LOGPROBS, GenerationRequest
-from tokenwire_services.gateway.schemas.strict import Tolerant
+from tokenwire_services.gateway.schemas.strict import Integer, Tolerant
 from tokenwire_services.gateway.schemas.unused import Refused, RefusedUnlessFalse, Without, only
 
 _MOST_PIECES = 20_000
@@ -191,7 +191,7 @@ class ChatCompletionRequest(GenerationRequest, Conversation):
     """A conversation to continue."""
 
     max_completion_tokens: Annotated[
-        int | None, Field(ge=1, le=2**32 - 1, description="Takes precedence over max_tokens.")
+        Integer | None, Field(ge=1, le=2**32 - 1, description="Takes precedence over max_tokens.")
     ] = None
 
     echo: Annotated[
@@ -201,7 +201,7 @@ class ChatCompletionRequest(GenerationRequest, Conversation):
 
     logprobs: Annotated[bool | None, Field(description="Return each token's log-probability.")] = None
     top_logprobs: Annotated[
-        int | None, Field(ge=0, le=MAX_LOGPROBS, description="Alternatives to return with each token.")
+        Integer | None, Field(ge=0, le=MAX_LOGPROBS, description="Alternatives to return with each token.")
     ] = None
 
     modalities: Annotated[list[str] | None, only(["text"])] = None

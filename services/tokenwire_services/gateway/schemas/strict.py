@@ -1,4 +1,5 @@
 """What the objects in a request are: of exactly the types named; nothing is converted, a string is no number.
+(JSON has one kind of number, so that 5.0 is an integer.)
 
 A field that nobody knows is an error where it could say what the answer must look like (`Strict`). Elsewhere
 it is passed over (`Tolerant`): clients of other servers send more than OpenAI's API names, and send back more
@@ -7,12 +8,19 @@ than they were given.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 from pydantic_core import PydanticCustomError
 
 _MOST_FIELDS = 100
+
+
+def _integer(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Integer = Annotated[int, BeforeValidator(_integer)]
 
 
 class Tolerant(BaseModel):
