@@ -93,19 +93,16 @@ TW_INLINE void place_of(const tw_matrix &matrix, int64_t row, int64_t &panel, in
 
 // ---------------------------------------------------------------- packing weights
 
-// Inputs [from, to) of one output feature.
+// Inputs [from, to) of one output feature. Of bfloat16 two inputs lie side by side, as one lane of 32 bits.
 template <class T>
-TW_INLINE void pack_row(const Layout &layout, int32_t format, uint8_t *panel, int64_t lane, const T *row, int64_t from,
+TW_INLINE void pack_row(int32_t format, uint8_t *panel, int64_t lane, const T *row, int64_t from,
                         int64_t to) {
     if (format == TW_W_FLOAT32) {
         float *out = reinterpret_cast<float *>(panel) + lane;
         for (int64_t i = from; i < to; ++i) out[i * NR] = to_float(row[i]);
-    } else if (format == TW_W_BFLOAT16 && layout.path == kPairs) {
+    } else if (format == TW_W_BFLOAT16) {
         bf16 *out = reinterpret_cast<bf16 *>(panel) + 2 * lane;
         for (int64_t i = from; i < to; ++i) from_float(to_float(row[i]), out + (i / 2) * 2 * NR + i % 2);
-    } else if (format == TW_W_BFLOAT16) {
-        bf16 *out = reinterpret_cast<bf16 *>(panel) + lane;
-        for (int64_t i = from; i < to; ++i) from_float(to_float(row[i]), out + i * NR);
     } else {
         f16 *out = reinterpret_cast<f16 *>(panel) + lane;
         for (int64_t i = from; i < to; ++i) from_float(to_float(row[i]), out + i * NR);
@@ -176,11 +173,11 @@ void pack_body(Worker &worker, const void *argument) {
                         pack_code_row(layout, matrix.format, out, lane, a.codes + index * matrix.k, from, to);
                         if (from == 0) pack_scales(a, layout, index, panel, lane);
                     } else if (a.dtype == TW_FLOAT32) {
-                        pack_row(layout, matrix.format, out, lane, static_cast<const float *>(a.weights) + start, from, to);
+                        pack_row(matrix.format, out, lane, static_cast<const float *>(a.weights) + start, from, to);
                     } else if (a.dtype == TW_BFLOAT16) {
-                        pack_row(layout, matrix.format, out, lane, static_cast<const bf16 *>(a.weights) + start, from, to);
+                        pack_row(matrix.format, out, lane, static_cast<const bf16 *>(a.weights) + start, from, to);
                     } else {
-                        pack_row(layout, matrix.format, out, lane, static_cast<const f16 *>(a.weights) + start, from, to);
+                        pack_row(matrix.format, out, lane, static_cast<const f16 *>(a.weights) + start, from, to);
                     }
                 }
             }
@@ -358,6 +355,44 @@ TW_INLINE void prefetch_ahead(const uint8_t *weights) {
     __builtin_prefetch(weights + kBytesAhead + 64);
 }
 
+// Two vectors of outputs for each of two inputs, of weights in 16 bits.
+TW_INLINE void load_two_inputs(const bf16 *weights, vf first[2], vf second[2]) {
+    load_pairs(weights, first[0], second[0]);
+    load_pairs(weights + 2 * W, first[1], second[1]);
+}
+TW_INLINE void load_two_inputs(const f16 *weights, vf first[2], vf second[2]) {
+    first[0] = load(weights);
+    first[1] = load(weights + W);
+    second[0] = load(weights + NR);
+    second[1] = load(weights + NR + W);
+}
+
+// The same of weights in 16 bits, widened in registers, so that reading them and multiplying overlap. `kKeeps`: what
+// they are widened to is left in `wide` for tiles to come.
+template <int M, bool kKeeps, class T>
+__attribute__((noinline)) void multiply_halves(const float *tile, const T *weights, int64_t inputs, float *results,
+                                               float *wide) {
+    vf acc[M][2];
+    load_results<M>(acc, results);
+    for (int64_t i = 0; i < inputs; i += 2, weights += 2 * NR, tile += 2 * M) {
+        if (M > 1) prefetch_ahead(reinterpret_cast<const uint8_t *>(weights));
+        vf w[2][2];
+        load_two_inputs(weights, w[0], w[1]);
+        for (int input = 0; input < 2; ++input) {
+            if (kKeeps) {
+                store(wide + (i + input) * NR, w[input][0]);
+                store(wide + (i + input) * NR + W, w[input][1]);
+            }
+            TW_UNROLL for (int m = 0; m < M; ++m) {
+                const vf x = splat(tile[input * M + m]);
+                acc[m][0] = fma(x, w[input][0], acc[m][0]);
+                acc[m][1] = fma(x, w[input][1], acc[m][1]);
+            }
+        }
+    }
+    store_results<M>(results, acc);
+}
+
 #if TW_LEVEL >= TW_AVX512_BF16
 template <int M>
 __attribute__((noinline)) void multiply_pairs(const uint32_t *tile, const uint8_t *weights, int64_t pairs, float *results) {
@@ -490,22 +525,11 @@ constexpr int64_t kWidenedInputs = 128;
 constexpr int64_t kFloatInputs = 1024;
 constexpr int64_t kPairedInputs = 2048;
 
-// Inputs [from, to) of a panel as float32; `from` and `to` are even, or the end.
+// Inputs [from, to) of a panel of float32 or codes as float32; `from` and `to` are even, or the end.
 TW_INLINE const float *widened(const tw_matrix &matrix, const Layout &layout, int64_t panel, int64_t from, int64_t to,
                                float *out) {
     const uint8_t *codes = matrix.panels + panel * layout.panel_bytes;
     if (matrix.format == TW_W_FLOAT32) return reinterpret_cast<const float *>(codes) + from * NR;
-    const int64_t count = (to - from) * NR;
-    if (matrix.format == TW_W_BFLOAT16) {
-        const bf16 *weights = reinterpret_cast<const bf16 *>(codes) + from * NR;
-        for (int64_t i = 0; i < count; i += W) store(out + i, load(weights + i));
-        return out;
-    }
-    if (matrix.format == TW_W_FLOAT16) {
-        const f16 *weights = reinterpret_cast<const f16 *>(codes) + from * NR;
-        for (int64_t i = 0; i < count; i += W) store(out + i, load(weights + i));
-        return out;
-    }
     for (int64_t i = from; i < to;) {
         const int64_t group = i / layout.group, stop = min_of(to, (group + 1) * layout.group);
         const int64_t place = (panel * layout.groups + group) * NR;
@@ -590,6 +614,19 @@ TW_INLINE void finish_rows(const LinearArguments &a, const Layout &layout, int64
     }
 }
 
+// The first of a block's tiles, with weights in 16 bits; `keeps`: there are others.
+template <class T>
+TW_INLINE void multiply_first(int64_t height, bool keeps, const float *x, const T *weights, int64_t inputs, float *results,
+                              float *wide) {
+    if (keeps) {  // Of full height.
+        multiply_halves<MR, true>(x, weights, inputs, results, wide);
+        return;
+    }
+#define TW_CALL(M) multiply_halves<M, false>(x, weights, inputs, results, wide)
+    TW_FOR_HEIGHT(height, TW_CALL)
+#undef TW_CALL
+}
+
 void multiply_panel(Worker &worker, const LinearArguments &a, const Layout &layout, const uint8_t *activations,
                     int64_t panel, int64_t first, int64_t rows) {
     const tw_matrix &matrix = *a.matrix;
@@ -597,17 +634,27 @@ void multiply_panel(Worker &worker, const LinearArguments &a, const Layout &layo
     float *results = static_cast<float *>(worker.scratch(kScratchResults, kRowBlock * NR * 4));
     memset(results, 0, static_cast<size_t>(tiles) * MR * NR * 4);
     const uint8_t *block = activations + first / MR * tile_bytes;
-    [[maybe_unused]] const uint8_t *codes = matrix.panels + panel * layout.panel_bytes;
+    const uint8_t *codes = matrix.panels + panel * layout.panel_bytes;
     if (layout.path == kWiden) {
+        const bool has_halves = matrix.format == TW_W_BFLOAT16 || matrix.format == TW_W_FLOAT16;
         const int64_t piece = matrix.format == TW_W_FLOAT32 ? kFloatInputs : kWidenedInputs;
         float *buffer = static_cast<float *>(worker.scratch(kScratchWeights, kWidenedInputs * NR * 4));
         for (int64_t from = 0; from < layout.inputs; from += piece) {
             const int64_t to = min_of(layout.inputs, from + piece);
-            const float *weights = widened(matrix, layout, panel, from, to, buffer);
+            const float *weights = has_halves ? buffer : widened(matrix, layout, panel, from, to, buffer);
             for (int64_t tile = 0; tile < tiles; ++tile) {
                 const int64_t height = tile_height(rows - tile * MR);
                 const float *x = reinterpret_cast<const float *>(block + tile * tile_bytes) + from * height;
                 float *out = results + tile * MR * NR;
+                if (has_halves && tile == 0) {
+                    const uint8_t *halves = codes + from * NR * 2;
+                    if (matrix.format == TW_W_BFLOAT16) {
+                        multiply_first(height, tiles > 1, x, reinterpret_cast<const bf16 *>(halves), to - from, out, buffer);
+                    } else {
+                        multiply_first(height, tiles > 1, x, reinterpret_cast<const f16 *>(halves), to - from, out, buffer);
+                    }
+                    continue;
+                }
 #define TW_CALL(M) multiply_floats<M>(x, weights, to - from, out)
                 TW_FOR_HEIGHT(height, TW_CALL)
 #undef TW_CALL

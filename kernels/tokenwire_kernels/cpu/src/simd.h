@@ -96,6 +96,12 @@ TW_INLINE vf load(const bf16 *p) {
     __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(p));
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
 }
+// Those at even places, and those at odd ones.
+TW_INLINE void load_pairs(const bf16 *p, vf &even, vf &odd) {
+    const __m512i bits = _mm512_loadu_si512(p);
+    even = _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+    odd = _mm512_castsi512_ps(_mm512_and_si512(bits, _mm512_set1_epi32(static_cast<int32_t>(0xffff0000u))));
+}
 TW_INLINE void store(bf16 *p, vf a) {
     __m512i bits = _mm512_castps_si512(a);
     __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
@@ -171,6 +177,11 @@ TW_INLINE vf load(const bf16 *p) {
     __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i *>(p));
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
 }
+TW_INLINE void load_pairs(const bf16 *p, vf &even, vf &odd) {
+    const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(p));
+    even = _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
+    odd = _mm256_castsi256_ps(_mm256_and_si256(bits, _mm256_set1_epi32(static_cast<int32_t>(0xffff0000u))));
+}
 TW_INLINE void store(bf16 *p, vf a) {
     __m256i bits = _mm256_castps_si256(a);
     __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
@@ -234,6 +245,10 @@ template <class T>
 TW_INLINE vf load(const T *p) { return vf{to_float(p[0]), to_float(p[1]), to_float(p[2]), to_float(p[3])}; }
 TW_INLINE vf load(const int8_t *p) {
     return vf{static_cast<float>(p[0]), static_cast<float>(p[1]), static_cast<float>(p[2]), static_cast<float>(p[3])};
+}
+TW_INLINE void load_pairs(const bf16 *p, vf &even, vf &odd) {
+    even = vf{to_float(p[0]), to_float(p[2]), to_float(p[4]), to_float(p[6])};
+    odd = vf{to_float(p[1]), to_float(p[3]), to_float(p[5]), to_float(p[7])};
 }
 template <class T>
 TW_INLINE void store(T *p, vf a) {
