@@ -328,11 +328,27 @@ TW_INLINE void store_results(float *results, const vf acc[M][2]) {
     }
 }
 
-template <int M>
+// How far ahead of its products a panel is fetched. The hardware's own look ahead ends with each page of 4 KiB, and
+// products of several rows would wait there.
+constexpr int64_t kBytesAhead = 4096;
+// Whether products of one row ask as well. The CPUs of the strongest level that these kernels were measured on read
+// as fast by themselves, and asking takes time; others read a fifth more. Four bits always ask: they are unpacked
+// meanwhile.
+constexpr bool kFetchesForOneRow = TW_LEVEL < TW_AVX512_BF16;
+
+// Two cache lines, as many as a step of a product reads. Past the matrix's end nothing is read, only fetched.
+TW_INLINE void prefetch_ahead(const uint8_t *weights) {
+    __builtin_prefetch(weights + kBytesAhead);
+    __builtin_prefetch(weights + kBytesAhead + 64);
+}
+
+// `kReads`: the weights come from memory, not from a buffer.
+template <int M, bool kReads>
 __attribute__((noinline)) void multiply_floats(const float *tile, const float *weights, int64_t inputs, float *results) {
     vf acc[M][2];
     load_results<M>(acc, results);
     for (int64_t i = 0; i < inputs; ++i, weights += NR, tile += M) {
+        if (kReads && (M > 1 || kFetchesForOneRow)) prefetch_ahead(reinterpret_cast<const uint8_t *>(weights));
         const vf w0 = load(weights), w1 = load(weights + W);
         TW_UNROLL for (int m = 0; m < M; ++m) {
             const vf x = splat(tile[m]);
@@ -341,18 +357,6 @@ __attribute__((noinline)) void multiply_floats(const float *tile, const float *w
         }
     }
     store_results<M>(results, acc);
-}
-
-// How far ahead of its products a panel is fetched. The hardware's own look ahead ends with each page of 4 KiB, and
-// products of several rows would wait there.
-constexpr int64_t kBytesAhead = 4096;
-
-// Two cache lines, as many as a step of a product reads. Past the matrix's end nothing is read, only fetched.
-// With one row a product reads as fast as the CPU fetches by itself, and asking for more takes time; not so for
-// four bits, which are unpacked meanwhile.
-TW_INLINE void prefetch_ahead(const uint8_t *weights) {
-    __builtin_prefetch(weights + kBytesAhead);
-    __builtin_prefetch(weights + kBytesAhead + 64);
 }
 
 // Two vectors of outputs for each of two inputs, of weights in 16 bits.
@@ -375,7 +379,7 @@ __attribute__((noinline)) void multiply_halves(const float *tile, const T *weigh
     vf acc[M][2];
     load_results<M>(acc, results);
     for (int64_t i = 0; i < inputs; i += 2, weights += 2 * NR, tile += 2 * M) {
-        if (M > 1) prefetch_ahead(reinterpret_cast<const uint8_t *>(weights));
+        if (M > 1 || kFetchesForOneRow) prefetch_ahead(reinterpret_cast<const uint8_t *>(weights));
         vf w[2][2];
         load_two_inputs(weights, w[0], w[1]);
         for (int input = 0; input < 2; ++input) {
@@ -451,7 +455,7 @@ __attribute__((noinline)) void sum_quads(const uint32_t *tile, const int32_t *of
         }
     } else {
         for (int64_t i = 0; i < step; i += 4, weights += 128, tile += M) {
-            if (M > 1) prefetch_ahead(weights);
+            if (M > 1 || kFetchesForOneRow) prefetch_ahead(weights);
             const __m512i w0 = _mm512_loadu_si512(weights), w1 = _mm512_loadu_si512(weights + 64);
             TW_UNROLL for (int m = 0; m < M; ++m) {
                 const __m512i x = _mm512_set1_epi32(static_cast<int32_t>(tile[m]));
@@ -655,7 +659,13 @@ void multiply_panel(Worker &worker, const LinearArguments &a, const Layout &layo
                     }
                     continue;
                 }
-#define TW_CALL(M) multiply_floats<M>(x, weights, to - from, out)
+                if (matrix.format == TW_W_FLOAT32 && tile == 0) {
+#define TW_CALL(M) multiply_floats<M, true>(x, weights, to - from, out)
+                    TW_FOR_HEIGHT(height, TW_CALL)
+#undef TW_CALL
+                    continue;
+                }
+#define TW_CALL(M) multiply_floats<M, false>(x, weights, to - from, out)
                 TW_FOR_HEIGHT(height, TW_CALL)
 #undef TW_CALL
             }
