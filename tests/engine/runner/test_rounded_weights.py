@@ -1,6 +1,7 @@
 """Greedy tokens with weights of fewer bits are transformers' own on what the weights were rounded to.
 
-Exactly so where the kernels widen the weights; where they multiply int8, activations are rounded as well.
+Exactly so where the kernels widen the weights. Where they multiply int8, activations are rounded as well: see
+`test_rounded_activations.py`.
 """
 
 from __future__ import annotations
@@ -8,14 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
-from transformers import AutoModelForCausalLM
 
 from tests.checkpoints import write_checkpoint
 from tests.engine.driver import generate
+from tests.engine.runner.oracle import with_rounded_weights
 from tests.engine.runner.test_greedy_tokens import NUM_TOKENS, load, prompts_of, transformers_tokens
 from tests.kernels.native import native_instruction_sets
-from tokenwire_engine.quantization.rounding import dequantize, quantize
 from tokenwire_engine.quantization.schemes import SCHEMES
 
 WIDENING = next((name for name in ("avx2", "portable") if name in native_instruction_sets()), None)
@@ -29,12 +28,7 @@ def test_tokens_are_those_of_transformers_on_the_rounded_weights(
     family: str, quantization: str, tmp_path: Path
 ) -> None:
     directory = write_checkpoint(tmp_path / "model", family)
-    scheme = SCHEMES[quantization]
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, torch.nn.Linear):
-                module.weight.copy_(dequantize(quantize(module.weight, scheme), scheme))
+    model = with_rounded_weights(directory, SCHEMES[quantization])
     prompts = prompts_of((1, 20, 70), vocab_size=320)
     expected = [transformers_tokens(model, prompt) for prompt in prompts]
     runner = load(directory, quantization=quantization, cpu_instruction_set=WIDENING)
