@@ -38,7 +38,7 @@ def router(link: TokenizerLink) -> APIRouter:
             if card.name == model:
                 return _model(card)
         served = ", ".join(card.name for card in cards)
-        raise not_found("model", model, f"The model '{model}' does not exist; served: {served}")
+        raise not_found("model", model, f"the model {model!r} does not exist; served: {served}")
 
     return routes
 

@@ -71,11 +71,12 @@ class ChatTemplate:
         Raises:
             ChatTemplateError: with the template's own words where it has some.
         """
-        chat = [self._prepare(message) for message in messages]
+        name = self._name(tools is not None)
+        chat = [self._prepare(message, name) for message in messages]
         final = _mark_end(chat[-1]) if continue_final_message else ""
         try:
             with limited():
-                text = self._templates[self._name(tools is not None)].render(
+                text = self._templates[name].render(
                     {
                         "documents": None,
                         **self._special_tokens,
@@ -92,8 +93,14 @@ class ChatTemplate:
     def _name(self, with_tools: bool) -> str:
         return "tool_use" if with_tools and "tool_use" in self._templates else "default"
 
-    def _prepare(self, message: Message) -> Message:
-        """The message as the template expects it: reasoning under both its names, content as it reads it."""
+    def _prepare(self, message: Message, name: str) -> Message:
+        """The message as the named template expects it.
+
+        Reasoning comes under both its names, content as the template reads it, and what a developer says as
+        the system's, where the template knows no developers: OpenAI renamed the one to the other.
+        """
+        if message["role"] == "developer" and "developer" not in self._sources[name]:
+            message = {**message, "role": "system"}
         reasoning = message.get("reasoning_content")
         if reasoning is not None:
             message = {"thinking": reasoning, **message}

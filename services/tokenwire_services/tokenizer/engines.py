@@ -75,7 +75,7 @@ class Engines:
         away = [link for link in self.links if not link.is_serving and _has_name(link.model, name)]
         if away:
             raise self._unavailable(away)
-        raise not_found("model", name, f"model {name!r} is not served here; served: {_names(models)}")
+        raise not_found("model", name, f"the model {name!r} does not exist; served: {_names(models)}")
 
     def submit(
         self,

@@ -314,6 +314,22 @@ def test_content_in_parts_is_joined_for_a_template_that_reads_only_strings() -> 
     assert we_render(LLAMA_3, messages) == we_render(LLAMA_3, [{"role": "user", "content": "a\nb"}])
 
 
+@pytest.mark.parametrize("template", [LLAMA_3, CHATML_WITH_TOOLS], ids=["llama 3", "chatml"])
+def test_a_developer_is_the_system_to_a_template_that_knows_none(template: str) -> None:
+    developer, system = ([{"role": role, "content": "Be brief."}, USER] for role in ("developer", "system"))
+
+    assert we_render(template, developer) == we_render(template, system) is not None
+
+
+def test_a_developer_is_one_to_a_template_that_knows_the_role(tokenizer: Tokenizer) -> None:
+    template = (
+        "{% for m in messages %}{{ m.role if m.role != 'developer' else 'D' }}:{{ m.content }};{% endfor %}"
+    )
+    messages = [{"role": "developer", "content": "Be brief."}, USER]
+
+    assert we_render(template, messages) == transformers_renders(tokenizer, template, messages)
+
+
 def test_a_template_that_refuses_the_conversation_is_quoted() -> None:
     template = ChatTemplate(MISTRAL, SPECIAL_TOKENS)
 

@@ -17,8 +17,8 @@ from tokenwire_services.gateway.schemas.strict import Tolerant
 
 def only(*accepted: Any, instead: str | None = None) -> AfterValidator:
     """A field that is refused unless it is null or has one of these values; `instead` is the one to use."""
-    names = " or ".join(_json(value) for value in accepted)
-    reason = f"Use '{instead}'" if instead else f"Only {names} is supported" if accepted else "Leave it out"
+    names = " or ".join(_json(value) for value in accepted if value not in ({}, []))
+    reason = f"Use '{instead}'" if instead else f"Only {names} is supported" if names else "Leave it out"
 
     def check(value: Any) -> Any:
         if value is None or value in accepted:
