@@ -15,7 +15,7 @@ from itertools import compress
 from typing import Any
 
 from tokenwire_engine.scheduler.cohort import Cohort
-from tokenwire_engine.scheduler.decode_rows import Columns, DecodeRows, row_of
+from tokenwire_engine.scheduler.decode_rows import NO_DIVISION, Columns, DecodeRows, row_of
 from tokenwire_engine.scheduler.request import NO_ROW, Request
 
 
@@ -37,6 +37,8 @@ class DecodeBatch:
         self._num_left = 0
         self._rows: DecodeRows | None = None
         """As steps have them; None: they have changed."""
+        self._division = NO_DIVISION
+        """Of the rows that were split last."""
         self._cohorts = [Cohort(num_groups) for _ in range(block_size)]
         """By the place in its block of a request's base."""
         self._limits: dict[int, dict[int, Request]] = {}
@@ -106,11 +108,11 @@ class DecodeBatch:
         no grammar; and the other requests, each with its token."""
         if rows.num_left == self._num_left and not rows.constrained:
             return rows, token_ids, []
-        requests = rows.columns.requests
-        steady = [request.decode_row != NO_ROW and request.grammar is None for request in requests]
-        pairs = zip(requests, token_ids, strict=True)
-        others = [pair for pair, is_steady in zip(pairs, steady, strict=True) if not is_steady]
-        return rows.free_where(steady), tuple(compress(token_ids, steady)), others
+        if self._division.whole is not rows or self._division.num_left != self._num_left:
+            self._division = rows.divide(self._num_left)
+        division, requests = self._division, rows.columns.requests
+        others = [(requests[row], token_ids[row]) for row in division.others]
+        return division.steady, tuple(compress(token_ids, division.selectors)), others
 
     def _cohort(self, base: int) -> Cohort:
         return self._cohorts[base % len(self._cohorts)]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import compress
 from typing import Any, NamedTuple
 
-from tokenwire_engine.scheduler.request import Request
+from tokenwire_engine.scheduler.request import NO_ROW, Request
 
 
 class Columns(NamedTuple):
@@ -46,10 +46,36 @@ class DecodeRows:
     def __len__(self) -> int:
         return len(self.columns.requests)
 
-    def free_where(self, selectors: Sequence[bool]) -> DecodeRows:
-        """Some of the rows, none of them with a grammar."""
+    def divide(self, num_left: int) -> Division:
+        """Now that so many requests have left the batch."""
+        requests = self.columns.requests
+        selectors = [request.decode_row != NO_ROW and request.grammar is None for request in requests]
         columns = Columns._make(tuple(compress(column, selectors)) for column in self.columns)
-        return DecodeRows(columns, self.stop_token_ids, self.num_left)
+        return Division(
+            self,
+            num_left,
+            DecodeRows(columns, self.stop_token_ids, self.num_left),
+            selectors,
+            [row for row, is_steady in enumerate(selectors) if not is_steady],
+        )
+
+
+@dataclass(slots=True, frozen=True)
+class Division:
+    """The rows of a step: those that are taken on together, and the others."""
+
+    whole: DecodeRows
+    num_left: int
+    """How many requests had left the batch when it was made."""
+    steady: DecodeRows
+    """Of requests that were still in the batch and have no grammar."""
+    selectors: Sequence[bool]
+    """Of each row, whether it is one of them."""
+    others: Sequence[int]
+    """Where the other rows are."""
+
+
+NO_DIVISION = Division(DecodeRows(), 0, DecodeRows(), (), ())
 
 
 def row_of(request: Request, base: int) -> tuple[Any, ...]:

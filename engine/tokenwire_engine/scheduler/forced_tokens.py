@@ -24,9 +24,11 @@ class ForcedTokens:
     def take(self, request: Request) -> End | None:
         """Take what can only follow a request's known tokens; its end, if that comes with them. Only as far
         as it falls into the block that the next token needs anyway."""
-        if request.grammar is None or not request.takes_forced_tokens:
+        if request.grammar is None or not (forced := request.grammar.forced()):
             return None
-        forced = request.grammar.forced()[: -request.num_tokens % self._block_size]
+        if not request.takes_forced_tokens:
+            return None
+        forced = forced[: -request.num_tokens % self._block_size]
         if len(forced) <= self._running.num_pending(request):
             return None
         self._running.stop_decoding(request)

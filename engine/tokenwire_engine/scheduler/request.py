@@ -149,7 +149,7 @@ class Request:
         """Whether what its grammar leaves no choice about need not be sampled: nothing is to be told about
         those tokens, nothing that the sampler keeps depends on them, and nothing else may withhold them."""
         sampling = self.sampling
-        return self.grammar is not None and not (
+        return not (
             sampling.num_logprobs is not None
             or sampling.has_penalties
             or sampling.bad_words

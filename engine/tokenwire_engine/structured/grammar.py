@@ -35,18 +35,16 @@ class MatcherGrammar:
         )
 
     def accept(self, token_id: int) -> bool:
-        if self._matcher.is_error():
-            return False
         if self._matcher.consume_token(token_id):
             return True
-        self._refused = _REFUSED in self._matcher.get_error()  # else it ran into its limits on the way
+        self._refused = _REFUSED in self._matcher.get_error()  # else it has run into its limits
         return False
 
     def mask(self) -> bytes:
         return self._matcher.compute_bitmask()
 
     def forced(self) -> list[int]:
-        return [] if self._matcher.is_error() else self._matcher.compute_ff_tokens()
+        return self._matcher.compute_ff_tokens()
 
     def copy(self) -> MatcherGrammar:
         return MatcherGrammar(self._matcher.deep_copy())

@@ -78,16 +78,26 @@ void paged_attention(Pool &pool, const tw_attention *attention) {
     pool.run(attention_body, &arguments);
 }
 
+// One thread reads so many logits in about the time that it takes to wake another one.
+constexpr int64_t kFewLogits = 1 << 16;
+
+void run_on_logits(Pool &pool, int64_t count, void (*body)(Worker &, const void *), const void *arguments) {
+    if (count <= kFewLogits)
+        pool.run_alone(body, arguments);
+    else
+        pool.run(body, arguments);
+}
+
 void greedy(Pool &pool, const void *logits, int32_t dtype, int64_t num_rows, int64_t vocab_size, int64_t stride,
             int64_t *tokens) {
     const GreedyArguments arguments{logits, dtype, num_rows, vocab_size, stride, tokens};
-    pool.run(greedy_body, &arguments);
+    run_on_logits(pool, num_rows * vocab_size, greedy_body, &arguments);
 }
 
 void apply_bitmask(Pool &pool, void *logits, int32_t dtype, int64_t vocab_size, int64_t stride,
                    const uint32_t *bitmask, int64_t words, const int64_t *rows, int64_t num_masked) {
     const BitmaskArguments arguments{logits, dtype, vocab_size, stride, bitmask, words, rows, num_masked};
-    pool.run(bitmask_body, &arguments);
+    run_on_logits(pool, num_masked * vocab_size, bitmask_body, &arguments);
 }
 
 void sample(Pool &pool, const float *logits, const tw_sampling *sampling, int64_t *tokens) {

@@ -190,6 +190,11 @@ void Pool::run(void (*body)(Worker &, const void *), const void *argument) {
     }
 }
 
+void Pool::run_alone(void (*body)(Worker &, const void *), const void *argument) {
+    Worker worker(this, 0, state_->phase.load(std::memory_order_relaxed));
+    body(worker, argument);
+}
+
 void Pool::reserve(int slot, size_t num_bytes) { state_->shared[slot].at_least(num_bytes); }
 
 void Pool::lock() { state_->mutex.lock(); }

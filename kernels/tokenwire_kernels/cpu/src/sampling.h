@@ -21,11 +21,16 @@ struct BitmaskArguments {
 
 template <class T>
 TW_INLINE void mask_row(T *row, const uint32_t *bits, int64_t count) {
+    T nothing;
+    from_float(-INFINITY, &nothing);
     for (int64_t word = 0; word < ceil_div(count, 32); ++word) {
-        if (bits[word] == 0xffffffffu) continue;
-        const int64_t stop = min_of(count, (word + 1) * 32);
-        for (int64_t i = word * 32; i < stop; ++i)
-            if ((bits[word] >> (i % 32) & 1u) == 0) from_float(-INFINITY, row + i);
+        T *logits = row + word * 32;
+        const int64_t size = min_of(32, count - word * 32);
+        // A loop of constant length, without branches, becomes a few vector instructions.
+        if (size == 32)
+            for (int64_t i = 0; i < 32; ++i) logits[i] = bits[word] >> i & 1u ? logits[i] : nothing;
+        else
+            for (int64_t i = 0; i < size; ++i) logits[i] = bits[word] >> i & 1u ? logits[i] : nothing;
     }
 }
 
