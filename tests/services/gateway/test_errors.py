@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import grpc
 import httpx
 import openai
 import pytest
 
 from tests.services.gateway.conftest import running_gateway, until
-from tests.services.gateway.fake_tokenizer import MODEL, Answer, FakeTokenizer
+from tests.services.gateway.fake_tokenizer import MODEL, Answer, FakeTokenizer, Request
 from tokenwire.status import (
     CONTEXT_LENGTH_EXCEEDED,
     StatusError,
     invalid_argument,
+    resource_exhausted,
     unavailable,
     unimplemented,
 )
@@ -105,6 +108,25 @@ async def test_the_time_to_retry_after_is_passed_on(
     tokenizer.answer = lambda request: Answer(error=unavailable("the engine restarts", retry_after_s=6.2))
     response = await http.post(CHAT, json=BODY)
     assert (response.status_code, response.headers["retry-after"]) == (503, "7")
+
+
+@pytest.mark.parametrize("error", [unavailable, resource_exhausted])
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+async def test_openais_client_tries_again_when_it_is_told_to(
+    gateway: str, tokenizer: FakeTokenizer, error: Callable[[str, float], StatusError], stream: bool
+) -> None:
+    def answer(request: Request) -> Answer:
+        return Answer(error=error("busy", 0.1)) if len(tokenizer.requests) == 1 else Answer(["hello"])
+
+    tokenizer.answer = answer
+    async with openai.AsyncOpenAI(base_url=f"{gateway}/v1", api_key="any", max_retries=1) as client:
+        if stream:
+            chunks = await client.chat.completions.create(model=MODEL, messages=BODY["messages"], stream=True)
+            text = "".join([chunk.choices[0].delta.content or "" async for chunk in chunks])
+        else:
+            whole = await client.chat.completions.create(model=MODEL, messages=BODY["messages"])
+            text = whole.choices[0].message.content or ""
+    assert (text, len(tokenizer.requests)) == ("hello", 2)
 
 
 async def test_an_error_after_the_first_text_is_the_streams_last_event(
