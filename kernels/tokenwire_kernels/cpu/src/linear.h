@@ -493,6 +493,61 @@ void multiply_quads(const QuadArguments &a, float *results) {
         }
     }
 }
+
+// Codes of 4 bits with few rows: what unpacking and scaling cost is not shared by many, so results and sums stay in
+// registers, and the upper halves of bytes are multiplied where they are: 16 times too much, taken off the sum.
+template <int M>
+__attribute__((noinline)) void multiply_fours(const QuadArguments &a, float *results) {
+    const __m512i lower = _mm512_set1_epi8(15), upper = _mm512_set1_epi8(static_cast<char>(0xf0));
+    const uint32_t *tile = a.tile;
+    const uint8_t *weights = a.weights;
+    const f16 *scales = static_cast<const f16 *>(a.scales);
+    vf out[M][2];
+    load_results<M>(out, results);
+    for (int64_t group = 0; group < a.groups; ++group, scales += NR) {
+        __m512i low[M][2], high[M][2];
+        TW_UNROLL for (int m = 0; m < M; ++m) {
+            low[m][0] = low[m][1] = _mm512_set1_epi32(a.tile_offsets[group * M + m]);
+            high[m][0] = high[m][1] = _mm512_setzero_si512();
+        }
+        __builtin_prefetch(reinterpret_cast<const uint8_t *>(scales) + kBytesAhead / 8);
+        for (int64_t i = 0; i < a.step; i += 8, weights += 128, tile += 2 * M) {
+            prefetch_ahead(weights);
+            const __m512i both0 = _mm512_loadu_si512(weights), both1 = _mm512_loadu_si512(weights + 64);
+            const __m512i w0 = _mm512_and_si512(both0, lower), w1 = _mm512_and_si512(both1, lower);
+            const __m512i w2 = _mm512_and_si512(both0, upper), w3 = _mm512_and_si512(both1, upper);
+            TW_UNROLL for (int m = 0; m < M; ++m) {
+                const __m512i x = _mm512_set1_epi32(static_cast<int32_t>(tile[m]));
+                low[m][0] = _mm512_dpbusd_epi32(low[m][0], w0, x);
+                low[m][1] = _mm512_dpbusd_epi32(low[m][1], w1, x);
+            }
+            TW_UNROLL for (int m = 0; m < M; ++m) {
+                const __m512i x = _mm512_set1_epi32(static_cast<int32_t>(tile[M + m]));
+                high[m][0] = _mm512_dpbusd_epi32(high[m][0], w2, x);
+                high[m][1] = _mm512_dpbusd_epi32(high[m][1], w3, x);
+            }
+        }
+        const vf scale0 = load(scales), scale1 = load(scales + W);
+        TW_UNROLL for (int m = 0; m < M; ++m) {
+            const vf scale = splat(a.tile_scales[group * M + m]);
+            const __m512i sum0 = _mm512_add_epi32(low[m][0], _mm512_srai_epi32(high[m][0], 4));
+            const __m512i sum1 = _mm512_add_epi32(low[m][1], _mm512_srai_epi32(high[m][1], 4));
+            out[m][0] = fma(_mm512_cvtepi32_ps(sum0), mul(scale, scale0), out[m][0]);
+            out[m][1] = fma(_mm512_cvtepi32_ps(sum1), mul(scale, scale1), out[m][1]);
+        }
+    }
+    store_results<M>(results, out);
+}
+
+// Codes of 4 bits.
+template <int M>
+TW_INLINE void multiply_codes(const QuadArguments &a, float *results) {
+    if constexpr (M <= 4) {
+        multiply_fours<M>(a, results);
+    } else {
+        multiply_quads<M, true>(a, results);
+    }
+}
 #endif
 
 // Calls `function<M>` for the height of a tile.
@@ -706,7 +761,7 @@ void multiply_panel(Worker &worker, const LinearArguments &a, const Layout &layo
             quads.tile_offsets = reinterpret_cast<const int32_t *>(quads.tile_scales + quads.groups * height);
             float *out = results + tile * MR * NR;
             if (matrix.format == TW_W_INT4) {
-#define TW_CALL(M) multiply_quads<M, true>(quads, out)
+#define TW_CALL(M) multiply_codes<M>(quads, out)
                 TW_FOR_HEIGHT(height, TW_CALL)
 #undef TW_CALL
             } else {
