@@ -108,7 +108,7 @@ def _render(model: Model, config: TokenizerConfig, chat: tokenizer_pb2.ChatPromp
     try:
         text = template.render(messages, tools, *form, variables)
     except ChatTemplateError as error:
-        raise invalid_argument(_FIELD, str(error)) from error
+        raise invalid_argument("chat.chat_template" if chat.chat_template else _FIELD, str(error)) from error
     stand_ins = model.control_tokens.stand_ins(messages, tools, variables)
     if stand_ins is None:
         return RenderedChat(text)

@@ -220,7 +220,9 @@ async def test_a_requests_own_template_keeps_to_its_limits(
 ) -> None:
     monkeypatch.setattr("tokenwire_services.tokenizer.sandbox.MAX_SECONDS", 0.2)
     async for service in start_service(engine, trust_request_chat_template=True):
-        assert problem in (await refusal(service, chat(chat_template=template))).message
+        error = await refusal(service, chat(chat_template=template))
+        assert problem in error.message
+        assert error.field == "chat.chat_template"
 
 
 async def test_a_requests_own_template_is_used_where_it_is_allowed(
