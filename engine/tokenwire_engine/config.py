@@ -50,8 +50,8 @@ class EngineConfig:
     cuda_graphs: bool = True
     """Whether steps of decodes are captured once and replayed. On a CPU nothing is captured."""
     kv_cache_dtype: str = "auto"
-    """How keys and values are kept: `auto` (as the model computes), `float32`, `bfloat16`, `float16` or
-    `fp8` (e4m3, with a scale for each head)."""
+    """How keys and values are kept: `auto` (as the model computes), `float32`, `bfloat16`, `float16`, `fp8`
+    (e4m3, with a scale for each head) or `int8` (with a scale for each head of each token)."""
     kv_cache_memory: int | None = None
     """Bytes for the KV cache. None: chosen from the memory that is free."""
     host_cache_memory: int | None = None
@@ -73,10 +73,10 @@ class EngineConfig:
             raise ValueError(f"--device is {self.device!r}; expected auto, cpu, cuda or cuda:N")
         if self.dtype not in ("auto", "float32", "bfloat16", "float16"):
             raise ValueError(f"--dtype is {self.dtype!r}; expected auto, float32, bfloat16 or float16")
-        if self.kv_cache_dtype not in ("auto", "float32", "bfloat16", "float16", "fp8"):
+        if self.kv_cache_dtype not in ("auto", "float32", "bfloat16", "float16", "fp8", "int8"):
             raise ValueError(
                 f"--kv-cache-dtype is {self.kv_cache_dtype!r}; "
-                "expected auto, float32, bfloat16, float16 or fp8"
+                "expected auto, float32, bfloat16, float16, fp8 or int8"
             )
         if self.quantization not in (None, "int8", "int4"):
             raise ValueError(f"--quantization is {self.quantization!r}; expected int8 or int4")

@@ -5,6 +5,7 @@ particular hardware; `select_kernels` picks, once, what serves a device.
 """
 
 from tokenwire_kernels.batch import (
+    CACHE_SCALE_BYTES,
     AttentionBatch,
     DecodeRows,
     HeadNorms,
@@ -17,6 +18,7 @@ from tokenwire_kernels.cpu.library import NativeError
 from tokenwire_kernels.registry import Kernels, describe_kernels, select_kernels
 
 __all__ = [
+    "CACHE_SCALE_BYTES",
     "AttentionBatch",
     "DecodeRows",
     "HeadNorms",

@@ -11,12 +11,21 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
+
+CACHE_SCALE_BYTES = torch.float32.itemsize
+"""Behind each head in a cache of int8."""
 
 
 @dataclass(slots=True, frozen=True)
 class LayerCache:
-    """One layer's paged keys and values: each [num_blocks, num_kv_heads, block_size, head_dim]."""
+    """One layer's paged keys and values: each [num_blocks, num_kv_heads, block_size, head_dim].
+
+    Of int8 it is head_dim + `CACHE_SCALE_BYTES`: a head's codes, from -127 to 127, and behind them the bytes
+    of its own scale, float32: a key is its codes times that. So rounding follows each token, and a block is
+    still one piece of memory.
+    """
 
     keys: Tensor
     values: Tensor

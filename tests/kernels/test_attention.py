@@ -166,6 +166,35 @@ def test_a_cache_of_fp8_is_read_with_its_heads_scales(
     assert_close(attended, case.expected(0.125))
 
 
+@pytest.mark.parametrize("window", [0, 10])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("heads", [SMALL, *HEADS], ids=str)
+def test_a_cache_of_int8_is_read_with_the_scale_of_each_tokens_head(
+    kernels: ModuleType, heads: Heads, dtype: torch.dtype, window: int
+) -> None:
+    """Its keys and values are, in float64, exactly the codes times the scale."""
+    if kernels is triton:
+        pytest.skip("a GPU's cache is never int8")
+    case = make_case(heads, [(1, 31), (1, 70), (7, 7), (5, 30)], dtype, window)
+    case.cache = LayerCache(_as_int8(case.cache.keys), _as_int8(case.cache.values))
+    for kept in (case.keys, case.values):
+        kept[:] = [_from_int8(_as_int8(x)) for x in kept]
+    attended = kernels.paged_attention(case.q, case.cache, case.batch, 0.125, window=window)
+    assert_close(attended, case.expected(0.125, window))
+
+
+def _as_int8(x: Tensor) -> Tensor:
+    """Poison stays poison: its scale is NaN."""
+    scales = x.float().abs().amax(dim=-1, keepdim=True) / 127
+    codes = (x.float() / scales).round().nan_to_num(127.0)
+    return torch.cat([codes.to(torch.int8), scales.view(torch.int8)], dim=-1)
+
+
+def _from_int8(rows: Tensor) -> Tensor:
+    scales = rows[..., -4:].contiguous().view(torch.float32)
+    return rows[..., :-4].double() * scales.double()
+
+
 @pytest.mark.parametrize("kernels", [reference, triton], ids=["reference", "triton"])
 @pytest.mark.parametrize("cached", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)

@@ -124,3 +124,35 @@ def test_an_fp8_cache_holds_heads_over_their_scales_and_saturates(kernels: Modul
         carried = near.to(torch.float8_e4m3fn).double().frexp().exponent > wanted.frexp().exponent
         stored, wanted = stored[~carried], wanted[~carried]
     torch.testing.assert_close(stored, wanted, rtol=2**-4 + 2**-9, atol=2**-9 + 2**-11)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("heads", HEADS, ids=str)
+def test_an_int8_cache_holds_codes_and_behind_them_the_scale_of_each_tokens_head(
+    kernels: ModuleType, dtype: torch.dtype, heads: Heads
+) -> None:
+    if kernels is triton:
+        pytest.skip("a GPU's cache is never int8")
+    head_dim, block_size = heads.head_dim, heads.block_size
+    cos, sin = _angles(head_dim)
+    q, k, v = (
+        torch.randn(_TOKENS, count, head_dim).to(dtype)
+        for count in (heads.num_heads, heads.num_kv_heads, heads.num_kv_heads)
+    )
+    v[1] *= 100
+    v[2] = 0
+    positions = torch.randint(0, 64, (_TOKENS,))
+    slots = torch.randperm(3 * block_size)[:_TOKENS]
+    expected = torch.stack([_rotated(k, cos, sin, positions), v.double()])
+    poison = torch.tensor(float("nan")).view(1).view(torch.int8).repeat(head_dim // 4 + 1)
+    caches = poison.repeat(2, 3, heads.num_kv_heads, block_size, 1)
+
+    kernels.rotary_and_cache(q, k, v, cos, sin, positions, LayerCache(*caches), slots)
+
+    stored = caches[:, slots // block_size, :, slots % block_size].transpose(0, 1)
+    scales = stored[..., head_dim:].contiguous().view(torch.float32)
+    largest = expected.abs().amax(dim=-1, keepdim=True)
+    torch.testing.assert_close(scales.double() * 127, largest, rtol=2 * torch.finfo(dtype).eps, atol=1e-6)
+    error = (stored[..., :head_dim].double() * scales.double() - expected).abs()
+    assert (error <= largest * (0.5 / 127 + 2 * torch.finfo(dtype).eps) + 1e-6).all()
+    assert caches.eq(poison).all(dim=-1).sum() == caches[..., 0].numel() - 2 * _TOKENS * heads.num_kv_heads

@@ -32,7 +32,7 @@ class ModelInfo:
     """Hugging Face architecture name, such as "LlamaForCausalLM"."""
     dtype: str
     kv_cache_dtype: str
-    """"float32", "bfloat16", "float16" or "fp8"."""
+    """"float32", "bfloat16", "float16", "fp8" or "int8"."""
     device: str
     vocab_size: int
     max_model_len: int

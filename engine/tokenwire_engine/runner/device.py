@@ -16,7 +16,7 @@ from tokenwire_kernels.cpu import describe_products, instruction_sets
 logger = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-CACHE_DTYPES = DTYPES | {"fp8": torch.float8_e4m3fn}
+CACHE_DTYPES = DTYPES | {"fp8": torch.float8_e4m3fn, "int8": torch.int8}
 FP8_CAPABILITY = (8, 9)
 """The first GPUs that convert from and to fp8."""
 
@@ -106,14 +106,14 @@ def choose_cache_dtype(
     """The format of keys and values that `--kv-cache-dtype` means, for a model that computes in `dtype`.
 
     Raises:
-        ModelError: fp8, which neither the native CPU kernels nor older GPUs read.
+        ModelError: fp8, which neither the native CPU kernels nor older GPUs read, or int8 on a GPU.
     """
     if config.kv_cache_dtype == "auto":
         return dtype
     if config.kv_cache_dtype == "fp8":
         if kernels.native is not None:
             raise ModelError(
-                "--kv-cache-dtype is fp8, which the native CPU kernels do not read; choose bfloat16, or "
+                "--kv-cache-dtype is fp8, which the native CPU kernels do not read; choose int8, or "
                 "--cpu-instruction-set torch, which is slower"
             )
         if device.type == "cuda" and (found := torch.cuda.get_device_capability(device)) < FP8_CAPABILITY:
@@ -121,6 +121,8 @@ def choose_cache_dtype(
                 "--kv-cache-dtype is fp8, which needs a GPU of compute capability 8.9 or newer; "
                 f"{torch.cuda.get_device_name(device)} has {found[0]}.{found[1]}: choose bfloat16"
             )
+    if config.kv_cache_dtype == "int8" and device.type == "cuda":
+        raise ModelError("--kv-cache-dtype is int8, which the GPU kernels do not read; choose fp8")
     return CACHE_DTYPES[config.kv_cache_dtype]
 
 

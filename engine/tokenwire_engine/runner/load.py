@@ -71,7 +71,7 @@ def load_runner(config: EngineConfig, progress: Progress, capture: Capture | Non
 
     reader = WeightReader(stored_tensors(checkpoint.weight_files()), device, dtype, progress)
     with explained("loading weights", LESS_WEIGHT):
-        scales = read_cache_scales(reader, architecture) if cache_dtype.itemsize == 1 else []
+        scales = read_cache_scales(reader, architecture) if cache_dtype == torch.float8_e4m3fn else []
         decoder = load_decoder(reader, architecture, max_model_len, kernels, Shard(), config.quantization)
 
     geometry = cache_geometry(architecture, config.block_size, cache_dtype, max_step_tokens)

@@ -17,7 +17,7 @@ from tokenwire_engine.kv_cache.groups import LayerGroup, longest_sequence, most_
 from tokenwire_engine.models.architecture import Architecture
 from tokenwire_engine.models.errors import ModelError
 from tokenwire_engine.weights.cache_scales import CacheScales
-from tokenwire_kernels import LayerCache
+from tokenwire_kernels import CACHE_SCALE_BYTES, LayerCache
 
 HOST_SHARE = 0.25
 """Of the free host memory, what the cache may take without being told to."""
@@ -41,8 +41,13 @@ class CacheGeometry:
     @property
     def block_bytes(self) -> int:
         """Bytes of one block over all layers of its group, keys and values."""
-        block = self.num_kv_heads * self.block_size * self.head_dim * self.dtype.itemsize
+        block = self.num_kv_heads * self.block_size * self._row * self.dtype.itemsize
         return 2 * self._layers_per_block * block
+
+    @property
+    def _row(self) -> int:
+        """Elements of a token's head: see `LayerCache`."""
+        return self.head_dim + (CACHE_SCALE_BYTES if self.dtype == torch.int8 else 0)
 
     @property
     def _layers_per_block(self) -> int:
@@ -74,7 +79,7 @@ class CacheGeometry:
         Args:
             scales: of a cache of fp8, for each layer; 1 where there are none.
         """
-        shape = (num_blocks, self.num_kv_heads, self.block_size, self.head_dim)
+        shape = (num_blocks, self.num_kv_heads, self.block_size, self._row)
         stored = [
             [torch.empty(shape, dtype=self.dtype, device=device) for _ in range(2)]
             for _ in range(self._layers_per_block)

@@ -21,6 +21,8 @@ LIBRARY = Path(__file__).resolve().parent / "libtokenwire_cpu.so"
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 """`tw_dtype`."""
+CACHE_DTYPES = DTYPES | {torch.int8: 3}
+"""The same, of a cache."""
 FORMATS = {"float32": 0, "bfloat16": 1, "float16": 2, "int8": 3, "int4": 4}
 """`tw_format`."""
 STORE, ADD, SILU_AND_MUL = range(3)

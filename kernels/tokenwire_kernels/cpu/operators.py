@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tokenwire_kernels.batch import AttentionBatch, HeadNorms, LayerCache, RowNorm, SamplingBatch
+from tokenwire_kernels.batch import (
+    CACHE_SCALE_BYTES,
+    AttentionBatch,
+    HeadNorms,
+    LayerCache,
+    RowNorm,
+    SamplingBatch,
+)
 from tokenwire_kernels.cpu import library as native
 from tokenwire_kernels.cpu.library import Context
 from tokenwire_kernels.reference import attention as reference_attention
@@ -217,9 +224,10 @@ class Operators:
 
 
 def cache_shape(cache: Tensor) -> native.CacheShape:
-    """Of a cache [num_blocks, num_kv_heads, block_size, head_dim]."""
-    _, num_kv_heads, block_size, head_dim = cache.shape
-    return native.CacheShape(num_kv_heads, block_size, head_dim, native.DTYPES[cache.dtype], 0)
+    """Of a `LayerCache`'s keys, or values."""
+    _, num_kv_heads, block_size, row = cache.shape
+    head_dim = row - CACHE_SCALE_BYTES if cache.dtype == torch.int8 else row
+    return native.CacheShape(num_kv_heads, block_size, head_dim, native.CACHE_DTYPES[cache.dtype], 0)
 
 
 def sequences_of(batch: AttentionBatch, num_tokens: int) -> native.Sequences:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tokenwire_kernels.batch import AttentionBatch, LayerCache
+from tokenwire_kernels.batch import CACHE_SCALE_BYTES, AttentionBatch, LayerCache
 from tokenwire_kernels.reference.precision import compute_dtype
 
 _INF = float("inf")
@@ -81,10 +81,10 @@ class _Part:
     tokens: slice | Tensor
     """Which of the flat batch's tokens."""
     rows: Tensor
-    """int64 [num_seqs * num_kv_heads * span]: rows of the cache seen as [slots * kv heads, head_dim]."""
+    """int64 [num_seqs * num_kv_heads * span]: rows of the cache seen as [slots * kv heads, ...]."""
     keys: Tensor
-    """[len(rows), head_dim]: where each layer gathers its keys. Memory that is handed back to the system
-    after each layer would have to be mapped anew, page by page, by the next."""
+    """[len(rows), the cache's last size]: where each layer gathers its keys. Memory handed back to the
+    system after each layer would have to be mapped anew, page by page, by the next."""
     values: Tensor
     bias: Tensor | None
     """Added to the scores: 0 or minus infinity. Decodes: [num_seqs * num_kv_heads, 1, span]; a chunk:
@@ -93,13 +93,17 @@ class _Part:
 
 def _rows(cache: Tensor) -> Tensor:
     """[..., head_dim] as [rows, head_dim]; fp8 as bytes, which can be gathered."""
-    cache = cache.view(torch.uint8) if cache.dtype.itemsize == 1 else cache
+    cache = cache.view(torch.uint8) if cache.dtype == torch.float8_e4m3fn else cache
     return cache.view(-1, cache.shape[-1])
 
 
 def _widened(part: _Part, rows: Tensor, scales: Tensor | None, dtype: torch.dtype) -> Tensor:
     """Rows that were gathered for a part as what they stand for: [num_seqs * kv_heads, span, head_dim]."""
-    heads = rows.view(part.num_heads, -1, rows.shape[-1]).to(dtype)
+    heads = rows.view(part.num_heads, -1, rows.shape[-1])
+    if heads.dtype == torch.int8:
+        own_scales = heads[..., -CACHE_SCALE_BYTES:].contiguous().view(torch.float32)
+        return heads[..., :-CACHE_SCALE_BYTES].to(dtype) * own_scales.to(dtype)
+    heads = heads.to(dtype)
     if scales is None:
         return heads
     return heads * scales.to(dtype).repeat(part.num_heads // len(scales))[:, None, None]
@@ -172,7 +176,7 @@ def _make_plan(
 ) -> list[_Part]:
     """What to compute together, and for each part which cache rows to gather and which scores to hide."""
     device = batch.block_tables.device
-    num_kv_heads, block_size, head_dim = key_cache.shape[1:]
+    num_kv_heads, block_size, width = key_cache.shape[1:]
     contexts, starts = batch.context_lens.tolist(), batch.query_starts.tolist()
 
     def cache_rows(seqs: Tensor, positions: Tensor) -> Tensor:
@@ -196,8 +200,8 @@ def _make_plan(
             is_decode=True,
             tokens=slice(len(seqs)) if len(seqs) == batch.num_decodes else members,
             rows=rows,
-            keys=key_cache.new_empty(len(rows), head_dim),
-            values=key_cache.new_empty(len(rows), head_dim),
+            keys=key_cache.new_empty(len(rows), width),
+            values=key_cache.new_empty(len(rows), width),
             bias=_hide(~seen, dtype).repeat_interleave(num_kv_heads, dim=0)[:, None],
         )
 
@@ -218,8 +222,8 @@ def _make_plan(
             is_decode=False,
             tokens=slice(starts[seq], starts[seq + 1]),
             rows=rows,
-            keys=key_cache.new_empty(len(rows), head_dim),
-            values=key_cache.new_empty(len(rows), head_dim),
+            keys=key_cache.new_empty(len(rows), width),
+            values=key_cache.new_empty(len(rows), width),
             bias=bias,
         )
 

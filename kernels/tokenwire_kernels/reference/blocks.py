@@ -43,4 +43,4 @@ def scatter_blocks(staged: Tensor, layers: Sequence[Tensor], blocks: Tensor) -> 
 
 def _indexable(tensor: Tensor) -> Tensor:
     """fp8 as bytes: PyTorch indexes no fp8."""
-    return tensor.view(torch.uint8) if tensor.dtype.itemsize == 1 else tensor
+    return tensor.view(torch.uint8) if tensor.dtype == torch.float8_e4m3fn else tensor

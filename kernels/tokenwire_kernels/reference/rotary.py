@@ -38,7 +38,8 @@ def rotary_and_cache(
         cos: float32 [max_positions, r / 2].
         sin: float32 [max_positions, r / 2].
         positions: int64 [num_tokens], each token's position in its sequence.
-        cache: written: k and v, rounded to their own dtype, over the head's scale; fp8 saturates.
+        cache: written: k and v, rounded to their own dtype, over the head's scale; fp8 saturates. Of int8 the
+            scale of a token's head is its largest magnitude / 127.
         slots: int64 [num_tokens], block * block_size + offset; -1: the token is not stored.
         norms: applied to each head of q and k first; None: neither is normalized.
     """
@@ -62,12 +63,22 @@ def rotary_and_cache(
 
 def _store(cache: Tensor, scales: Tensor | None, places: tuple[Tensor, Tensor], x: Tensor) -> None:
     """Write x [num_tokens, num_kv_heads, head_dim] at (block, offset) of each token."""
+    if cache.dtype == torch.int8:
+        x = _with_own_scales(x)
     if scales is not None:
         x = x.to(compute_dtype(x.dtype)) / scales[:, None]
     if cache.dtype == torch.float8_e4m3fn:
         most = torch.finfo(cache.dtype).max
         x, cache = x.clamp(-most, most).to(cache.dtype).view(torch.uint8), cache.view(torch.uint8)
     cache.transpose(1, 2)[places] = x.to(cache.dtype)
+
+
+def _with_own_scales(x: Tensor) -> Tensor:
+    """x [..., head_dim] as int8 [..., head_dim + CACHE_SCALE_BYTES]."""
+    x = x.float()
+    scales = x.abs().amax(dim=-1, keepdim=True) / 127
+    codes = (x / scales.where(scales > 0, 1)).round()
+    return torch.cat([codes.to(torch.int8), scales.view(torch.int8)], dim=-1)
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> None:

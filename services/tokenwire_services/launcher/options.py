@@ -113,7 +113,8 @@ CudaGraphs = Annotated[
 KvCacheDtype = Annotated[
     str,
     typer.Option(
-        help="How keys and values are kept: auto (as the model computes), float32, bfloat16, float16 or fp8."
+        help="How keys and values are kept: auto (as the model computes), float32, bfloat16, float16, "
+        "fp8 (on a GPU) or int8 (on a CPU)."
     ),
 ]
 KvCacheMemory = Annotated[

@@ -33,13 +33,14 @@ def load(
     instruction_set: str | None = None,
     dtype: torch.dtype = torch.float32,
     quantization: str | None = None,
+    cached: torch.dtype | None = None,
 ) -> tuple[Decoder, CacheGeometry]:
     checkpoint = open_checkpoint(directory)
     _, architecture = read_architecture(checkpoint.config)
     reader = WeightReader(stored_tensors(checkpoint.weight_files()), CPU, dtype, ignore_progress)
     kernels = select_kernels(CPU, instruction_set)
     decoder = load_decoder(reader, architecture, NUM_POSITIONS, kernels, Shard(), quantization)
-    return decoder, cache_geometry(architecture, 16, dtype, NUM_POSITIONS)
+    return decoder, cache_geometry(architecture, 16, cached or dtype, NUM_POSITIONS)
 
 
 def logits_of(loaded: tuple[Decoder, CacheGeometry], steps: list[list[int]]) -> Tensor:
@@ -97,24 +98,30 @@ def test_a_smaller_format_costs_no_more_than_its_error(
 
 @pytest.mark.parametrize("instruction_set", native_instruction_sets())
 @pytest.mark.parametrize(
-    ("dtype", "quantization"),
+    ("dtype", "quantization", "cached"),
     [
-        (torch.float32, None),
-        (torch.bfloat16, None),
-        (torch.float16, None),
-        (torch.bfloat16, "int8"),
-        (torch.bfloat16, "int4"),
+        (torch.float32, None, None),
+        (torch.bfloat16, None, None),
+        (torch.float16, None, None),
+        (torch.bfloat16, "int8", None),
+        (torch.bfloat16, "int4", None),
+        (torch.bfloat16, None, torch.int8),
     ],
 )
 @pytest.mark.parametrize("window", [0, 7, 300])
 def test_a_token_computed_alone_is_to_the_last_bit_what_it_is_within_a_prompt(
-    window: int, dtype: torch.dtype, quantization: str | None, instruction_set: str, tmp_path: Path
+    window: int,
+    dtype: torch.dtype,
+    quantization: str | None,
+    cached: torch.dtype | None,
+    instruction_set: str,
+    tmp_path: Path,
 ) -> None:
     """Whatever the pieces of a prompt, and however long its past: parts of attention are 256 keys long."""
     windows = {"sliding_window": window} if window else {}
     family = "mistral" if window else "qwen3"
     directory = write_checkpoint(tmp_path, family, max_position_embeddings=NUM_POSITIONS, **windows)
-    loaded = load(directory, instruction_set, dtype, quantization)
+    loaded = load(directory, instruction_set, dtype, quantization, cached)
     tokens = token_ids(530)
     whole = logits_of(loaded, [tokens])
     alone = [[token] for token in tokens]

@@ -28,7 +28,7 @@ from tokenwire_engine.scheduler.request import Request
 from tokenwire_kernels import LayerCache
 
 DEMO = Path(__file__).parents[3] / "models" / "demo" / "checkpoint"
-ERROR = {"float16": 0.02, "bfloat16": 0.3, "fp8": 2.0}
+ERROR = {"float16": 0.02, "bfloat16": 0.3, "fp8": 2.0, "int8": 0.3}
 """How far the lead of a token over the next may change, by the cache's format: what was seen, and more."""
 QUESTIONS = [
     "What is the capital of France?",
@@ -64,13 +64,13 @@ def compare(expected: LocalRunner, actual: LocalRunner, error: float) -> float:
     return agreed(*tokens, error) / (len(prompts) * NUM_TOKENS)
 
 
-@pytest.mark.parametrize("kv_cache_dtype", ["float16", "bfloat16", "fp8"])
+@pytest.mark.parametrize("kv_cache_dtype", ["float16", "bfloat16", "fp8", "int8"])
 def test_tokens_are_those_of_a_float32_cache_wherever_they_were_sure(kv_cache_dtype: str) -> None:
     share = compare(load(DEMO), load(DEMO, kv_cache_dtype), ERROR[kv_cache_dtype])
     assert share > 0.5
 
 
-@pytest.mark.parametrize("kv_cache_dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("kv_cache_dtype", ["float32", "float16", "bfloat16", "int8"])
 @needs_native
 def test_native_kernels_keep_the_cache_in_any_format_but_fp8(kv_cache_dtype: str) -> None:
     native = {"cpu_instruction_set": None}
@@ -83,7 +83,7 @@ def test_native_kernels_keep_the_cache_in_any_format_but_fp8(kv_cache_dtype: str
 def test_native_kernels_refuse_fp8_in_one_line(directory: Path) -> None:
     with pytest.raises(
         ModelError,
-        match=r"^--kv-cache-dtype is fp8, which the native CPU kernels do not read; choose bfloat16, or "
+        match=r"^--kv-cache-dtype is fp8, which the native CPU kernels do not read; choose int8, or "
         r"--cpu-instruction-set torch, which is slower$",
     ):
         load(directory, "fp8", cpu_instruction_set=None)
@@ -102,12 +102,17 @@ def test_an_older_gpu_is_refused_in_one_line(directory: Path, monkeypatch: pytes
         choose_cache_dtype(config, torch.bfloat16, cuda, kernels)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     assert choose_cache_dtype(config, torch.bfloat16, cuda, kernels) == torch.float8_e4m3fn
+    with pytest.raises(ModelError, match=r"^--kv-cache-dtype is int8, which the GPU kernels do not read"):
+        choose_cache_dtype(EngineConfig(kv_cache_dtype="int8"), torch.bfloat16, cuda, kernels)
 
 
-def test_the_same_memory_holds_four_times_the_tokens_of_float32(directory: Path) -> None:
-    memory = 16 * 16 * 768  # 768 bytes a token in float32
-    blocks = {name: load(directory, name, kv_cache_memory=memory).info.num_blocks for name in ("auto", "fp8")}
-    assert blocks == {"auto": 16, "fp8": 64}
+def test_the_same_memory_holds_more_tokens_than_of_float32(directory: Path) -> None:
+    memory = 16 * 16 * 768  # 768 bytes a token in float32: 12 heads of 16 numbers
+    blocks = {
+        name: load(directory, name, kv_cache_memory=memory).info.num_blocks
+        for name in ("auto", "fp8", "int8")
+    }
+    assert blocks == {"auto": 16, "fp8": 64, "int8": 16 * 64 // 20}
 
 
 @pytest.mark.parametrize("overlap", [False, True])
@@ -119,17 +124,18 @@ def test_replayed_steps_yield_the_tokens_of_eager_ones(directory: Path, overlap:
     assert replayed == expected
 
 
-def test_blocks_of_fp8_go_to_the_host_and_come_back(directory: Path) -> None:
+@pytest.mark.parametrize(("kv_cache_dtype", "head_bytes"), [("fp8", 16), ("int8", 20)])
+def test_blocks_go_to_the_host_and_come_back(directory: Path, kv_cache_dtype: str, head_bytes: int) -> None:
     """A pool too small for the load gives the tokens of one that is not."""
     common = torch.randint(3, 320, (50,), generator=torch.Generator().manual_seed(1)).tolist()
 
     def requests() -> list[Request]:
         return [Request(str(n), common[: 40 + n] + [n] * n, replace(GREEDY, seed=n), 70) for n in range(8)]
 
-    expected, _ = serve(load(directory, "fp8"), requests())
-    block_bytes = 16 * 768 // 4
+    expected, _ = serve(load(directory, kv_cache_dtype), requests())
+    block_bytes = 16 * 12 * head_bytes
     small = load(
-        directory, "fp8", kv_cache_memory=16 * block_bytes, host_cache_memory=40 * block_bytes,
+        directory, kv_cache_dtype, kv_cache_memory=16 * block_bytes, host_cache_memory=40 * block_bytes,
         max_step_tokens=40,
     )  # fmt: skip
     assert (small.info.num_blocks, small.info.num_host_blocks) == (16, 40)
@@ -139,11 +145,12 @@ def test_blocks_of_fp8_go_to_the_host_and_come_back(directory: Path) -> None:
     assert scheduler.counters.host_hit_blocks > 0
 
 
-def test_layers_of_different_windows_share_blocks_of_fp8(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kv_cache_dtype", ["fp8", "int8"])
+def test_layers_of_different_windows_share_blocks(tmp_path: Path, kv_cache_dtype: str) -> None:
     directory = write_checkpoint(
         tmp_path / "model", "qwen2", use_sliding_window=True, sliding_window=20, max_window_layers=1
     )
-    runner = load(directory, "fp8")
+    runner = load(directory, kv_cache_dtype)
     assert runner.info.windows == (0, 20, 20)
     together = generate(runner, [[5, 6, 7] * 15, [8, 9]], 30)
     assert [generate(runner, [prompt], 30)[0] for prompt in ([5, 6, 7] * 15, [8, 9])] == together

@@ -8,8 +8,8 @@
 
 #define TW_EXPORT extern "C" __attribute__((visibility("default")))
 
-// Number formats of activations, caches and weights as they are stored by the caller.
-enum tw_dtype : int32_t { TW_FLOAT32 = 0, TW_BFLOAT16 = 1, TW_FLOAT16 = 2 };
+// Number formats of activations, caches and weights as they are stored by the caller. Only caches are int8.
+enum tw_dtype : int32_t { TW_FLOAT32 = 0, TW_BFLOAT16 = 1, TW_FLOAT16 = 2, TW_INT8 = 3 };
 
 // Number formats of packed weights.
 enum tw_format : int32_t { TW_W_FLOAT32 = 0, TW_W_BFLOAT16 = 1, TW_W_FLOAT16 = 2, TW_W_INT8 = 3, TW_W_INT4 = 4 };
@@ -77,7 +77,8 @@ struct tw_model {
     const tw_layer *layers;
 };
 
-// A paged cache: keys and values of one layer, each [num_blocks, num_kv_heads, block_size, head_dim].
+// A paged cache: keys and values of one layer, each [num_blocks, num_kv_heads, block_size, head_dim]. Of int8
+// each head is followed by four bytes more: the float32 that its codes are multiplied with.
 struct tw_cache {
     void *keys;
     void *values;

@@ -1,7 +1,6 @@
 // Attention over a paged cache: online softmax (Milakov and Gimelshein, 2018) over one block after the other.
 //
 // A task is one KV head of one sequence, with so many query rows (tokens times the query heads that share the
-// A task is one KV head of one sequence, with so many query rows (tokens times the query heads that share the
 // KV head) as keep a block's keys and values in the first-level cache busy. Keys that no row of a task may see
 // are never read.
 //
@@ -183,6 +182,19 @@ TW_INLINE void prefetch_row(const T *row, int64_t head_dim) {
     for (int64_t i = 0; i < head_dim * static_cast<int64_t>(sizeof(T)); i += 64) __builtin_prefetch(bytes + i);
 }
 
+// Each row's numbers [padded], of `rows` rows, times its key's scale, which lies behind the codes.
+TW_INLINE void scale_columns(float *numbers, int64_t rows, const int8_t *const *keys, int64_t count, int64_t padded,
+                             int64_t head_dim) {
+    float scales[kKeys];
+    for (int64_t key = 0; key < count; ++key) memcpy(scales + key, keys[key] + head_dim, 4);
+    for (int64_t key = count; key < padded; ++key) scales[key] = 0.0f;
+    for (int64_t row = 0; row < rows; ++row)
+        for (int64_t key = 0; key < padded; key += W) {
+            float *place = numbers + row * kKeys + key;
+            store(place, mul(load(place), load(scales + key)));
+        }
+}
+
 // A run of at most kKeys positions of one KV head in the paged cache.
 template <class KV>
 struct Piece {
@@ -193,12 +205,12 @@ struct Piece {
     void find(const tw_attention &a, const int32_t *table, int64_t kv_head, int64_t position, int64_t count,
               int64_t first) {
         const tw_cache_shape &shape = a.shape;
-        const int64_t hidden = max_of(0, first - position);
+        const int64_t hidden = max_of(0, first - position), row = cache_row(shape);
         for (int64_t key = hidden; key < count;) {
             const int64_t block = (position + key) / shape.block_size, offset = (position + key) % shape.block_size;
-            int64_t place = ((table[block] * shape.num_kv_heads + kv_head) * shape.block_size + offset) * shape.head_dim;
+            int64_t place = ((table[block] * shape.num_kv_heads + kv_head) * shape.block_size + offset) * row;
             const int64_t stop = min_of(count, key + shape.block_size - offset);
-            for (; key < stop; ++key, place += shape.head_dim) {
+            for (; key < stop; ++key, place += row) {
                 keys[key] = static_cast<const KV *>(a.cache.keys) + place;
                 values[key] = static_cast<const KV *>(a.cache.values) + place;
             }
@@ -371,12 +383,15 @@ void attend(Worker &worker, const tw_attention &a, const tw_rotary *rotary, cons
                 store(scores + row * kKeys + key, score_keys(q + row * dim, keys + key, dim));
             }
         }
+        constexpr bool kHasScales = std::is_same_v<KV, int8_t>;
+        if constexpr (kHasScales) scale_columns(scores, rows, piece.keys, count, padded, head_dim);
         for (int64_t row = 0; row < rows; ++row) {
             const int64_t own = first_position + row / group;
             const int64_t low = a.window > 0 ? max_of(0, own - a.window + 1 - position) : 0;
             const int64_t high = min_of(count, own + 1 - position);
             factors[row] = weigh_row(scores + row * kKeys, low, high, padded, a.soft_cap, largest[row], total[row]);
         }
+        if constexpr (kHasScales) scale_columns(scores, rows, piece.values, count, padded, head_dim);
         if (is_whole) {
             add_values(scores, factors, piece.values, count, dim, rows, out);
         } else {
@@ -431,7 +446,7 @@ void attention_phase(Worker &worker, const tw_attention &a, const tw_rotary *rot
         for (int64_t index = begin; index < end; ++index) {
             const AttentionTask &task = plan.tasks[index];
 #define TW_CALL(KV) attend<KV>(worker, a, rotary, task, plan.partials)
-            TW_FOR_DTYPE(a.shape.dtype, TW_CALL)
+            TW_FOR_CACHE_DTYPE(a.shape.dtype, TW_CALL)
 #undef TW_CALL
             if (task.partial < 0) continue;
             int32_t *finished = plan.finished + task.partial / group - task.part;

@@ -16,6 +16,14 @@ constexpr int64_t kLargestHead = 1024;
         default: call(f16); break;     \
     }
 
+// The same of a cache's.
+#define TW_FOR_CACHE_DTYPE(dtype, call) \
+    if ((dtype) == TW_INT8) {           \
+        call(int8_t);                   \
+    } else {                            \
+        TW_FOR_DTYPE(dtype, call)       \
+    }
+
 template <class T>
 TW_INLINE void widen_row(const T *x, int64_t count, float *out) {
     for (int64_t i = 0; i < count; i += W) store_some(out + i, load_some(x + i, count - i), count - i);
@@ -127,11 +135,32 @@ TW_INLINE void narrow_row(const float *x, int64_t count, T *out) {
     for (int64_t i = 0; i < count; i += W) store_some(out + i, load_some(x + i, count - i), count - i);
 }
 
+// Elements of a head in the cache.
+TW_INLINE int64_t cache_row(const tw_cache_shape &shape) { return shape.head_dim + (shape.dtype == TW_INT8 ? 4 : 0); }
+
+// A head in the cache becomes codes with a scale of their own behind them.
+TW_INLINE void store_head(const float *x, int64_t head_dim, int8_t *out) {
+    vf most = zero();
+    for (int64_t i = 0; i < head_dim; i += W) {
+        const vf part = load_some(x + i, head_dim - i);
+        most = vmax(most, vmax(part, sub(zero(), part)));
+    }
+    const float scale = largest_of(most) / 127.0f;
+    const vf inverse = splat(scale > 1e-36f ? 1.0f / scale : 0.0f);  // Of less there is none that is finite.
+    for (int64_t i = 0; i < head_dim; i += W)
+        store_some(out + i, mul(load_some(x + i, head_dim - i), inverse), head_dim - i);
+    memcpy(out + head_dim, &scale, sizeof scale);
+}
+template <class T>
+TW_INLINE void store_head(const float *x, int64_t head_dim, T *out) {
+    narrow_row(x, head_dim, out);
+}
+
 TW_INLINE void store_in_cache(const float *x, const tw_cache_shape &shape, void *cache, int64_t slot, int64_t head) {
     const int64_t block = slot / shape.block_size, offset = slot % shape.block_size;
-    const int64_t place = ((block * shape.num_kv_heads + head) * shape.block_size + offset) * shape.head_dim;
-#define TW_CALL(T) narrow_row(x, shape.head_dim, static_cast<T *>(cache) + place)
-    TW_FOR_DTYPE(shape.dtype, TW_CALL)
+    const int64_t place = ((block * shape.num_kv_heads + head) * shape.block_size + offset) * cache_row(shape);
+#define TW_CALL(T) store_head(x, shape.head_dim, static_cast<T *>(cache) + place)
+    TW_FOR_CACHE_DTYPE(shape.dtype, TW_CALL)
 #undef TW_CALL
 }
 

@@ -52,7 +52,10 @@ TW_INLINE float to_float(f16 value) {
     if (magnitude < 0x400u) return float_of_bits(sign | bits_of_float(static_cast<float>(magnitude) * 0x1p-24f));
     return float_of_bits(sign | ((magnitude << 13) + 0x38000000u));
 }
+TW_INLINE float to_float(int8_t value) { return static_cast<float>(value); }
 TW_INLINE void from_float(float value, float *out) { *out = value; }
+// Which lies within -128 and 127, or is no number.
+TW_INLINE void from_float(float value, int8_t *out) { *out = static_cast<int8_t>(value == value ? lrintf(value) : 0); }
 TW_INLINE void from_float(float value, bf16 *out) {
     uint32_t bits = bits_of_float(value);
     *out = value != value ? static_cast<bf16>(bits >> 16 | 0x40u)
@@ -118,6 +121,9 @@ TW_INLINE void store(f16 *p, vf a) {
 }
 TW_INLINE vf load(const int8_t *p) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p))));
+}
+TW_INLINE void store(int8_t *p, vf a) {
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a)));
 }
 // a where a mask's lane of `x <= limit` is set, else b.
 TW_INLINE vf where_at_most(vf x, vf limit, vf a, vf b) {
@@ -200,6 +206,11 @@ TW_INLINE void store(f16 *p, vf a) {
 TW_INLINE vf load(const int8_t *p) {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(p))));
 }
+TW_INLINE void store(int8_t *p, vf a) {
+    const __m256i codes = _mm256_cvtps_epi32(a);
+    const __m128i halves = _mm_packs_epi32(_mm256_castsi256_si128(codes), _mm256_extracti128_si256(codes, 1));
+    _mm_storel_epi64(reinterpret_cast<__m128i *>(p), _mm_packs_epi16(halves, halves));
+}
 TW_INLINE vf where_at_most(vf x, vf limit, vf a, vf b) {
     return _mm256_blendv_ps(b, a, _mm256_cmp_ps(x, limit, _CMP_LE_OQ));
 }
@@ -243,9 +254,6 @@ TW_INLINE float largest_of(vf a) {
 }
 template <class T>
 TW_INLINE vf load(const T *p) { return vf{to_float(p[0]), to_float(p[1]), to_float(p[2]), to_float(p[3])}; }
-TW_INLINE vf load(const int8_t *p) {
-    return vf{static_cast<float>(p[0]), static_cast<float>(p[1]), static_cast<float>(p[2]), static_cast<float>(p[3])};
-}
 TW_INLINE void load_pairs(const bf16 *p, vf &even, vf &odd) {
     even = vf{to_float(p[0]), to_float(p[2]), to_float(p[4]), to_float(p[6])};
     odd = vf{to_float(p[1]), to_float(p[3]), to_float(p[5]), to_float(p[7])};
