@@ -10,8 +10,12 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel, ValidationError
 
 from tests.services.gateway.fake_tokenizer import MODEL, FakeTokenizer
+from tokenwire_services.gateway.schemas.chat import ChatCompletionRequest
+from tokenwire_services.gateway.schemas.completions import CompletionRequest
+from tokenwire_services.gateway.schemas.tokenize import DetokenizeRequest, TokenizeChatRequest
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -175,6 +179,25 @@ async def test_template_variables_that_nest_too_deep_are_refused(http: httpx.Asy
     )
     assert response.status_code == 400
     assert response.json()["error"]["param"] == "chat_template_kwargs"
+
+
+@pytest.mark.parametrize(
+    "model", [ChatCompletionRequest, CompletionRequest, TokenizeChatRequest, DetokenizeRequest]
+)
+async def test_much_that_is_wrong_is_not_all_listed(model: type[BaseModel]) -> None:
+    """Each of a million errors would cost as much as the first, which is all that is told."""
+    for field in model.model_fields:
+        for much in [[]] * 1000, [{}] * 1000, ["x", 1] * 500, {str(key): [] for key in range(2000)}:
+            body = {"messages": HELLO, "prompt": "hi", "tokens": [1], field: much}
+            assert number_of_errors(model, body) <= 10, field
+
+
+def number_of_errors(model: type[BaseModel], body: dict[str, Any]) -> int:
+    try:
+        model.model_validate(body)
+    except ValidationError as error:
+        return error.error_count()
+    return 0
 
 
 JSON = st.recursive(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     Field,
     ValidationInfo,
     field_validator,
@@ -18,6 +19,7 @@ from tokenwire_services.gateway.schemas.unused import Unused, only
 
 _LARGEST_UINT32 = 2**32 - 1
 _LARGEST_FLOAT32 = 3.4e38
+_MOST_BIASES = 1024
 _LONGEST_STOP_BYTES = 1024
 _LONGEST_BAD_WORD_BYTES = 256
 
@@ -28,6 +30,14 @@ def _check_stop(text: str) -> str:
         reason = f"a stop string of {size} bytes; expected at most {_LONGEST_STOP_BYTES}"
         raise PydanticCustomError("stop_too_long", "{reason}", {"reason": reason})
     return text
+
+
+def _bound_biases(bias: Any) -> Any:
+    """Refuse too many before each is looked at."""
+    if isinstance(bias, dict) and len(bias) > _MOST_BIASES:
+        context = {"count": len(bias), "limit": _MOST_BIASES}
+        raise PydanticCustomError("too_many_biases", "{count} tokens; expected at most {limit}", context)
+    return bias
 
 
 def _check_token_keys(bias: dict[str, float]) -> dict[str, float]:
@@ -47,7 +57,7 @@ def _check_bad_word(text: str) -> str:
 Float = Annotated[float, Field(ge=-_LARGEST_FLOAT32, le=_LARGEST_FLOAT32)]
 UInt32 = Annotated[int, Field(ge=0, le=_LARGEST_UINT32)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
-LogitBias = Annotated[dict[str, Bias], Field(max_length=1024), AfterValidator(_check_token_keys)]
+LogitBias = Annotated[dict[str, Bias], BeforeValidator(_bound_biases), AfterValidator(_check_token_keys)]
 BadWord = Annotated[str, AfterValidator(_check_bad_word)]
 StopString = Annotated[str, Field(min_length=1), AfterValidator(_check_stop)]
 StopStrings = Annotated[list[StopString], Field(max_length=16, fail_fast=True)]

@@ -48,7 +48,7 @@ class Message(Tolerant):
         Field(validate_default=True, description="Only an assistant's may be null."),
     ] = None
     name: str | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: Annotated[list[ToolCall] | None, Field(fail_fast=True)] = None
     tool_call_id: Annotated[str | None, Field(validate_default=True)] = None
     reasoning_content: Annotated[str | None, Field(description="What preceded the content.")] = None
     reasoning: Annotated[str | None, Field(description="The same, under vLLM's name.")] = None
@@ -183,7 +183,7 @@ class Conversation(Tolerant):
         str | None, Field(description="Used instead of the model's own, where the operator allows it.")
     ] = None
     documents: Annotated[
-        list[dict[str, Any]] | None, Field(description="For templates that cite documents.")
+        list[dict[str, Any]] | None, Field(fail_fast=True, description="For templates that cite documents.")
     ] = None
 
 
@@ -204,7 +204,7 @@ class ChatCompletionRequest(GenerationRequest, Conversation):
         Integer | None, Field(ge=0, le=MAX_LOGPROBS, description="Alternatives to return with each token.")
     ] = None
 
-    modalities: Annotated[list[str] | None, only(["text"])] = None
+    modalities: Annotated[list[str] | None, Field(fail_fast=True), only(["text"])] = None
     prediction: Annotated[dict[str, Any] | None, Without] = None
     verbosity: Annotated[str | None, only("medium")] = None
     audio: Refused = None
