@@ -124,5 +124,8 @@ async def test_a_request_that_loses_every_tokenizer_service_is_given_up() -> Non
                 await until(lambda: len(tokenizer.requests) == 1 + num_moves)  # noqa: B023 (called here)
         async with tokenizer.serving():
             response = await deadly
-            assert (response.status_code, tokenizer.live) == (503, {})
+            assert response.status_code == 503
             assert "is not tried again" in response.json()["error"]["message"]
+            await until(
+                lambda: tokenizer.live == {}
+            )  # the service before may still be about to notice its end
