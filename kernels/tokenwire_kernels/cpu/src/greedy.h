@@ -13,22 +13,33 @@ struct GreedyArguments {
     int64_t *tokens;
 };
 
-// The first index of the largest value; NaN counts as minus infinity.
+// The first index of the largest value; NaN counts as minus infinity. One pass, which remembers the run of values
+// that the largest is in.
 template <class T>
 TW_INLINE int64_t index_of_largest(const T *row, int64_t count) {
-    vf most = splat(-INFINITY);
-    int64_t i = 0;
-    // The maximum takes its second operand where the first is NaN.
-    for (; i + W <= count; i += W) most = vmax(load(row + i), most);
-    float largest = largest_of(most);
+    constexpr int64_t kRun = 8 * W;
+    float largest = -INFINITY;
+    int64_t place = 0, i = 0;
+    for (; i + kRun <= count; i += kRun) {
+        vf most = splat(-INFINITY);
+        // The maximum takes its second operand where the first is NaN.
+        TW_UNROLL for (int64_t j = 0; j < kRun; j += W) most = vmax(load(row + i + j), most);
+        const float here = largest_of(most);
+        if (here > largest) {
+            largest = here;
+            place = i;
+        }
+    }
     for (; i < count; ++i) {
         const float value = to_float(row[i]);
-        if (value > largest) largest = value;
+        if (value > largest) {
+            largest = value;
+            place = i;
+        }
     }
     if (largest == -INFINITY) return 0;
-    for (i = 0; i < count; ++i)
-        if (to_float(row[i]) == largest) return i;
-    return 0;
+    while (to_float(row[place]) != largest) ++place;
+    return place;
 }
 
 // Executed by all threads; ends with a `sync`.
