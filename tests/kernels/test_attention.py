@@ -166,9 +166,8 @@ def test_a_cache_of_fp8_is_read_with_its_heads_scales(
     assert_close(attended, case.expected(0.125))
 
 
-@pytest.mark.parametrize("window", [0, 10])
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("heads", [SMALL, *HEADS], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("heads", "window"), [(SMALL, 10), *((heads, 0) for heads in HEADS)], ids=str)
 def test_a_cache_of_int8_is_read_with_the_scale_of_each_tokens_head(
     kernels: ModuleType, heads: Heads, dtype: torch.dtype, window: int
 ) -> None:

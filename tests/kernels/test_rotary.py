@@ -126,7 +126,7 @@ def test_an_fp8_cache_holds_heads_over_their_scales_and_saturates(kernels: Modul
     torch.testing.assert_close(stored, wanted, rtol=2**-4 + 2**-9, atol=2**-9 + 2**-11)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("heads", HEADS, ids=str)
 def test_an_int8_cache_holds_codes_and_behind_them_the_scale_of_each_tokens_head(
     kernels: ModuleType, dtype: torch.dtype, heads: Heads

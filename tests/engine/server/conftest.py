@@ -29,13 +29,13 @@ class Engine:
 
     async def until(self, condition: Callable[[engine_pb2.GetLoadResponse], bool]) -> None:
         """Wait until the load is as the condition says."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(_PATIENCE_S):
             while not condition(await self.load()):  # noqa: ASYNC110 - it is another process's state
                 await asyncio.sleep(0.005)
 
     async def step_until(self, condition: Callable[[engine_pb2.GetLoadResponse], bool]) -> None:
         """Let a runner that is on hold do step after step until the load is as the condition says."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(_PATIENCE_S):
             while not condition(await self.load()):
                 self.runner.allow(1)
                 await asyncio.sleep(0.005)
@@ -57,7 +57,7 @@ class Engine:
     async def until_nobody_listens(self) -> None:
         """Wait until the server knows that all of its peers have gone: the core has been told by then."""
         dispatcher = self.server._get_serving().dispatcher
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(_PATIENCE_S):
             while dispatcher._channels:  # noqa: ASYNC110 - calls end when gRPC says so
                 await asyncio.sleep(0.005)
 
@@ -72,6 +72,9 @@ class Engine:
 
 
 StartEngine = Callable[..., Awaitable[Engine]]
+
+_PATIENCE_S = 30
+"""With a machine that is slow, or busy."""
 
 
 @pytest.fixture
