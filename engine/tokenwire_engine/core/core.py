@@ -3,9 +3,8 @@
 While the device computes step N, the loop delivers the outputs of step N - 1 and plans and launches step
 N + 1, so that the device finds its next step waiting; only then it waits for step N. What grammars allow step
 N + 1 to sample is known when step N's tokens are: the loop works that out next, while the device computes the
-logits that it is for. The core owns the
-scheduler and the runner, and both are touched by its thread alone. With nothing to do the thread sleeps in
-its command queue.
+logits that it is for. The core owns the scheduler and the runner, and both are touched by its thread alone.
+With nothing to do the thread sleeps in its command queue.
 """
 
 from __future__ import annotations

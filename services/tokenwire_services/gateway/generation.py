@@ -25,8 +25,9 @@ class Generation:
     Attributes:
         wakeup: of the response that this belongs to.
         wake_on_delta: whether each delta wakes the response, rather than the end only.
-        write_text: what sends text on as it arrives, instead of waking the response, if it can.
-            Set only while the response has taken all there is: so text never overtakes what came before it.
+        write_text: what sends text on as it arrives, instead of waking the response, and says whether it
+            could. Set only while the response has taken all there is: so text never overtakes what came
+            before it.
         received_token_ids: the tokens behind all that arrived so far.
         texts, reasoning, tool_calls, token_ids: what arrived and was not taken yet.
         logprobs: messages with the log-probabilities of tokens, not taken yet.
