@@ -3,6 +3,7 @@ import asyncio
 import pytest
 
 import tokenwire
+from tests.patience import PATIENCE_S
 from tokenwire.status import invalid_argument
 
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -10,7 +11,7 @@ HELLO = [{"role": "user", "content": "Hello"}]
 
 @pytest.fixture
 async def client(fake):
-    async with tokenwire.AsyncClient(fake.target, timeout=20) as client:
+    async with tokenwire.AsyncClient(fake.target, timeout=PATIENCE_S) as client:
         yield client
 
 

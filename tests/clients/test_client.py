@@ -4,13 +4,14 @@ import grpc
 import pytest
 
 import tokenwire
+from tests.patience import PATIENCE_S
 from tokenwire.status import StatusError, invalid_argument, not_found, unavailable, unimplemented
 from tokenwire.v1 import generation_pb2, tokenizer_pb2
 
 
 @pytest.fixture
 def client(fake):
-    with tokenwire.Client(fake.target, timeout=20) as client:
+    with tokenwire.Client(fake.target, timeout=PATIENCE_S) as client:
         yield client
 
 
@@ -206,7 +207,7 @@ def test_closing_a_stream_cancels_the_call(answer, client):
     with client.stream_generate("x") as stream:
         assert next(stream).text == "Hello,"
 
-    assert answer.cancelled.wait(10)
+    assert answer.cancelled.wait(PATIENCE_S)
     assert list(stream) == []
     with pytest.raises(tokenwire.CancelledError):
         stream.result()
@@ -219,7 +220,7 @@ def test_dropping_a_stream_cancels_the_call(answer, client):
     del stream
     gc.collect()
 
-    assert answer.cancelled.wait(10)
+    assert answer.cancelled.wait(PATIENCE_S)
 
 
 def test_an_invalid_value_names_its_field(fake, client):
@@ -260,7 +261,7 @@ def test_a_deadline_ends_the_call(answer, client):
     answer.hold = True
     with pytest.raises(tokenwire.DeadlineExceededError):
         client.generate("x", timeout=0.2)
-    assert answer.cancelled.wait(10)
+    assert answer.cancelled.wait(PATIENCE_S)
 
 
 def test_a_server_that_is_not_there_is_unavailable(unused_port):

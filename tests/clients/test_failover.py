@@ -10,6 +10,7 @@ import pytest
 
 import tokenwire
 from tests.clients.conftest import FakeTokenizer
+from tests.patience import PATIENCE_S
 from tokenwire.v1 import tokenizer_pb2, tokenizer_pb2_grpc
 
 Response = tokenizer_pb2.TokenizerGenerateResponse
@@ -60,14 +61,14 @@ def check(mortal: Mortal, generation: tokenwire.Generation) -> None:
 
 
 def test_an_answer_goes_on_where_its_server_was_lost(mortal: Mortal) -> None:
-    with tokenwire.Client(mortal.target, timeout=20) as client:
+    with tokenwire.Client(mortal.target, timeout=PATIENCE_S) as client:
         generation = client.generate("Count")
     check(mortal, generation)
     assert generation.token_ids == generation.prompt_token_ids == ()
 
 
 async def test_so_does_one_of_the_asynchronous_client(mortal: Mortal) -> None:
-    async with tokenwire.AsyncClient(mortal.target, timeout=20) as client:
+    async with tokenwire.AsyncClient(mortal.target, timeout=PATIENCE_S) as client:
         generation = await client.generate("Count", return_token_ids=True)
     check(mortal, generation)
     assert generation.token_ids == (0, 1, 2, 3)
@@ -76,7 +77,7 @@ async def test_so_does_one_of_the_asynchronous_client(mortal: Mortal) -> None:
 def test_a_server_that_does_not_come_back_is_given_up(mortal: Mortal) -> None:
     mortal.is_back = False
     with (
-        tokenwire.Client(mortal.target, timeout=20, failover_timeout=0.5) as client,
+        tokenwire.Client(mortal.target, timeout=PATIENCE_S, failover_timeout=0.5) as client,
         client.stream_generate("Count") as stream,
     ):
         assert [next(stream).text, next(stream).text] == WORDS[:2]

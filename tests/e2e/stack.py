@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import grpc
 import psutil
 
+from tests.patience import PATIENCE_S
 from tokenwire.v1 import engine_pb2, engine_pb2_grpc
 
 START_S = 60
@@ -97,7 +98,7 @@ class Stack(Command):
         """How busy the engine is."""
         with grpc.insecure_channel(f"127.0.0.1:{self.engine_port}") as channel:
             stub = engine_pb2_grpc.EngineStub(channel)
-            return stub.GetLoad(engine_pb2.GetLoadRequest(), timeout=10, wait_for_ready=True)
+            return stub.GetLoad(engine_pb2.GetLoadRequest(), timeout=PATIENCE_S, wait_for_ready=True)
 
     def is_idle(self) -> bool:
         """Whether the engine has no request, and every KV block back."""

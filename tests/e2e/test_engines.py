@@ -9,6 +9,7 @@ import pytest
 
 import tokenwire
 from tests.e2e.stack import Command, eventually, free_ports, running
+from tests.patience import PATIENCE_S
 from tokenwire.v1 import engine_pb2, engine_pb2_grpc
 
 NUM_STREAMS = 32
@@ -38,7 +39,7 @@ class Pair:
 def load_of(port: int) -> engine_pb2.GetLoadResponse:
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         stub = engine_pb2_grpc.EngineStub(channel)
-        return stub.GetLoad(engine_pb2.GetLoadRequest(), timeout=10, wait_for_ready=True)
+        return stub.GetLoad(engine_pb2.GetLoadRequest(), timeout=PATIENCE_S, wait_for_ready=True)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.engine.grammars import allowed_by
+from tests.patience import PATIENCE_S
 from tokenwire_engine.kv_cache.block_table import num_out_of_sight
 from tokenwire_engine.runner.base import ModelInfo
 from tokenwire_engine.sampling.params import SamplingParams
@@ -244,7 +245,7 @@ class HashRunner:
     def until_held_up(self) -> None:
         """Return when somebody waits for a step that is not let be done."""
         with self._permits_changed:
-            assert self._permits_changed.wait_for(lambda: self._is_held_up, timeout=10)
+            assert self._permits_changed.wait_for(lambda: self._is_held_up, timeout=PATIENCE_S)
 
     def _permit(self, steps: float) -> None:
         with self._permits_changed:  # which may be held already

@@ -12,13 +12,13 @@ import pytest
 from tokenizers import Tokenizer
 
 from tests.cut_proxy import CutProxy, cut_proxy
+from tests.patience import until
 from tests.services.gateway.conftest import running_gateway
 from tests.services.tokenizer.conftest import TEXT, saying, start_service
 from tests.services.tokenizer.conftest import engine as engine  # a fixture
 from tests.services.tokenizer.conftest import files as files
 from tests.services.tokenizer.conftest import tokenizer as tokenizer
 from tests.services.tokenizer.fake_engine import FakeEngine
-from tests.services.tokenizer.test_generate import until
 from tests.services.tokenizer.test_session import Command, Peer, Request
 from tokenwire.status import StatusError
 

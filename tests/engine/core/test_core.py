@@ -9,6 +9,7 @@ import pytest
 
 from tests.engine.grammars import Alternating, alternates
 from tests.engine.hash_runner import VOCAB_SIZE, HashRunner, continuation
+from tests.patience import PATIENCE_S
 from tokenwire_engine.core.commands import Cancel, Shutdown, Submit
 from tokenwire_engine.core.core import EngineCore
 from tokenwire_engine.kv_cache.block_pool import BlockPool
@@ -53,7 +54,7 @@ class Running:
         tokens: dict[str, list[int]] = {name: [] for name in request_ids}
         ends: dict[str, Finished] = {}
         while len(ends) < len(request_ids):
-            output = self.outputs.get(timeout=10)[0]
+            output = self.outputs.get(timeout=PATIENCE_S)[0]
             for label, token in zip(output.labels, output.token_ids, strict=True):
                 if chr(label) in tokens:
                     tokens[chr(label)].append(token)
@@ -64,7 +65,7 @@ class Running:
         """All tokens up to a request's end, and that end."""
         tokens: list[int] = []
         while True:
-            output = self.outputs.get(timeout=10)[0]
+            output = self.outputs.get(timeout=PATIENCE_S)[0]
             tokens += output.token_ids
             for finished in output.finished:
                 if finished.request_id == request_id:
@@ -77,7 +78,7 @@ def running(request: pytest.FixtureRequest) -> Iterator[Running]:
     yield running
     running.runner.resume()
     running.core.send(Shutdown())
-    running.thread.join(10)
+    running.thread.join(PATIENCE_S)
     assert not running.thread.is_alive()
 
 
@@ -90,7 +91,7 @@ def test_a_submitted_request_is_computed_to_its_end(running: Running) -> None:
 
 def test_outputs_come_once_per_step(running: Running) -> None:
     running.submit("a", [1, 2], max_tokens=5)
-    steps = [running.outputs.get(timeout=10)[0].token_ids for _ in range(5)]
+    steps = [running.outputs.get(timeout=PATIENCE_S)[0].token_ids for _ in range(5)]
     assert [len(tokens) for tokens in steps] == [1] * 5
 
 
@@ -106,7 +107,7 @@ def test_a_cancelled_request_ends_before_the_next_step_is_planned(running: Runni
     running.runner.hold()
     running.submit("a", [1], max_tokens=200)
     running.runner.allow(1)
-    running.outputs.get(timeout=10)
+    running.outputs.get(timeout=PATIENCE_S)
     running.core.send(Cancel(("a", "unknown")))
     running.runner.resume()
     _, finished = running.until_finished("a")
@@ -145,7 +146,7 @@ def test_a_step_that_fails_late_fails_its_requests_and_the_others_go_on(running:
     labels: set[int] = set()
     while labels != {ord("a"), ord("b")}:  # from then on, each step is theirs
         running.runner.allow(1)
-        labels.update(running.outputs.get(timeout=10)[0].labels)
+        labels.update(running.outputs.get(timeout=PATIENCE_S)[0].labels)
     running.runner.until_held_up()
     running.submit("c", [3])  # in none of the steps on their way
     running.runner.fail_collect = RuntimeError("out of luck")
@@ -189,7 +190,7 @@ def test_a_step_that_fails_at_sampling_fails_its_requests_and_the_next_are_serve
 def test_a_lost_device_ends_the_loop(running: Running) -> None:
     running.runner.fail_next = DeviceLostError("the card is gone")
     running.submit("a", [1])
-    running.thread.join(10)
+    running.thread.join(PATIENCE_S)
     assert isinstance(running.error, DeviceLostError)
 
 
@@ -198,5 +199,5 @@ def test_shutdown_ends_the_loop_with_requests_running(running: Running) -> None:
     running.submit("a", [1], max_tokens=200)
     running.core.send(Shutdown())
     running.runner.allow(2)
-    running.thread.join(10)
+    running.thread.join(PATIENCE_S)
     assert not running.thread.is_alive()

@@ -10,6 +10,7 @@ import grpc
 import pytest
 
 from tests.engine.hash_runner import HashRunner
+from tests.patience import PATIENCE_S
 from tokenwire.v1 import engine_pb2, engine_pb2_grpc
 from tokenwire_engine.config import EngineConfig
 from tokenwire_engine.server.server import EngineServer
@@ -29,13 +30,13 @@ class Engine:
 
     async def until(self, condition: Callable[[engine_pb2.GetLoadResponse], bool]) -> None:
         """Wait until the load is as the condition says."""
-        async with asyncio.timeout(_PATIENCE_S):
+        async with asyncio.timeout(PATIENCE_S):
             while not condition(await self.load()):  # noqa: ASYNC110 - it is another process's state
                 await asyncio.sleep(0.005)
 
     async def step_until(self, condition: Callable[[engine_pb2.GetLoadResponse], bool]) -> None:
         """Let a runner that is on hold do step after step until the load is as the condition says."""
-        async with asyncio.timeout(_PATIENCE_S):
+        async with asyncio.timeout(PATIENCE_S):
             while not condition(await self.load()):
                 self.runner.allow(1)
                 await asyncio.sleep(0.005)
@@ -57,7 +58,7 @@ class Engine:
     async def until_nobody_listens(self) -> None:
         """Wait until the server knows that all of its peers have gone: the core has been told by then."""
         dispatcher = self.server._get_serving().dispatcher
-        async with asyncio.timeout(_PATIENCE_S):
+        async with asyncio.timeout(PATIENCE_S):
             while dispatcher._channels:  # noqa: ASYNC110 - calls end when gRPC says so
                 await asyncio.sleep(0.005)
 
@@ -72,9 +73,6 @@ class Engine:
 
 
 StartEngine = Callable[..., Awaitable[Engine]]
-
-_PATIENCE_S = 30
-"""With a machine that is slow, or busy."""
 
 
 @pytest.fixture

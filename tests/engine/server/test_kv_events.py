@@ -11,6 +11,7 @@ import pytest
 
 from tests.engine.hash_runner import HashRunner, model_info
 from tests.engine.server.conftest import Engine, StartEngine
+from tests.patience import PATIENCE_S
 from tokenwire.kv_hash import block_hash, prefix_hashes, root_hash
 from tokenwire.v1 import engine_admin_pb2_grpc
 from tokenwire.v1.engine_admin_pb2 import ResetPrefixCacheRequest
@@ -31,7 +32,7 @@ class Watcher:
         self.resets = 0
 
     async def read(self) -> WatchKvEventsResponse:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             message = await self.call.read()
         assert message.sequence >= self.sequence
         self.sequence = message.sequence
@@ -152,7 +153,7 @@ async def test_a_slow_watcher_gets_everything_anew_instead_of_a_long_backlog(
     for _ in range(20):  # nobody reads meanwhile
         tokens = await generate(engine, [rng.randrange(3) for _ in range(100)])
     last = cached(tokens)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while not copy.issuperset(last) or len(copy) > 32:
             take(await anext(events))
     assert resets == 2
@@ -186,7 +187,7 @@ async def test_copies_follow_a_cache_under_pressure(
     load = await engine.load()
     assert len(truth.blocks) <= load.cached_kv_blocks + num_host_blocks
     assert load.cached_kv_blocks <= len(truth.blocks) * len(windows)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while any(watcher.blocks.keys() != truth.blocks.keys() for watcher in watchers):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     for task in reading:

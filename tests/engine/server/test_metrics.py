@@ -9,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.engine.hash_runner import HashRunner
 from tests.engine.server.conftest import StartEngine
+from tests.patience import PATIENCE_S
 from tokenwire.v1.engine_pb2 import GenerateRequest
 from tokenwire.v1.generation_pb2 import StopConditions
 from tokenwire_engine.config import EngineConfig
@@ -18,7 +19,7 @@ from tokenwire_engine.server.server import EngineServer
 async def scrape(port: int | None) -> dict[str, float]:
     """All samples, those with labels under their name and labels' values."""
     url = f"http://127.0.0.1:{port}/metrics"
-    text = await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=10).read().decode())
+    text = await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=PATIENCE_S).read().decode())
     return {
         "/".join([sample.name, *sample.labels.values()]): sample.value
         for family in text_string_to_metric_families(text)

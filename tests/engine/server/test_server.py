@@ -12,6 +12,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from tests.engine.hash_runner import HashRunner
 from tests.engine.server.conftest import Engine
+from tests.patience import PATIENCE_S
 from tokenwire.status import StatusError
 from tokenwire.v1 import engine_pb2, engine_pb2_grpc
 from tokenwire.v1.engine_pb2 import GenerateRequest, SessionRequest
@@ -87,7 +88,7 @@ async def test_a_model_that_does_not_load_is_a_failure(loading: Loading) -> None
 async def test_stopping_does_not_wait_for_a_model_that_loads() -> None:
     loading = Loading()
     await loading.start()
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(PATIENCE_S):
         assert not await loading.server.stop()
     loading.may_load.set()
     await loading.channel.close()

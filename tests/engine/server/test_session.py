@@ -9,6 +9,7 @@ import pytest
 
 from tests.engine.hash_runner import HashRunner, continuation, model_info
 from tests.engine.server.conftest import Engine, StartEngine
+from tests.patience import PATIENCE_S
 from tokenwire.status import StatusError
 from tokenwire.v1 import generation_pb2
 from tokenwire.v1.engine_pb2 import GenerateRequest, SessionRequest, SessionResponse
@@ -42,7 +43,7 @@ class Peer:
 
     async def read(self) -> SessionResponse:
         """The next message; its columns are added to what each slot got."""
-        message = await asyncio.wait_for(self.call.read(), 10)
+        message = await asyncio.wait_for(self.call.read(), PATIENCE_S)
         assert isinstance(message, SessionResponse), "the stream ended"
         assert not self.messages or message.step > self.messages[-1].step
         self.messages.append(message)

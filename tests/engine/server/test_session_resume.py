@@ -14,6 +14,7 @@ import pytest
 from tests.cut_proxy import CutProxy, cut_proxy
 from tests.engine.hash_runner import HashRunner, continuation, model_info
 from tests.engine.server.conftest import Engine, StartEngine
+from tests.patience import PATIENCE_S
 from tokenwire.status import StatusError
 from tokenwire.v1 import engine_pb2_grpc, generation_pb2
 from tokenwire.v1.engine_pb2 import GenerateRequest, SessionRequest, SessionResponse
@@ -102,7 +103,7 @@ class Peer:
         await self.call.write(self._commands[-1])
 
     async def _read(self) -> SessionResponse:
-        message = await asyncio.wait_for(self.call.read(), 10)
+        message = await asyncio.wait_for(self.call.read(), PATIENCE_S)
         assert isinstance(message, SessionResponse), "the stream ended"
         return message
 

@@ -12,6 +12,7 @@ import grpc
 import pytest
 
 from tests.cut_proxy import cut_proxy
+from tests.patience import PATIENCE_S
 from tokenwire.v1 import tokenizer_pb2
 from tokenwire_services.duplex import call as duplex
 from tokenwire_services.duplex.call import DuplexCall, open_call
@@ -59,7 +60,7 @@ async def echo(context: Context) -> None:
 @contextlib.asynccontextmanager
 async def calling(address: str, method: str = METHOD) -> AsyncIterator[Call]:
     call = await open_call(address, method, Message, Message)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         yield call
     call.cancel()
 
@@ -154,7 +155,7 @@ async def test_cancelling_reaches_the_server() -> None:
     async with serving(wait) as address, calling(address) as call:
         await call.read()
         call.cancel()
-        await asyncio.wait_for(cancelled.wait(), 5)
+        await asyncio.wait_for(cancelled.wait(), PATIENCE_S)
         assert (await error_of(call)).code() is grpc.StatusCode.CANCELLED
 
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import openai
 import pytest_asyncio
 
+from tests.patience import PATIENCE_S, until
 from tests.services.gateway.fake_tokenizer import FakeTokenizer
 from tokenwire_services.gateway.config import GatewayConfig
 from tokenwire_services.gateway.server import GatewayServer, listen
@@ -30,7 +31,7 @@ async def running_gateway(
     serving = asyncio.create_task(server.serve([listener]))
     try:
         if wait_open:
-            await asyncio.wait_for(server.link.wait_open(), 10)
+            await asyncio.wait_for(server.link.wait_open(), PATIENCE_S)
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
@@ -62,7 +63,7 @@ async def tokenizer(service: FakeTokenizer) -> FakeTokenizer:
 @pytest_asyncio.fixture(loop_scope="module")
 async def http(gateway: str, tokenizer: FakeTokenizer) -> AsyncIterator[httpx.AsyncClient]:
     """Plain HTTP to the gateway."""
-    async with httpx.AsyncClient(base_url=gateway, timeout=10) as client:
+    async with httpx.AsyncClient(base_url=gateway, timeout=PATIENCE_S) as client:
         yield client
 
 
@@ -71,10 +72,3 @@ async def client(gateway: str, tokenizer: FakeTokenizer) -> AsyncIterator[openai
     """OpenAI's client, pointed at the gateway."""
     async with openai.AsyncOpenAI(base_url=f"{gateway}/v1", api_key="any", max_retries=0) as client:
         yield client
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that another task or process does."""
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.005)

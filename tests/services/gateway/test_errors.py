@@ -9,7 +9,8 @@ import httpx
 import openai
 import pytest
 
-from tests.services.gateway.conftest import running_gateway, until
+from tests.patience import until
+from tests.services.gateway.conftest import running_gateway
 from tests.services.gateway.fake_tokenizer import MODEL, Answer, FakeTokenizer, Request
 from tokenwire.status import (
     CONTEXT_LENGTH_EXCEEDED,

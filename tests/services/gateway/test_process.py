@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from tests.services.gateway.conftest import until
+from tests.patience import PATIENCE_S, until
 from tests.services.gateway.fake_tokenizer import MODEL, Answer, FakeTokenizer
 
 RUN = """
@@ -67,7 +67,7 @@ async def test_it_says_when_it_is_ready_and_stops_on_a_signal(process: subproces
     async with httpx.AsyncClient() as http:
         assert (await http.get(f"http://127.0.0.1:{ready['port']}/health")).status_code == 200
     process.send_signal(signal.SIGINT)
-    assert await asyncio.to_thread(process.wait, 5) == 0
+    assert await asyncio.to_thread(process.wait, PATIENCE_S) == 0
 
 
 async def test_open_streams_hear_that_it_stops(
@@ -84,7 +84,7 @@ async def test_open_streams_hear_that_it_stops(
         process.terminate()
         last = (await asking).text.rstrip().rpartition("\n\n")[2]
     assert json.loads(last.removeprefix("data: "))["error"]["message"] == "the gateway is shutting down"
-    assert await asyncio.to_thread(process.wait, 5) == 0
+    assert await asyncio.to_thread(process.wait, PATIENCE_S) == 0
     await until(lambda: len(tokenizer.cancelled) == 1)
 
 
@@ -99,7 +99,7 @@ async def test_a_client_that_does_not_read_cannot_hold_it_up(
         connection.sendall(b"POST /v1/completions HTTP/1.1\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
         await until(lambda: any(live.sent > 200 for live in tokenizer.live.values()))
         process.terminate()
-        _, errors = await asyncio.to_thread(process.communicate, timeout=5)
+        _, errors = await asyncio.to_thread(process.communicate, timeout=PATIENCE_S)
     assert (process.returncode, errors) == (0, "")
 
 

@@ -8,7 +8,7 @@ import json
 import httpx
 import pytest
 
-from tests.services.gateway.conftest import until
+from tests.patience import until
 from tests.services.gateway.fake_tokenizer import MODEL, Answer, FakeTokenizer
 from tokenwire.v1 import tokenizer_pb2
 from tokenwire_services.gateway.exchange import Exchange

@@ -9,7 +9,8 @@ import httpx
 import openai
 import pytest
 
-from tests.services.gateway.conftest import running_gateway, until
+from tests.patience import PATIENCE_S, until
+from tests.services.gateway.conftest import running_gateway
 from tests.services.gateway.fake_tokenizer import MODEL, Answer, FakeTokenizer
 from tokenwire_services.gateway.session import MAX_MOVES
 
@@ -21,7 +22,7 @@ BODY = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
 
 async def until_healthy(url: str) -> None:
     """Wait until the gateway has a session again."""
-    async with asyncio.timeout(5), httpx.AsyncClient() as http:
+    async with asyncio.timeout(PATIENCE_S), httpx.AsyncClient() as http:
         while (await http.get(f"{url}/health")).status_code != 200:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
@@ -116,7 +117,7 @@ async def test_a_request_that_loses_every_tokenizer_service_is_given_up() -> Non
     async with contextlib.AsyncExitStack() as stack:
         async with tokenizer.serving():
             url = await stack.enter_async_context(running_gateway(tokenizer.port))
-            http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=20))
+            http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=PATIENCE_S))
             deadly = asyncio.create_task(http.post(CHAT, json=BODY))
             await until(lambda: len(tokenizer.requests) == 1)
         for num_moves in range(1, MAX_MOVES + 1):

@@ -3,6 +3,8 @@ import signal
 import subprocess
 import sys
 
+from tests.patience import PATIENCE_S
+
 CHILD = """
 import os, time
 from tokenwire_services.launcher.lifeline import die_with_parent
@@ -20,9 +22,9 @@ def test_a_process_ends_when_its_parent_is_killed():
     parent = subprocess.Popen([sys.executable, "-c", PARENT, CHILD], stdout=subprocess.PIPE, text=True)
     parent.stdout.readline()
     os.kill(parent.pid, signal.SIGKILL)
-    assert parent.communicate(timeout=20)[0] == ""  # ends when the child no longer holds the pipe
+    assert parent.communicate(timeout=PATIENCE_S)[0] == ""  # ends when the child no longer holds the pipe
 
 
 def test_a_process_whose_parent_is_already_gone_ends_at_once():
-    orphan = subprocess.run([sys.executable, "-c", CHILD.format(parent=1)], timeout=20)
+    orphan = subprocess.run([sys.executable, "-c", CHILD.format(parent=1)], timeout=PATIENCE_S)
     assert orphan.returncode == -signal.SIGKILL

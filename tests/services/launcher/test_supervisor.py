@@ -8,6 +8,7 @@ import signal
 import psutil
 import pytest
 
+from tests.patience import PATIENCE_S
 from tokenwire_services.launcher.process import ProcessSpec
 from tokenwire_services.launcher.supervisor import RestartPolicy, StartupError, Supervisor
 
@@ -47,7 +48,7 @@ class Recorder:
         self._changed.set()
 
     async def until(self, condition):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while not (found := condition()):
                 self._changed.clear()
                 await self._changed.wait()
@@ -80,7 +81,7 @@ async def supervising(*specs, grace_s=10.0, policy=None):
 
 async def test_all_processes_start_together_and_readiness_is_announced_once_all_are():
     async with supervising(spec("one"), spec("two")) as (_, recorder, ready, _):
-        await asyncio.wait_for(ready.wait(), 20)
+        await asyncio.wait_for(ready.wait(), PATIENCE_S)
         assert {("one", "ready", None), ("two", "ready", None)} <= set(recorder.phases)
 
 
@@ -114,7 +115,7 @@ async def test_a_process_that_ends_before_it_is_ready_stops_everything():
 
 async def test_a_process_that_dies_is_restarted_and_the_others_go_on():
     async with supervising(spec("one"), spec("two")) as (_, recorder, ready, _):
-        await asyncio.wait_for(ready.wait(), 20)
+        await asyncio.wait_for(ready.wait(), PATIENCE_S)
         (first,) = await recorder.until(lambda: recorder.pids("one"))
         os.kill(first, signal.SIGKILL)
         await recorder.until(lambda: len(recorder.pids("one")) == 2)
@@ -162,7 +163,7 @@ async def test_what_a_process_started_ends_with_it():
     async with supervising(spec("one", program)) as (supervisor, recorder, _, running):
         await recorder.until(lambda: recorder.pids("one"))
         supervisor.stop()
-        async with asyncio.timeout(20):  # the output ends only when nobody holds it any more
+        async with asyncio.timeout(PATIENCE_S):  # the output ends only when nobody holds it any more
             await running
 
 

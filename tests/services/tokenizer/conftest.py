@@ -13,6 +13,7 @@ import grpc
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from tests.patience import PATIENCE_S
 from tests.services.tokenizer.fake_engine import FakeEngine
 from tokenwire.v1 import engine_pb2, generation_pb2, tokenizer_pb2_grpc
 from tokenwire_services.tokenizer.config import TokenizerConfig
@@ -110,7 +111,7 @@ async def start_service(*engines: Listener, wait: bool = True, **options: Any) -
     transport, _ = await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(progress), os.fdopen(reader)
     )
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         for _ in range(2 if wait else 1):
             line = asyncio.create_task(progress.readline())
             await asyncio.wait([line, running], return_when=asyncio.FIRST_COMPLETED)

@@ -123,7 +123,7 @@ class FakeEngine(engine_pb2_grpc.EngineServicer):
             yield engine_pb2.SessionResponse(opened=engine_pb2.SessionResponse.Opened())
             step = 0
             while True:
-                if not self.live and not finished:
+                if not self.live and not finished and breaks == self._breaks:
                     news.clear()
                     await news.wait()
                 if breaks != self._breaks:

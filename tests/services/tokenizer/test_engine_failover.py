@@ -13,6 +13,7 @@ import pytest
 from tests.checkpoints import write_checkpoint
 from tests.cut_proxy import cut_proxy
 from tests.engine.hash_runner import HashRunner, continuation, model_info
+from tests.patience import PATIENCE_S
 from tests.services.tokenizer.conftest import Service, start_service
 from tests.services.tokenizer.test_session import Peer
 from tokenwire.v1 import (
@@ -73,9 +74,9 @@ async def load_of(engine: EngineServer) -> engine_pb2.GetLoadResponse:
         return await stub.GetLoad(engine_pb2.GetLoadRequest())
 
 
-async def until(engine: EngineServer, condition: Callable[[engine_pb2.GetLoadResponse], bool]) -> None:
+async def load_until(engine: EngineServer, condition: Callable[[engine_pb2.GetLoadResponse], bool]) -> None:
     """Wait until the engine's load is as the condition says."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while not condition(await load_of(engine)):  # noqa: ASYNC110 - it is another process's state
             await asyncio.sleep(0.01)
 
@@ -84,7 +85,7 @@ async def run_until(
     engine: EngineServer, runner: HashRunner, condition: Callable[[engine_pb2.GetLoadResponse], bool]
 ) -> None:
     """Compute steps, one by one, until the load is as the condition says."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while not condition(await load_of(engine)):
             runner.allow(1)
             await asyncio.sleep(0.005)
@@ -143,12 +144,12 @@ async def test_requests_that_are_cancelled_while_the_connection_is_down_end_at_t
             runner.hold()
             await peer.submit(0, request([5], 2000))
             runner.allow(3)
-            await until(engine, lambda load: load.generated_tokens > 0)
+            await load_until(engine, lambda load: load.generated_tokens > 0)
             await proxy.cut()
             await peer.cancel(0)
             await peer.finish(1)
             runner.resume()
-            await until(engine, is_idle)
+            await load_until(engine, is_idle)
             await peer.submit(1, request([6], 10))
             await peer.finish(1)
             assert output(peer)[1] == continuation([6], 10)
@@ -165,7 +166,7 @@ async def test_when_the_service_stops_its_requests_end_at_once(
         for slot in range(4):
             await peer.submit(slot, request([slot], 2000))
         runner.allow(3)
-        await until(engine, lambda load: load.generated_tokens > 0)
+        await load_until(engine, lambda load: load.generated_tokens > 0)
     await run_until(engine, runner, is_idle)
     assert (await load_of(engine)).generated_tokens < 4 * 200
     runner.resume()
@@ -226,7 +227,7 @@ async def test_a_second_engine_goes_on_with_what_a_drained_one_hands_back(
                 await peer.submit(slot, request([slot], 300))
             await run_until(first, runner, lambda load: load.running_requests == 32)
             draining = asyncio.create_task(drain(first, timeout_ms=0))
-            await until(first, lambda load: load.draining)
+            await load_until(first, lambda load: load.draining)
             await asyncio.sleep(0.1)
             await peer.submit(32, request([32], 300))  # the first engine does not admit it any more
             runner.resume()
@@ -257,7 +258,7 @@ async def test_requests_go_on_at_the_same_engine_when_it_admits_them_again(
             await peer.submit(slot, request([slot], 200))
         await run_until(engine, runner, lambda load: load.running_requests == 4)
         draining = asyncio.create_task(drain(engine, timeout_ms=0))
-        await until(engine, lambda load: load.draining)
+        await load_until(engine, lambda load: load.draining)
         await asyncio.sleep(0.1)
         runner.resume()
         assert (await draining).handed_back_requests == 4
@@ -283,7 +284,7 @@ async def test_all_samples_of_a_request_go_on_after_a_drain(
         await peer.submit(0, request([1], 200, num_samples=3, seed=5))
         await run_until(engine, runner, lambda load: load.running_requests == 3)
         draining = asyncio.create_task(drain(engine, timeout_ms=0))
-        await until(engine, lambda load: load.draining)
+        await load_until(engine, lambda load: load.draining)
         await asyncio.sleep(0.1)
         runner.resume()
         assert (await draining).handed_back_requests == 1
@@ -310,7 +311,7 @@ async def test_requests_that_a_drained_engine_handed_back_wait_no_longer_than_th
         await peer.submit(0, request([1], 200))
         await run_until(engine, runner, lambda load: load.generated_tokens > 0)
         draining = asyncio.create_task(drain(engine, timeout_ms=0))
-        await until(engine, lambda load: load.draining)
+        await load_until(engine, lambda load: load.draining)
         await asyncio.sleep(0.1)
         runner.resume()
         await draining
@@ -333,7 +334,7 @@ async def undrain(engine: EngineServer) -> None:
 
 async def until_served(service: Service) -> None:
     """Wait until the service takes requests."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             try:
                 async for _ in service.stub.Generate(request([1], 3)):

@@ -9,9 +9,10 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tokenizers import Tokenizer
 
+from tests.patience import until
 from tests.services.tokenizer.conftest import TEXT, Service, saying, start_service
 from tests.services.tokenizer.fake_engine import FakeEngine
-from tests.services.tokenizer.test_generate import generate, refusal, text_of, until
+from tests.services.tokenizer.test_generate import generate, refusal, text_of
 from tests.services.tokenizer.test_session import Peer
 from tokenwire.status import StatusError
 from tokenwire.v1 import tokenizer_pb2
@@ -28,9 +29,10 @@ async def health_of(service: Service) -> int:
 
 
 async def until_health_is(service: Service, status: int) -> None:
-    async with asyncio.timeout(10):
-        while await health_of(service) != status:  # noqa: ASYNC110 (it is another process's state)
-            await asyncio.sleep(0.01)
+    async def is_reached() -> bool:
+        return await health_of(service) == status
+
+    await until(is_reached)
 
 
 async def test_it_waits_for_an_engine_that_still_loads(engine: FakeEngine) -> None:

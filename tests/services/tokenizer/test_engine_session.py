@@ -9,6 +9,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.patience import PATIENCE_S
 from tokenwire.v1 import engine_pb2, generation_pb2
 from tokenwire_engine.scheduler.outputs import ChannelOutput
 from tokenwire_engine.server.finish import handed_back
@@ -217,7 +218,7 @@ async def play(actions: list[tuple[str, int]]) -> None:
         assert wire.engine.num_started == len(requests)
     await wire.up(1000)
     assert not wire.engine.live
-    await asyncio.wait_for(session.idle(), 1)
+    await asyncio.wait_for(session.idle(), PATIENCE_S)
 
 
 async def test_acknowledgements_come_by_messages_and_by_tokens() -> None:

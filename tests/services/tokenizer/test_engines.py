@@ -14,16 +14,17 @@ from tokenizers import Tokenizer
 
 from tests.cut_proxy import cut_proxy
 from tests.engine.hash_runner import HashRunner, continuation, model_info
+from tests.patience import PATIENCE_S, until
 from tests.services.tokenizer.conftest import TEXT, Listener, Service, saying, start_service
 from tests.services.tokenizer.fake_engine import FakeEngine
 from tests.services.tokenizer.test_engine_failover import (
     drain,
     is_idle,
     load_of,
+    load_until,
     output,
     request,
     run_until,
-    until,
 )
 from tests.services.tokenizer.test_session import Peer
 from tokenwire.v1 import engine_pb2, tokenizer_pb2
@@ -75,17 +76,17 @@ async def is_up(service: Service, name: str) -> bool:
 
 async def until_up(service: Service, *engines: Listener) -> None:
     """Wait until engines are connected."""
-    async with asyncio.timeout(10):
-        for engine in engines:
-            while not await is_up(service, f"127.0.0.1:{engine.port}"):  # noqa: ASYNC110 - another's state
-                await asyncio.sleep(0.01)
+    for engine in engines:
+        await until(lambda name=f"127.0.0.1:{engine.port}": is_up(service, name))
 
 
 async def until_down(service: Service, engine: FakeEngine) -> None:
     """Wait until an engine's outage is not brief any more."""
-    async with asyncio.timeout(10):
-        while await is_up(service, f"127.0.0.1:{engine.port}"):  # noqa: ASYNC110 - another's state
-            await asyncio.sleep(0.01)
+
+    async def is_down() -> bool:
+        return not await is_up(service, f"127.0.0.1:{engine.port}")
+
+    await until(is_down)
 
 
 async def ask(service: Service, **fields: object) -> str:
@@ -191,7 +192,7 @@ async def test_requests_of_an_engine_that_dies_go_on_at_another_at_once(
             for slot in range(32)
             for sample in range(samples)
         }
-        await until(second, is_idle)
+        await load_until(second, is_idle)
 
 
 async def test_an_engine_that_was_cut_off_for_long_ends_what_others_went_on_with(
@@ -206,7 +207,7 @@ async def test_an_engine_that_was_cut_off_for_long_ends_what_others_went_on_with
             runner.hold()
             await peer.submit(0, request([1], 1500))
             await peer.submit(1, request([2], 1500))
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE_S):
                 while (await load_of(first)).generated_tokens < 3:
                     runner.allow(1)
                     await asyncio.sleep(0.005)
@@ -236,7 +237,7 @@ async def test_a_draining_engine_gets_no_requests_and_what_it_hands_back_goes_to
             await run_until(engine, runner, lambda load: load.running_requests == 4)
         second_runner.resume()
         draining = asyncio.create_task(drain(first, timeout_ms=0))
-        await until(first, lambda load: load.draining)
+        await load_until(first, lambda load: load.draining)
         await asyncio.sleep(0.1)
         for slot in range(8, 12):
             await peer.submit(slot, request([slot], 200))
@@ -256,7 +257,7 @@ async def test_requests_wait_for_any_engine_when_all_are_lost(start_engine: Star
             await peer.open()
             runner.hold()
             await peer.submit(0, request([1], 300))
-            await until(first, lambda load: load.running_requests > 0)
+            await load_until(first, lambda load: load.running_requests > 0)
             runner.resume()
             stopping = asyncio.create_task(first.stop())
             await asyncio.sleep(0.3)
@@ -296,9 +297,7 @@ async def test_an_engine_that_gives_a_name_a_second_meaning_is_refused(
     async for service in start_service(engine, other):
         await until_up(service, engine)
         await other.set_serving(True)
-        async with asyncio.timeout(10):
-            while "another model" not in caplog.text:  # noqa: ASYNC110 - another's state
-                await asyncio.sleep(0.01)
+        await until(lambda: "another model" in caplog.text)
         assert f"'tiny', and so does the engine at 127.0.0.1:{engine.port}" in caplog.text
         assert not await is_up(service, f"127.0.0.1:{other.port}")
         assert await is_up(service, "")

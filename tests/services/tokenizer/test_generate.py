@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import Any
 
@@ -10,6 +9,7 @@ import grpc
 import pytest
 from tokenizers import Tokenizer
 
+from tests.patience import until
 from tests.services.tokenizer.conftest import TEXT, Service, saying
 from tests.services.tokenizer.fake_engine import FakeEngine
 from tokenwire.status import StatusError, invalid_argument, unimplemented
@@ -37,12 +37,6 @@ async def refusal(service: Service, request: Request) -> StatusError:
 
 def text_of(responses: list[tokenizer_pb2.TokenizerGenerateResponse]) -> str:
     return "".join(response.text_delta for response in responses)
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 (any state of the engine)
-            await asyncio.sleep(0.005)
 
 
 async def test_the_text_of_all_deltas_is_what_the_engine_said(service: Service, tokenizer: Tokenizer) -> None:

@@ -6,6 +6,7 @@ import urllib.request
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.e2e.stack import free_ports
+from tests.patience import PATIENCE_S, until
 from tests.services.tokenizer.conftest import start_service
 from tests.services.tokenizer.fake_engine import FakeEngine
 from tokenwire.v1 import tokenizer_pb2
@@ -13,7 +14,7 @@ from tokenwire.v1 import tokenizer_pb2
 
 async def scrape(port: int) -> dict[str, float]:
     url = f"http://127.0.0.1:{port}/metrics"
-    text = await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=10).read().decode())
+    text = await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=PATIENCE_S).read().decode())
     return {
         sample.name: sample.value
         for family in text_string_to_metric_families(text)
@@ -37,6 +38,8 @@ async def test_the_service_counts_requests_and_tokens_and_knows_whether_its_engi
         assert samples[prefix + "prompt_tokens_total"] == len(engine.requests[0].prompt_token_ids)
         assert samples[prefix + "generation_tokens_total"] == len(engine.reply(engine.requests[0]))
         await engine.stop()
-        async with asyncio.timeout(10):
-            while (await scrape(port))[prefix + "engine_up"]:  # noqa: ASYNC110 - known by asking only
-                await asyncio.sleep(0.01)
+
+        async def is_lost() -> bool:
+            return not (await scrape(port))[prefix + "engine_up"]
+
+        await until(is_lost)

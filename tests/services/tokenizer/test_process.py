@@ -12,6 +12,7 @@ import sys
 
 import pytest
 
+from tests.patience import PATIENCE_S
 from tests.services.tokenizer.fake_engine import FakeEngine
 from tokenwire_services.tokenizer.config import TokenizerConfig
 
@@ -37,7 +38,7 @@ async def test_it_reports_its_start_and_ends_cleanly_on_a_signal(
     process.send_signal(number)
 
     assert phases == ["waiting for the engine", "ready"]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         assert await process.wait() == 0
 
 
@@ -58,7 +59,7 @@ async def test_an_engine_without_a_tokenizer_json_ends_it_with_one_line(engine: 
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", RUN, f"127.0.0.1:{engine.port}", "0", "2", stderr=asyncio.subprocess.PIPE
     )
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         _, errors = await process.communicate()
 
     assert process.returncode == 1

@@ -6,9 +6,10 @@ from collections import defaultdict
 
 from tokenizers import Tokenizer
 
+from tests.patience import until
 from tests.services.tokenizer.conftest import TEXT, Service, saying
 from tests.services.tokenizer.fake_engine import FakeEngine
-from tests.services.tokenizer.test_generate import HELLO, Request, chat, generate, until
+from tests.services.tokenizer.test_generate import HELLO, Request, chat, generate
 from tests.services.tokenizer.test_session import Peer
 from tokenwire.v1 import generation_pb2, tokenizer_pb2
 

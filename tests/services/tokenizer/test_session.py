@@ -10,9 +10,9 @@ import grpc
 import pytest
 from tokenizers import Tokenizer
 
+from tests.patience import PATIENCE_S, until
 from tests.services.tokenizer.conftest import TEXT, Service, saying, start_service
 from tests.services.tokenizer.fake_engine import FakeEngine
-from tests.services.tokenizer.test_generate import until
 from tokenwire.status import StatusError
 from tokenwire.v1 import generation_pb2, tokenizer_pb2, tokenizer_pb2_grpc
 
@@ -39,7 +39,7 @@ class Peer:
         await self.call.write(Command(cancel={"slot": slot}))
 
     async def read(self) -> Message:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             message = await self.call.read()
         assert isinstance(message, Message), "the session ended"
         self.messages.append(message)
