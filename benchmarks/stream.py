@@ -1,16 +1,18 @@
 """What a streamed token costs on its way out, through gateway and tokenizer, and through vLLM's API server.
 
-    python -m benchmarks.stream --streams 1 64 256 1024 --vllm 64 256
+    python -m benchmarks.stream --api chat completions --streams 1 64 256 1024 --vllm 64 256
 
-CPU time is the operating system's account of each process. An engine that replays tokens answers a request's
-first token at once, so the time to it is what gateway and tokenizer add; a gap between two tokens is the
-engine's step and what was added to it. Of vLLM it is the API server that is measured, which does what gateway
-and tokenizer do; its engine, in processes of its own, runs a tiny model.
+Of chats and of completions. CPU time is the operating system's account of each process. An engine that
+replays tokens answers a request's first token at once, so the time to it is what gateway and tokenizer add; a
+gap between two tokens is the engine's step and what was added to it. Of vLLM it is the API server that is
+measured, which does what gateway and tokenizer do; its engine, in processes of its own, runs a tiny model.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import itertools
 import statistics
 import subprocess
 import sys
@@ -44,8 +46,11 @@ class Point:
     """One number of streams at one server."""
 
     server: str
+    api: load.Api
     streams: int
     tokens_per_s: float
+    events_per_token: float
+    """More than 1 by the events that frame a stream's text; less where tokens came together."""
     cpu_us_per_token: dict[str, float]
     """By process."""
     first_token_ms: float
@@ -54,6 +59,8 @@ class Point:
     """Median and 99th percentile of the time between two pieces of a stream."""
     step_ms: float
     """Of the engine, where it is the replaying one; of vLLM's, none is set."""
+    says: str
+    """How the text of one stream begins."""
     disturbance: float = 0.0
     """Share of the CPUs that processes took which are no part of this."""
 
@@ -103,6 +110,7 @@ async def measure(
     server: str,
     port: int,
     model: str,
+    api: load.Api,
     streams: int,
     tokens: int,
     step_ms: float,
@@ -110,18 +118,22 @@ async def measure(
     names: Sequence[str],
 ) -> Point:
     """`streams` at a time, twice, of `tokens` tokens each; what the processes of these names used."""
-    await load.run(port, model, streams, 1, 8, 0.1)  # connections, caches
+    says = await asyncio.to_thread(load.text, port, model, api, tokens)
+    await load.run(port, model, api, streams, 1, 8, 0.1)  # connections, caches
     before = cpu()
-    seen = await load.run(port, model, streams, 2, tokens, tokens * step_ms / 1000)
+    seen = await load.run(port, model, api, streams, 2, tokens, tokens * step_ms / 1000)
     after = cpu()
     return Point(
         server,
+        api,
         streams,
         seen.tokens / seen.seconds,
+        seen.events / seen.tokens,
         {name: (after[name] - before[name]) / seen.tokens * 1e6 for name in names},
         statistics.median(seen.first_text_s) * 1000,
         [statistics.median(seen.gaps_s) * 1000, percentile(seen.gaps_s, 99) * 1000],
         step_ms,
+        says[:80],
     )
 
 
@@ -136,37 +148,42 @@ def _when_quiet(sample: Callable[[], Point], cpu: Cpu, patience_s: float) -> Poi
     return point
 
 
-def measure_services(streams: int, options: argparse.Namespace) -> Point:
-    """Gateway and tokenizer, beside an engine of their own."""
+def measure_services(streams: int, options: argparse.Namespace) -> list[Point]:
+    """Gateway and tokenizer, beside an engine of their own, by API."""
     step_ms = max(options.step_ms, 1000 * streams / options.tokens_per_s)
+    points = []
     with Stack(step_ms) as stack:
         uvloop.run(wait_until_served(stack.port, _START_S))
+        for api in options.api:
 
-        def sample() -> Point:
-            cpu, tokens = stack.cpu_seconds, options.tokens
-            return uvloop.run(
-                measure("tokenwire", stack.port, "replay", streams, tokens, step_ms, cpu, SERVICES)
-            )
+            def sample(api: load.Api = api) -> Point:
+                port, tokens, cpu = stack.port, options.tokens, stack.cpu_seconds
+                return uvloop.run(
+                    measure("tokenwire", port, "replay", api, streams, tokens, step_ms, cpu, SERVICES)
+                )
 
-        return _when_quiet(sample, stack.cpu_seconds, options.patience_s)
+            points.append(_when_quiet(sample, stack.cpu_seconds, options.patience_s))
+    return points
 
 
 def measure_vllm(options: argparse.Namespace) -> list[Point]:
-    """vLLM's API server, at each number of streams that it is asked for."""
+    """vLLM's API server, at each number of streams that it is asked for, by API."""
     if not options.vllm:
         return []
     points = []
-    with vllm_server.start() as server:
+    with vllm_server.start(arguments=("--max-num-seqs", str(max(options.vllm)))) as server:
 
         def cpu() -> dict[str, float]:
             engine = sum(map(_cpu_seconds, server.engine_core))
             return {VLLM: _cpu_seconds(server.api_server), "engine": engine}
 
-        for streams in options.vllm:
+        for api, streams in itertools.product(options.api, options.vllm):
 
-            def sample(streams: int = streams) -> Point:
+            def sample(api: load.Api = api, streams: int = streams) -> Point:
                 tokens, step_ms = options.tokens, options.step_ms
-                return uvloop.run(measure("vllm", server.port, "peer", streams, tokens, step_ms, cpu, [VLLM]))
+                return uvloop.run(
+                    measure("vllm", server.port, "peer", api, streams, tokens, step_ms, cpu, [VLLM])
+                )
 
             points.append(_when_quiet(sample, cpu, options.patience_s))
     return points
@@ -178,12 +195,14 @@ def report(points: list[Point]) -> str:
     for point in points:
         costs = point.cpu_us_per_token
         peers = [other.total for other in points if other.server != point.server == "tokenwire"
-                 and other.streams == point.streams]  # fmt: skip
+                 and (other.api, other.streams) == (point.api, point.streams)]  # fmt: skip
         rows.append(
             [
+                point.api,
                 point.server,
                 str(point.streams),
                 f"{point.tokens_per_s:.0f}",
+                f"{point.events_per_token:.2f}",
                 *(f"{costs[name]:.1f}" if name in costs else "" for name in SERVICES),
                 f"{point.total:.1f}",
                 f"{point.total / peers[0]:.2f}" if peers else "",
@@ -193,7 +212,8 @@ def report(points: list[Point]) -> str:
                 f"{100 * point.disturbance:.0f} %",
             ]
         )
-    header = ["server", "streams", "tokens/s", "gateway, CPU µs/token", "tokenizer, CPU µs/token", "all"]
+    header = ["API", "server", "streams", "tokens/s", "events/token"]
+    header += ["gateway, CPU µs/token", "tokenizer, CPU µs/token", "all"]
     header += ["of vLLM's", "first token, ms", "gap, ms", "gap p99, ms", "disturbed by"]
     return table(header, rows)
 
@@ -201,6 +221,7 @@ def report(points: list[Point]) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print the table, write it beside its raw data."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.stream", description=__doc__)
+    parser.add_argument("--api", choices=load.APIS, nargs="+", default=load.APIS)
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 64, 256, 1024])
     parser.add_argument("--vllm", type=int, nargs="*", default=[], help="streams to measure vLLM's server at")
     parser.add_argument("--tokens", type=int, default=256, help="tokens per stream")
@@ -210,10 +231,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=RESULTS / "stream")
     options = parser.parse_args(arguments)
 
-    points = [measure_services(streams, options) for streams in options.streams] + measure_vllm(options)
-    vllm = f" --vllm {' '.join(map(str, options.vllm))}" if options.vllm else ""
+    points = [point for streams in options.streams for point in measure_services(streams, options)]
+    points = sorted(points + measure_vllm(options), key=lambda point: options.api.index(point.api))
+    lists = {"api": options.api, "streams": options.streams, "vllm": options.vllm}
+    given = " ".join(f"--{name} {' '.join(map(str, values))}" for name, values in lists.items() if values)
     command = (
-        f"python -m benchmarks.stream --streams {' '.join(map(str, options.streams))}{vllm}"
+        f"python -m benchmarks.stream {given}"
         f" --tokens {options.tokens} --step-ms {options.step_ms:g} --tokens-per-s {options.tokens_per_s:g}"
     )
     text = (

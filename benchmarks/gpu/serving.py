@@ -64,7 +64,7 @@ def _measure(context: Context, findings: Findings, port: int, streams: int) -> N
     prompt = "x" * (16 if context.quick else PROMPT_BYTES)
 
     def run(rounds: int) -> load.Load:
-        return asyncio.run(load.run(port, "random", streams, rounds, tokens, 0.5, prompt))
+        return asyncio.run(load.run(port, "random", "completions", streams, rounds, tokens, 0.5, prompt))
 
     run(1)
     loaded = run(rounds)

@@ -73,7 +73,7 @@ def start(
     """Start the server on a free port and wait until it answers.
 
     Args:
-        checkpoint: its configuration and tokenizer are used; the weights are random.
+        checkpoint: its configuration, tokenizer and chat template are used; the weights are random.
         arguments: further ones for `vllm.entrypoints.openai.api_server`.
 
     Raises:
@@ -83,8 +83,9 @@ def start(
     port = free_port()
     command = [
         peer_python("vllm"), "-m", "vllm.entrypoints.openai.api_server", "--model", str(checkpoint),
-        "--host", "127.0.0.1", "--port", str(port), "--served-model-name", "peer", "--load-format", "dummy",
-        "--dtype", "float32", "--enforce-eager", "--disable-log-stats", "--disable-uvicorn-access-log",
+        "--chat-template", str(checkpoint / "chat_template.jinja"), "--load-format", "dummy",
+        "--host", "127.0.0.1", "--port", str(port), "--served-model-name", "peer", "--dtype", "float32",
+        "--enforce-eager", "--disable-log-stats", "--disable-uvicorn-access-log",
         *arguments,
     ]  # fmt: skip
     started = time.perf_counter()

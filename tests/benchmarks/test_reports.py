@@ -54,9 +54,15 @@ def test_the_cost_of_a_streamed_token_is_taken_from_the_processes(tmp_path: Path
     report = tmp_path / "stream"
     sizes = ["--streams", "1", "8", "--tokens", "32", "--step-ms", "5", "--patience-s", "0"]
     stream.main([*sizes, "--output", str(report)])
-    assert "| tokenwire | 8 |" in report.with_suffix(".md").read_text()
+    page = report.with_suffix(".md").read_text()
+    assert "| chat | tokenwire | 8 |" in page
+    assert "| completions | tokenwire | 8 |" in page
     points = json.loads(report.with_suffix(".json").read_text())["points"]
-    assert [point["streams"] for point in points] == [1, 8]
+    assert [(point["api"], point["streams"]) for point in points] == [
+        ("chat", 1), ("chat", 8), ("completions", 1), ("completions", 8)
+    ]  # fmt: skip
+    assert all(point["says"].startswith("A good server") for point in points)
+    assert all(1 <= point["events_per_token"] <= 1 + 2 / 32 for point in points)
     assert all(point["cpu_us_per_token"].keys() == {"gateway", "tokenizer"} for point in points)
 
 
