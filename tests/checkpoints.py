@@ -8,6 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+DEMO = Path(__file__).parents[1] / "models" / "demo" / "checkpoint"
+"""The bundled model, which knows answers."""
+
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 
 SHAPE: dict[str, Any] = {

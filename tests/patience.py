@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import time
 from collections.abc import Awaitable, Callable
 
 PATIENCE_S = 60.0
@@ -21,3 +22,16 @@ async def until(condition: Callable[[], bool] | Callable[[], Awaitable[bool]]) -
             if await holds if inspect.isawaitable(holds) else holds:
                 return
             await asyncio.sleep(0.005)
+
+
+def eventually(condition: Callable[[], object]) -> None:
+    """What `until` is, for tests without an event loop.
+
+    Raises:
+        TimeoutError: the condition does not hold within `PATIENCE_S`.
+    """
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        time.sleep(0.02)

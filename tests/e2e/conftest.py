@@ -10,7 +10,8 @@ import openai
 import pytest
 
 import tokenwire
-from tests.e2e.stack import Stack, eventually, has_ended, serving
+from tests.e2e.stack import Stack, has_ended, serving
+from tests.patience import eventually
 
 KEY = "a-key-for-the-tests"
 

@@ -6,9 +6,8 @@ import sys
 import pytest
 
 import tokenwire
-from tests.e2e.stack import eventually
-
-FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
+from tests.e2e.questions import FRANCE
+from tests.patience import eventually
 
 
 def test_a_conversation_is_answered(client):

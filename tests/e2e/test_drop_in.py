@@ -6,22 +6,7 @@ import httpx
 import pytest
 
 from tests.e2e.conftest import KEY
-
-MODEL = "tokenwire-demo"
-FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
-OSLO = {"role": "user", "content": "What is the weather in Oslo?"}
-WEATHER = {
-    "type": "function",
-    "function": {
-        "name": "get_weather",
-        "description": "Get the current weather in a city.",
-        "parameters": {
-            "type": "object",
-            "properties": {"city": {"type": "string", "description": "The city."}},
-            "required": ["city"],
-        },
-    },
-}
+from tests.e2e.questions import FRANCE, MODEL, OSLO, WEATHER
 
 
 @pytest.fixture
@@ -38,7 +23,7 @@ def rendered(http, **chat):
 
 def test_a_streamed_tool_loop_sends_back_what_it_put_together(sync_openai):
     """As agents do it: pieces are added up, and what they make goes back with all its nulls and indices."""
-    messages = [OSLO]
+    messages = [*OSLO]
     calls, finish_reason = {}, None
     for chunk in sync_openai.chat.completions.create(
         model=MODEL, messages=messages, tools=[WEATHER], temperature=0, stream=True
@@ -68,10 +53,10 @@ def test_a_streamed_tool_loop_sends_back_what_it_put_together(sync_openai):
 
 
 def test_a_whole_answer_is_sent_back_as_it_was_dumped(sync_openai):
-    first = sync_openai.chat.completions.create(model=MODEL, messages=[OSLO], tools=[WEATHER], temperature=0)
+    first = sync_openai.chat.completions.create(model=MODEL, messages=OSLO, tools=[WEATHER], temperature=0)
     message = first.choices[0].message
     messages = [
-        OSLO,
+        *OSLO,
         message.model_dump(),
         {"role": "tool", "tool_call_id": message.tool_calls[0].id, "content": "rain"},
     ]
@@ -87,7 +72,7 @@ def test_a_call_that_was_cut_off_can_be_sent_back(http):
     prompt = rendered(
         http,
         messages=[
-            OSLO,
+            *OSLO,
             {"role": "assistant", "content": None, "tool_calls": [call]},
             {"role": "tool", "tool_call_id": "call_1", "content": "the arguments are no JSON"},
         ],

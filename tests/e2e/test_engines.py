@@ -8,8 +8,8 @@ import grpc
 import pytest
 
 import tokenwire
-from tests.e2e.stack import Command, eventually, free_ports, running
-from tests.patience import PATIENCE_S
+from tests.e2e.stack import Command, free_ports, running
+from tests.patience import PATIENCE_S, eventually
 from tokenwire.v1 import engine_pb2, engine_pb2_grpc
 
 NUM_STREAMS = 32

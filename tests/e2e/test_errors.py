@@ -6,6 +6,7 @@ import pytest
 
 import tokenwire
 from tests.e2e.conftest import KEY
+from tests.e2e.questions import MODEL
 from tests.e2e.stack import free_ports, running
 
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -14,7 +15,7 @@ HELLO = [{"role": "user", "content": "Hello"}]
 @pytest.fixture(autouse=True)
 def and_the_next_request_is_served(sync_openai):
     yield
-    answer = sync_openai.chat.completions.create(model="tokenwire-demo", messages=HELLO, max_tokens=2)
+    answer = sync_openai.chat.completions.create(model=MODEL, messages=HELLO, max_tokens=2)
     assert answer.usage.completion_tokens >= 1
 
 
@@ -47,7 +48,7 @@ def test_an_unknown_path_is_404(http):
 
 
 def test_too_large_a_body_is_413(http):
-    reply = http.post("completions", json={"model": "tokenwire-demo", "prompt": "x" * 1_100_000})
+    reply = http.post("completions", json={"model": MODEL, "prompt": "x" * 1_100_000})
     assert reply.status_code == 413
     assert "error" in reply.json()
 
@@ -62,14 +63,14 @@ def test_what_is_not_json_is_400(http):
 @pytest.mark.parametrize("length", [5_000, 100_000])
 def test_a_prompt_longer_than_the_context_is_called_so(sync_openai, length):
     with pytest.raises(openai.BadRequestError) as caught:
-        sync_openai.completions.create(model="tokenwire-demo", prompt=" a b" * length)
+        sync_openai.completions.create(model=MODEL, prompt=" a b" * length)
     assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "prompt")
 
 
 def test_arguments_with_half_a_character_are_400(http):
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"city": "\\ud800"}'}}
     messages = [*HELLO, {"role": "assistant", "tool_calls": [call]}]
-    reply = http.post("chat/completions", json={"model": "tokenwire-demo", "messages": messages})
+    reply = http.post("chat/completions", json={"model": MODEL, "messages": messages})
     assert reply.status_code == 400, reply.text
     assert "surrogate" in reply.json()["error"]["message"]
 
@@ -91,7 +92,7 @@ def test_arguments_with_half_a_character_are_400(http):
     ids=str,
 )
 def test_a_value_out_of_range_is_400_and_names_the_field(http, change, field):
-    reply = http.post("chat/completions", json={"model": "tokenwire-demo", "messages": HELLO, **change})
+    reply = http.post("chat/completions", json={"model": MODEL, "messages": HELLO, **change})
     assert reply.status_code == 400, reply.text
     error = reply.json()["error"]
     assert field in f"{error['param']} {error['message']}"
@@ -102,7 +103,7 @@ def test_the_openai_package_raises_its_own_exceptions(sync_openai):
     with pytest.raises(openai.NotFoundError):
         sync_openai.chat.completions.create(model="gpt-99", messages=HELLO)
     with pytest.raises(openai.BadRequestError) as caught:
-        sync_openai.chat.completions.create(model="tokenwire-demo", messages=HELLO, top_p=7)
+        sync_openai.chat.completions.create(model=MODEL, messages=HELLO, top_p=7)
     assert caught.value.param == "top_p"
 
 
@@ -128,7 +129,7 @@ def test_without_an_engine_requests_are_told_when_to_come_back():
         door.wait_for("connected to")
         reply = httpx.post(
             f"http://127.0.0.1:{gateway}/v1/chat/completions",
-            json={"model": "tokenwire-demo", "messages": HELLO},
+            json={"model": MODEL, "messages": HELLO},
             timeout=30,
         )
         assert reply.status_code == 503
@@ -156,7 +157,7 @@ def test_without_an_engine_requests_are_told_when_to_come_back():
     ],
 )
 def test_what_would_cost_much_is_refused_by_name(http, change, field):
-    reply = http.post("chat/completions", json={"model": "tokenwire-demo", "messages": HELLO, **change})
+    reply = http.post("chat/completions", json={"model": MODEL, "messages": HELLO, **change})
     assert reply.status_code == 400, reply.text
     assert reply.json()["error"]["param"].startswith(field)
 
@@ -173,14 +174,14 @@ def test_nesting_bombs_are_400(http):
     for _ in range(500):
         deep = [deep]
     for change in {"chat_template_kwargs": {"deep": deep}}, {"documents": [{"deep": deep}]}:
-        reply = http.post("chat/completions", json={"model": "tokenwire-demo", "messages": HELLO, **change})
+        reply = http.post("chat/completions", json={"model": MODEL, "messages": HELLO, **change})
         assert reply.status_code == 400, reply.text
 
 
 def test_control_characters_are_text(sync_openai):
     text = "\x00\x01\x1b[2J\ufeff\u202e\U0010ffff"
     answer = sync_openai.chat.completions.create(
-        model="tokenwire-demo", messages=[{"role": "user", "content": text}], stop=["\x00"], max_tokens=2
+        model=MODEL, messages=[{"role": "user", "content": text}], stop=["\x00"], max_tokens=2
     )
     assert answer.choices[0].finish_reason in ("stop", "length")
 

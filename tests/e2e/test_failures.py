@@ -11,7 +11,9 @@ import psutil
 import pytest
 
 import tokenwire
-from tests.e2e.stack import eventually, free_ports, has_ended, running, serving
+from tests.e2e.questions import MODEL
+from tests.e2e.stack import free_ports, has_ended, running, serving
+from tests.patience import eventually
 
 HELLO = [{"role": "user", "content": "Hello"}]
 LONG = {"max_tokens": 900, "ignore_eos": True}
@@ -47,7 +49,7 @@ def kill(stack, name: str) -> None:
 
 def is_served(openai_client) -> bool:
     try:
-        answer = openai_client.chat.completions.create(model="tokenwire-demo", messages=HELLO, max_tokens=3)
+        answer = openai_client.chat.completions.create(model=MODEL, messages=HELLO, max_tokens=3)
     except (openai.APIConnectionError, openai.InternalServerError):  # not yet, or 503
         return False
     return answer.usage.completion_tokens >= 1
@@ -55,7 +57,7 @@ def is_served(openai_client) -> bool:
 
 def test_a_killed_gateway_is_restarted_and_the_next_request_is_served(fragile, openai_client):
     stream = openai_client.completions.create(
-        model="tokenwire-demo", prompt="Once", max_tokens=900, stream=True, extra_body={"ignore_eos": True}
+        model=MODEL, prompt="Once", max_tokens=900, stream=True, extra_body={"ignore_eos": True}
     )
     next(iter(stream))
     kill(fragile, "gateway")
@@ -72,7 +74,7 @@ def test_a_stream_goes_on_where_it_was_when_a_process_behind_it_is_killed_and_re
     fragile, openai_client, sampling, name
 ):
     request = {
-        "model": "tokenwire-demo",
+        "model": MODEL,
         "prompt": "Once",
         "max_tokens": 900,
         "stream": True,
@@ -102,7 +104,7 @@ def test_a_process_that_is_killed_is_nothing_that_a_client_notices(fragile, name
 
 
 def test_a_stream_goes_on_when_its_tokenizer_service_is_told_to_stop(fragile, openai_client):
-    request = {"model": "tokenwire-demo", "prompt": "Once", "max_tokens": 900, "temperature": 0.0}
+    request = {"model": MODEL, "prompt": "Once", "max_tokens": 900, "temperature": 0.0}
     ignoring_eos = {"extra_body": {"ignore_eos": True}}
     num_starts = sum("the tokenizer is ready again" in line for line in fragile.lines)
     undisturbed = openai_client.completions.create(**request, **ignoring_eos)

@@ -10,9 +10,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
 
 from tests.e2e.conftest import KEY
+from tests.e2e.questions import MODEL
 from tests.e2e.stack import Stack
-
-MODEL = "tokenwire-demo"
 
 
 @pytest.fixture(scope="module")

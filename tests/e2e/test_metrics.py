@@ -7,7 +7,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.e2e.stack import eventually
+from tests.patience import eventually
 
 DOCUMENTED = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
 

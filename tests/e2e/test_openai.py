@@ -2,10 +2,8 @@
 
 import asyncio
 
-from tests.e2e.stack import eventually
-
-MODEL = "tokenwire-demo"
-FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
+from tests.e2e.questions import FRANCE, MODEL
+from tests.patience import eventually
 
 
 def test_models_are_listed(sync_openai):

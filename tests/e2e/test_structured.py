@@ -11,7 +11,8 @@ import openai
 import pytest
 from pydantic import BaseModel
 
-MODEL = "tokenwire-demo"
+from tests.e2e.questions import MODEL
+
 QUESTION: list[Any] = [{"role": "user", "content": "What is the weather in Lyon?"}]
 PARAMETERS = {
     "type": "object",

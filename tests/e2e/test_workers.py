@@ -9,9 +9,11 @@ import httpx
 import psutil
 import pytest
 
-from tests.e2e.stack import Stack, eventually, free_ports, running, serving
+from tests.e2e.questions import MODEL
+from tests.e2e.stack import Stack, free_ports, running, serving
+from tests.patience import eventually
 
-BODY = {"model": "tokenwire-demo", "prompt": "Once", "max_tokens": 3}
+BODY = {"model": MODEL, "prompt": "Once", "max_tokens": 3}
 
 
 @pytest.fixture(scope="module")

@@ -14,12 +14,12 @@ from tokenizers import Tokenizer
 from tests.cut_proxy import CutProxy, cut_proxy
 from tests.patience import until
 from tests.services.gateway.conftest import running_gateway
-from tests.services.tokenizer.conftest import TEXT, saying, start_service
+from tests.services.tokenizer.client import Peer, Request, open_session
+from tests.services.tokenizer.conftest import TEXT, Service, saying, start_service
 from tests.services.tokenizer.conftest import engine as engine  # a fixture
 from tests.services.tokenizer.conftest import files as files
 from tests.services.tokenizer.conftest import tokenizer as tokenizer
 from tests.services.tokenizer.fake_engine import FakeEngine
-from tests.services.tokenizer.test_session import Command, Peer, Request
 from tokenwire.status import StatusError
 
 MODEL = "tiny"
@@ -73,10 +73,9 @@ async def test_a_request_that_comes_during_a_brief_outage_waits(chain: Chain) ->
     assert await stream(chain.client) == TEXT
 
 
-async def open_with_grace(service: object, session_id: str = "a") -> Peer:
-    peer = Peer(service.stub.Session())  # type: ignore[attr-defined]
-    await peer.call.write(Command(open={"session_id": session_id, "grace_period_ms": 60_000}))
-    opened = (await peer.call.read()).opened
+async def open_with_grace(service: Service) -> Peer:
+    peer = Peer(service.stub)
+    opened = await peer.open(grace_period_ms=60_000)
     assert (opened.grace_period_ms, opened.resumed) == (2000, False)
     return peer
 
@@ -87,17 +86,13 @@ async def test_a_session_that_nobody_resumes_is_forgotten_with_its_requests(
     engine.reply = saying(tokenizer, TEXT * 500)
     engine.info.max_model_len = 1 << 20
     async for service in start_service(engine, session_grace_s=0.1):
-        peer = Peer(service.stub.Session())
-        await peer.call.write(Command(open={"session_id": "a", "grace_period_ms": 60_000}))
-        await peer.call.read()
+        peer = await open_session(service, grace_period_ms=60_000)
         await peer.submit(0, Request(text="Hello"))
         await peer.read()
         peer.call.cancel()
         await until(lambda: engine.cancelled and not engine.live)
-        again = service.stub.Session()
-        await again.write(Command(open={"session_id": "a", "resume_after_step": 0}))
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await again.read()
+            await Peer(service.stub).open(resume_after_step=0)
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
@@ -109,10 +104,8 @@ async def test_a_resumed_stream_goes_on_behind_the_step_that_was_received(
         await peer.submit(0, Request(text="Hello"))
         first = await peer.read()
         peer.call.cancel()
-        again = Peer(service.stub.Session())
-        opening = {"session_id": "a", "resume_after_step": first.step, "grace_period_ms": 60_000}
-        await again.call.write(Command(open=opening))
-        opened = (await again.call.read()).opened
+        again = Peer(service.stub)
+        opened = await again.open(resume_after_step=first.step, grace_period_ms=60_000)
         assert (opened.resumed, opened.commands_received) == (True, 1)
         await again.finish(1)
         text = first.text_deltas[0] + again.text(0)
@@ -122,14 +115,10 @@ async def test_a_resumed_stream_goes_on_behind_the_step_that_was_received(
 async def test_a_newer_stream_takes_over(engine: FakeEngine) -> None:
     async for service in start_service(engine, session_grace_s=2.0):
         peer = await open_with_grace(service)
-        again = Peer(service.stub.Session())
-        await again.call.write(Command(open={"session_id": "a", "resume_after_step": 0}))
-        assert (await again.call.read()).opened.resumed
+        assert (await Peer(service.stub).open(resume_after_step=0)).resumed
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await peer.call.read()
         assert caught.value.code() is grpc.StatusCode.ABORTED
-        wrong = service.stub.Session()
-        await wrong.write(Command(open={"session_id": "a", "resume_after_step": 99}))
         with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await wrong.read()
+            await Peer(service.stub).open(resume_after_step=99)
         assert StatusError.from_call(refused.value).field == "open.resume_after_step"

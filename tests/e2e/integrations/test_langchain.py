@@ -9,7 +9,7 @@ from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 
 from tests.e2e.conftest import KEY
-from tests.e2e.integrations.test_openai_package import City
+from tests.e2e.questions import MODEL, City
 
 FRANCE = "What is the capital of France?"
 
@@ -23,7 +23,7 @@ def get_weather(city: str) -> str:
 @pytest.fixture
 def model(stack) -> ChatOpenAI:
     return ChatOpenAI(
-        model="tokenwire-demo", base_url=stack.url, api_key=KEY, temperature=0, max_retries=0, max_tokens=200
+        model=MODEL, base_url=stack.url, api_key=KEY, temperature=0, max_retries=0, max_tokens=200
     )
 
 

@@ -9,9 +9,7 @@ import litellm
 import pytest
 
 from tests.e2e.conftest import KEY
-from tests.e2e.integrations.test_openai_package import ASK, WEATHER
-
-FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
+from tests.e2e.questions import FRANCE, OSLO, WEATHER
 
 
 @pytest.fixture
@@ -33,14 +31,14 @@ async def test_a_chat_is_streamed(server):
 
 
 def test_a_tool_is_called(server):
-    answer = litellm.completion(messages=[ASK], tools=[WEATHER], **server)
+    answer = litellm.completion(messages=OSLO, tools=[WEATHER], **server)
     (call,) = answer.choices[0].message.tool_calls
     assert json.loads(call.function.arguments) == {"city": "Oslo"}
 
 
 async def test_a_streamed_call_is_put_together_and_answered_from(server):
     stream = await litellm.acompletion(
-        messages=[ASK], tools=[WEATHER], stream=True, stream_options={"include_usage": True}, **server
+        messages=OSLO, tools=[WEATHER], stream=True, stream_options={"include_usage": True}, **server
     )
     whole = litellm.stream_chunk_builder([chunk async for chunk in stream])
     message = whole.choices[0].message
@@ -48,7 +46,7 @@ async def test_a_streamed_call_is_put_together_and_answered_from(server):
     assert (call.function.name, json.loads(call.function.arguments)) == ("get_weather", {"city": "Oslo"})
     assert whole.usage.completion_tokens > 0
 
-    messages = [ASK, message.model_dump(), {"role": "tool", "tool_call_id": call.id, "content": "rain"}]
+    messages = [*OSLO, message.model_dump(), {"role": "tool", "tool_call_id": call.id, "content": "rain"}]
     answer = await litellm.acompletion(messages=messages, tools=[WEATHER], max_tokens=20, **server)
     assert answer.choices[0].message.content
 

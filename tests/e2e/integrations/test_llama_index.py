@@ -9,6 +9,7 @@ from llama_index.core.tools import FunctionTool
 from llama_index.llms.openai_like import OpenAILike
 
 from tests.e2e.conftest import KEY
+from tests.e2e.questions import MODEL
 
 FRANCE = [ChatMessage(role="user", content="What is the capital of France?")]
 
@@ -21,7 +22,7 @@ def get_weather(city: str) -> str:
 @pytest.fixture
 def model(stack) -> OpenAILike:
     return OpenAILike(
-        model="tokenwire-demo",
+        model=MODEL,
         api_base=stack.url,
         api_key=KEY,
         is_chat_model=True,

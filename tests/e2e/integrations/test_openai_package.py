@@ -4,34 +4,13 @@ from __future__ import annotations
 
 import json
 
-from pydantic import BaseModel
-
-MODEL = "tokenwire-demo"
-WEATHER = {
-    "type": "function",
-    "function": {
-        "name": "get_weather",
-        "description": "Get the current weather in a city.",
-        "parameters": {
-            "type": "object",
-            "properties": {"city": {"type": "string", "description": "The city."}},
-            "required": ["city"],
-        },
-    },
-}
-ASK = {"role": "user", "content": "What is the weather in Oslo?"}
-
-
-class City(BaseModel):
-    name: str
-    country: str
-    is_capital: bool
+from tests.e2e.questions import MODEL, OSLO, PARIS, WEATHER, City
 
 
 def test_an_answer_is_parsed_into_a_model(sync_openai):
     answer = sync_openai.chat.completions.parse(
         model=MODEL,
-        messages=[{"role": "user", "content": "Describe Paris as JSON."}],
+        messages=PARIS,
         response_format=City,
         temperature=0,
         max_tokens=200,
@@ -42,7 +21,7 @@ def test_an_answer_is_parsed_into_a_model(sync_openai):
 async def test_an_answer_is_parsed_while_it_is_streamed(async_openai):
     async with async_openai.chat.completions.stream(
         model=MODEL,
-        messages=[{"role": "user", "content": "Describe Paris as JSON."}],
+        messages=PARIS,
         response_format=City,
         temperature=0,
         max_tokens=200,
@@ -54,7 +33,7 @@ async def test_an_answer_is_parsed_while_it_is_streamed(async_openai):
 
 
 def test_a_tool_loop_ends_with_an_answer(sync_openai):
-    messages = [ASK]
+    messages = [*OSLO]
     first = sync_openai.chat.completions.create(
         model=MODEL, messages=messages, tools=[WEATHER], temperature=0
     ).choices[0]
@@ -75,7 +54,7 @@ def test_a_tool_loop_ends_with_an_answer(sync_openai):
 
 async def test_calls_are_streamed(async_openai):
     stream = await async_openai.chat.completions.create(
-        model=MODEL, messages=[ASK], tools=[WEATHER], temperature=0, stream=True
+        model=MODEL, messages=OSLO, tools=[WEATHER], temperature=0, stream=True
     )
     pieces = [p async for chunk in stream for c in chunk.choices for p in c.delta.tool_calls or ()]
     assert pieces[0].function.name == "get_weather"

@@ -9,13 +9,13 @@ import pytest
 from transformers import AutoTokenizer
 
 from tests.e2e.conftest import KEY
-from tests.e2e.integrations.test_openai_package import ASK, WEATHER
+from tests.e2e.questions import OSLO, WEATHER
 
 CHECKPOINT = Path("models/demo/checkpoint")
 CONVERSATIONS = [
-    [ASK],
-    [{"role": "system", "content": "Be brief."}, ASK],
-    [ASK, {"role": "assistant", "content": "Rain."}, {"role": "user", "content": "And in Rome? 🙂\n\n"}],
+    OSLO,
+    [{"role": "system", "content": "Be brief."}, *OSLO],
+    [*OSLO, {"role": "assistant", "content": "Rain."}, {"role": "user", "content": "And in Rome? 🙂\n\n"}],
 ]
 
 

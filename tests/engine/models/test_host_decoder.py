@@ -7,53 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from tests.checkpoints import FAMILIES, write_checkpoint
-from tests.engine.driver import ignore_progress
-from tests.engine.models.sequence import chunk_of_sequence
+from tests.engine.models.decoders import NUM_POSITIONS, load_decoder_on_cpu, logits_of
 from tests.kernels.native import native_instruction_sets
-from tokenwire_engine.distributed.shard import Shard
-from tokenwire_engine.models.decoder import Decoder, load_decoder
-from tokenwire_engine.models.families.registry import read_architecture
 from tokenwire_engine.models.host_decoder import HostDecoder
-from tokenwire_engine.runner.memory import CacheGeometry, cache_geometry
-from tokenwire_engine.weights.checkpoint import open_checkpoint, stored_tensors
-from tokenwire_engine.weights.reader import WeightReader
-from tokenwire_kernels import select_kernels
-
-CPU = torch.device("cpu")
-NUM_POSITIONS = 600
 
 pytestmark = pytest.mark.skipif(not native_instruction_sets(), reason="the native kernels were not compiled")
-
-
-def load(
-    directory: Path,
-    instruction_set: str | None = None,
-    dtype: torch.dtype = torch.float32,
-    quantization: str | None = None,
-    cached: torch.dtype | None = None,
-) -> tuple[Decoder, CacheGeometry]:
-    checkpoint = open_checkpoint(directory)
-    _, architecture = read_architecture(checkpoint.config)
-    reader = WeightReader(stored_tensors(checkpoint.weight_files()), CPU, dtype, ignore_progress)
-    kernels = select_kernels(CPU, instruction_set)
-    decoder = load_decoder(reader, architecture, NUM_POSITIONS, kernels, Shard(), quantization)
-    return decoder, cache_geometry(architecture, 16, cached or dtype, NUM_POSITIONS)
-
-
-def logits_of(loaded: tuple[Decoder, CacheGeometry], steps: list[list[int]]) -> Tensor:
-    """Logits `[tokens, vocab_size]` of one sequence, computed a step at a time."""
-    decoder, geometry = loaded
-    num_tokens = sum(map(len, steps))
-    caches = geometry.allocate(geometry.blocks_for(num_tokens), CPU)
-    start, logits = 0, []
-    for step in steps:
-        batch = chunk_of_sequence(step, start, geometry, num_tokens)
-        logits.append(decoder.logits(decoder.forward(batch, caches)))
-        start += len(step)
-    return torch.cat(logits)
 
 
 def token_ids(count: int) -> list[int]:
@@ -72,8 +32,8 @@ def test_every_instruction_set_computes_what_the_layers_do(
         changes = {"use_sliding_window": True, "sliding_window": 20, "max_window_layers": 1}
     directory = write_checkpoint(tmp_path, family, **changes)
     steps = [token_ids(45), [7], [8]]
-    expected = logits_of(load(directory, "torch"), steps)
-    actual = logits_of(load(directory, instruction_set), steps)
+    expected = logits_of(load_decoder_on_cpu(directory, "torch"), steps)
+    actual = logits_of(load_decoder_on_cpu(directory, instruction_set), steps)
     torch.testing.assert_close(actual, expected, atol=1e-4, rtol=0)
 
 
@@ -91,8 +51,8 @@ def test_a_smaller_format_costs_no_more_than_its_error(
 ) -> None:
     directory = write_checkpoint(tmp_path, "qwen3")
     steps = [token_ids(60)]
-    expected = logits_of(load(directory, "torch"), steps)
-    error = logits_of(load(directory, None, dtype, quantization), steps) - expected
+    expected = logits_of(load_decoder_on_cpu(directory, "torch"), steps)
+    error = logits_of(load_decoder_on_cpu(directory, None, dtype, quantization), steps) - expected
     assert error.norm() / expected.norm() < limit
 
 
@@ -121,7 +81,7 @@ def test_a_token_computed_alone_is_to_the_last_bit_what_it_is_within_a_prompt(
     windows = {"sliding_window": window} if window else {}
     family = "mistral" if window else "qwen3"
     directory = write_checkpoint(tmp_path, family, max_position_embeddings=NUM_POSITIONS, **windows)
-    loaded = load(directory, instruction_set, dtype, quantization, cached)
+    loaded = load_decoder_on_cpu(directory, instruction_set, dtype, quantization, cached)
     tokens = token_ids(530)
     whole = logits_of(loaded, [tokens])
     alone = [[token] for token in tokens]
@@ -136,17 +96,17 @@ def test_a_token_computed_alone_is_to_the_last_bit_what_it_is_within_a_prompt(
 def test_a_long_context_is_attended_in_parts(tmp_path: Path) -> None:
     directory = write_checkpoint(tmp_path, max_position_embeddings=NUM_POSITIONS)
     steps = [token_ids(570), [5]]
-    expected = logits_of(load(directory, "torch"), steps)
-    torch.testing.assert_close(logits_of(load(directory), steps), expected, atol=1e-4, rtol=0)
+    expected = logits_of(load_decoder_on_cpu(directory, "torch"), steps)
+    torch.testing.assert_close(logits_of(load_decoder_on_cpu(directory), steps), expected, atol=1e-4, rtol=0)
 
 
 def test_the_checkpoint_stays_mapped_beside_the_packed_weights(tmp_path: Path) -> None:
-    decoder, _ = load(write_checkpoint(tmp_path, dtype="bfloat16"))
+    decoder, _ = load_decoder_on_cpu(write_checkpoint(tmp_path, dtype="bfloat16"))
     assert isinstance(decoder, HostDecoder)
     assert decoder.embedding.weight.dtype == torch.bfloat16
 
 
 def test_a_token_outside_the_vocabulary_is_refused(tmp_path: Path) -> None:
-    loaded = load(write_checkpoint(tmp_path))
+    loaded = load_decoder_on_cpu(write_checkpoint(tmp_path))
     with pytest.raises(IndexError, match="token id 320 is outside the vocabulary of 320"):
         logits_of(loaded, [[5, 320]])

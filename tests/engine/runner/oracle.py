@@ -1,4 +1,4 @@
-"""transformers on the weights that a scheme rounds a checkpoint's to."""
+"""What transformers makes of a checkpoint: its greedy tokens, and the same of weights that were rounded."""
 
 from __future__ import annotations
 
@@ -21,3 +21,22 @@ def with_rounded_weights(directory: Path, scheme: Scheme) -> Any:
                 rounded = dequantize(quantize(module.weight, scheme), scheme)
                 module.weight = torch.nn.Parameter(rounded, requires_grad=False)
     return model
+
+
+def prompts_of(lengths: tuple[int, ...], vocab_size: int) -> list[list[int]]:
+    """Random prompts of these lengths, always the same ones."""
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randint(3, vocab_size, (length,), generator=generator).tolist() for length in lengths]
+
+
+def transformers_tokens(model: Any, prompt: list[int], num_tokens: int) -> list[int]:
+    """The most likely tokens behind a prompt, the end of the sequence being none like others."""
+    output = model.generate(
+        torch.tensor([prompt]),
+        attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),
+        max_new_tokens=num_tokens,
+        min_new_tokens=num_tokens,
+        do_sample=False,
+        eos_token_id=None,
+    )
+    return output[0, len(prompt) :].tolist()

@@ -13,21 +13,19 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from tests.checkpoints import write_checkpoint
-from tests.engine.driver import GREEDY, generate, ignore_progress
+from tests.checkpoints import DEMO, write_checkpoint
+from tests.engine.driver import GREEDY, generate
+from tests.engine.runner.loading import Recorder, load_on_cpu
 from tests.engine.runner.serving import PLAIN, requests_with, serve
-from tests.engine.runner.test_graphs import Recorder
 from tests.gpu.margins import agreed, choices
 from tests.kernels.native import needs_native
 from tokenwire_engine.config import EngineConfig
 from tokenwire_engine.models.errors import ModelError
-from tokenwire_engine.runner.load import load_runner
 from tokenwire_engine.runner.local import LocalRunner
 from tokenwire_engine.runner.memory import CacheGeometry
 from tokenwire_engine.scheduler.request import Request
 from tokenwire_kernels import LayerCache
 
-DEMO = Path(__file__).parents[3] / "models" / "demo" / "checkpoint"
 ERROR = {"float16": 0.02, "bfloat16": 0.3, "fp8": 2.0, "int8": 0.3}
 """How far the lead of a token over the next may change, by the cache's format: what was seen, and more."""
 QUESTIONS = [
@@ -47,12 +45,8 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def load(directory: Path, kv_cache_dtype: str = "auto", recorder: Recorder | None = None, **options: Any):
-    config = EngineConfig(
-        model=str(directory),
-        kv_cache_dtype=kv_cache_dtype,
-        **({"device": "cpu", "dtype": "float32", "max_running": 8, "cpu_instruction_set": "torch"} | options),
-    )
-    return load_runner(config, ignore_progress, recorder)
+    options = {"kv_cache_dtype": kv_cache_dtype, "cpu_instruction_set": "torch"} | options
+    return load_on_cpu(directory, recorder, **options)
 
 
 def compare(expected: LocalRunner, actual: LocalRunner, error: float) -> float:

@@ -15,14 +15,12 @@ import pytest
 import torch
 
 from tests.checkpoints import write_checkpoint
-from tests.engine.driver import GREEDY, generate, ignore_progress
+from tests.engine.driver import GREEDY, generate
 from tests.engine.grammars import alternates
+from tests.engine.runner.loading import Recorder, load_on_cpu
 from tests.engine.runner.serving import PLAIN, requests_with, serve
-from tokenwire_engine.config import EngineConfig
 from tokenwire_engine.runner import graphs
-from tokenwire_engine.runner.graphs import Capture, NotCapturableError, Replay, graph_sizes
-from tokenwire_engine.runner.load import load_runner
-from tokenwire_engine.runner.local import LocalRunner
+from tokenwire_engine.runner.graphs import NotCapturableError, Replay, graph_sizes
 from tokenwire_engine.runner.memory import CacheGeometry
 from tokenwire_engine.runner.row_columns import RowColumns
 from tokenwire_engine.runner.staging import Staging
@@ -39,41 +37,9 @@ SPECIAL = [
 ]
 
 
-class Recorder:
-    """Stands for the capture of graphs: counts replays, and does the work again at each.
-
-    Attributes:
-        fails_at: the replay that does the work and then fails.
-    """
-
-    def __init__(self) -> None:
-        self.num_captured = 0
-        self.num_replays = 0
-        self.fails_at: int | None = None
-
-    def __call__(self, work: Callable[[], None]) -> Replay:
-        work()  # as capturing does, which must leave nothing behind
-        self.num_captured += 1
-
-        def replay() -> None:
-            self.num_replays += 1
-            work()
-            if self.num_replays == self.fails_at:
-                raise RuntimeError("an injected failure")
-
-        return replay
-
-
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "model")
-
-
-def load(directory: Path, capture: Capture | None = None, **options: Any) -> LocalRunner:
-    config = EngineConfig(
-        **({"model": str(directory), "device": "cpu", "dtype": "float32", "max_running": 8} | options)
-    )
-    return load_runner(config, ignore_progress, capture)
 
 
 def test_the_sizes_of_graphs_end_with_the_largest_batch() -> None:
@@ -93,8 +59,8 @@ def test_replayed_steps_yield_the_tokens_of_eager_ones(
 ) -> None:
     options = {"cpu_instruction_set": instruction_set, "max_step_tokens": 24}
     recorder = Recorder()
-    expected, _ = serve(load(directory, **options), requests_with(sampling), overlap=overlap)
-    runner = load(directory, recorder, **options)
+    expected, _ = serve(load_on_cpu(directory, **options), requests_with(sampling), overlap=overlap)
+    runner = load_on_cpu(directory, recorder, **options)
     replayed, scheduler = serve(runner, requests_with(sampling), overlap=overlap)
     assert replayed == expected
     assert recorder.num_replays > scheduler.counters.steps / 2
@@ -109,10 +75,10 @@ def test_replayed_steps_keep_to_the_masks_that_follow_them(
 ) -> None:
     recorder = Recorder()
     requests = requests_with(sampling, VOCAB_SIZE)
-    expected, _ = serve(load(directory), requests)
+    expected, _ = serve(load_on_cpu(directory), requests)
     assert all(alternates(expected[request.request_id]) for request in requests if request.grammar)
     replayed, scheduler = serve(
-        load(directory, recorder), requests_with(sampling, VOCAB_SIZE), overlap=overlap
+        load_on_cpu(directory, recorder), requests_with(sampling, VOCAB_SIZE), overlap=overlap
     )
     assert replayed == expected
     assert recorder.num_replays > scheduler.counters.steps / 2
@@ -121,10 +87,10 @@ def test_replayed_steps_keep_to_the_masks_that_follow_them(
 def test_layers_that_see_unequally_far_have_rows_of_their_own(tmp_path: Path) -> None:
     windows = {"use_sliding_window": True, "sliding_window": 20, "max_window_layers": 2}
     mixed = write_checkpoint(tmp_path / "mixed", "qwen2", **windows)
-    expected, _ = serve(load(mixed), requests_with(PLAIN * 2))
+    expected, _ = serve(load_on_cpu(mixed), requests_with(PLAIN * 2))
     recorder = Recorder()
     replayed, scheduler = serve(
-        load(mixed, recorder), requests_with(PLAIN * 2), prefix_cache=True, overlap=True
+        load_on_cpu(mixed, recorder), requests_with(PLAIN * 2), prefix_cache=True, overlap=True
     )
     assert replayed == expected
     assert recorder.num_replays > scheduler.counters.steps / 2
@@ -132,8 +98,8 @@ def test_layers_that_see_unequally_far_have_rows_of_their_own(tmp_path: Path) ->
 
 def test_preempted_and_resumed_requests_keep_their_tokens(directory: Path) -> None:
     options = {"kv_cache_memory": 16 * 16 * 768, "max_step_tokens": 24}
-    expected, _ = serve(load(directory), requests_with(PLAIN * 2))
-    runner = load(directory, Recorder(), **options)
+    expected, _ = serve(load_on_cpu(directory), requests_with(PLAIN * 2))
+    runner = load_on_cpu(directory, Recorder(), **options)
     for prefix_cache in (False, True):
         replayed, scheduler = serve(runner, requests_with(PLAIN * 2), prefix_cache, overlap=True)
         assert scheduler.counters.preemptions > 0
@@ -144,8 +110,8 @@ def test_layers_that_see_unequally_far_have_rows_of_their_own_tables(tmp_path: P
     directory = write_checkpoint(
         tmp_path / "model", "qwen2", use_sliding_window=True, sliding_window=20, max_window_layers=1
     )
-    expected, _ = serve(load(directory), requests_with(PLAIN))
-    runner = load(directory, Recorder())
+    expected, _ = serve(load_on_cpu(directory), requests_with(PLAIN))
+    runner = load_on_cpu(directory, Recorder())
     assert runner.info.windows == (0, 20, 20)
     replayed, _ = serve(runner, requests_with(PLAIN), prefix_cache=True, overlap=True)
     assert replayed == expected
@@ -166,9 +132,9 @@ def test_requests_that_come_and_go_share_the_rows(directory: Path) -> None:
             for n in range(30)
         ]
 
-    expected, _ = serve(load(directory), requests())
+    expected, _ = serve(load_on_cpu(directory), requests())
     for overlap in (False, True):
-        assert serve(load(directory, Recorder()), requests(), True, overlap)[0] == expected
+        assert serve(load_on_cpu(directory, Recorder()), requests(), True, overlap)[0] == expected
 
 
 def test_rows_that_fill_a_graph_up_write_nothing(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,14 +148,14 @@ def test_rows_that_fill_a_graph_up_write_nothing(directory: Path, monkeypatch: p
 
     monkeypatch.setattr(CacheGeometry, "allocate", poisoned)
     prompts = [[5, 6, 7], [8], [9, 10], [11], [12]]  # with 3 rows of the graph for 8 to spare
-    generate(load(directory, Recorder(), max_running=32), prompts, 20)
+    generate(load_on_cpu(directory, Recorder(), max_running=32), prompts, 20)
     for tensor in caches:
         written = (tensor != 7.25).any(dim=(1, 3)).sum()
         assert written == sum(len(prompt) + 19 for prompt in prompts)
 
 
 def test_a_steady_step_sends_nothing(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runner = load(directory, Recorder())
+    runner = load_on_cpu(directory, Recorder())
     prompts = {0: [5, 6, 7], 1: [8, 9]}
     runner.launch(
         StepPlan(
@@ -217,8 +183,8 @@ def test_what_cannot_be_captured_is_computed_eagerly_and_one_line_says_so(
         work()
         raise NotCapturableError("the reference computes paged_attention")
 
-    expected, _ = serve(load(directory, cpu_instruction_set="torch"), requests_with(PLAIN))
-    runner = load(directory, refuse, cpu_instruction_set="torch")
+    expected, _ = serve(load_on_cpu(directory, cpu_instruction_set="torch"), requests_with(PLAIN))
+    runner = load_on_cpu(directory, refuse, cpu_instruction_set="torch")
     assert not runner.replays
     assert serve(runner, requests_with(PLAIN))[0] == expected
     assert caplog.messages == [
@@ -233,8 +199,8 @@ def test_batches_larger_than_the_largest_graph_are_computed_eagerly(
     monkeypatch.setattr(graphs, "LARGEST", 3)
     prompts = [[3 + n, 4, 5] for n in range(5)]
     recorder = Recorder()
-    runner = load(directory, recorder)
-    expected = generate(load(directory), prompts, 10)
+    runner = load_on_cpu(directory, recorder)
+    expected = generate(load_on_cpu(directory), prompts, 10)
     assert generate(runner, prompts, 10) == expected
     assert recorder.num_replays == 0
     assert generate(runner, prompts[:3], 10) == expected[:3]
@@ -244,9 +210,9 @@ def test_batches_larger_than_the_largest_graph_are_computed_eagerly(
 @pytest.mark.parametrize("failing", [1, 2], ids=["forward", "sampling"])
 def test_a_step_that_failed_can_be_computed_again(directory: Path, failing: int) -> None:
     recorder = Recorder()
-    runner = load(directory, recorder)
+    runner = load_on_cpu(directory, recorder)
     prompt = [5, 6, 7]
-    (expected,) = generate(load(directory), [prompt], 6)
+    (expected,) = generate(load_on_cpu(directory), [prompt], 6)
     runner.launch(
         StepPlan(
             0,
@@ -268,8 +234,8 @@ def test_a_step_that_failed_can_be_computed_again(directory: Path, failing: int)
 
 def test_graphs_are_captured_unless_told_otherwise(directory: Path) -> None:
     recorder = Recorder()
-    load(directory, recorder)
+    load_on_cpu(directory, recorder)
     assert recorder.num_captured == 4 * len(graph_sizes(8))
     recorder = Recorder()
-    load(directory, recorder, cuda_graphs=False)
+    load_on_cpu(directory, recorder, cuda_graphs=False)
     assert recorder.num_captured == 0

@@ -9,16 +9,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from tests.checkpoints import write_checkpoint
-from tests.engine.driver import generate, ignore_progress
+from tests.checkpoints import DEMO, write_checkpoint
+from tests.engine.driver import generate
+from tests.engine.runner.loading import load_on_cpu
+from tests.engine.runner.oracle import prompts_of, transformers_tokens
 from tests.kernels.native import needs_native
-from tokenwire_engine.config import EngineConfig
-from tokenwire_engine.runner.load import load_runner
-from tokenwire_engine.runner.local import LocalRunner
 
 NUM_TOKENS = 64
 STEP_TOKENS = 32
-DEMO = Path(__file__).parents[3] / "models" / "demo" / "checkpoint"
 
 CHECKPOINTS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {}),
@@ -44,43 +42,21 @@ CHECKPOINTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def load(directory: Path, dtype: str = "float32", **options: Any) -> LocalRunner:
-    config = EngineConfig(model=str(directory), device="cpu", dtype=dtype, max_running=8, **options)
-    return load_runner(config, ignore_progress)
-
-
-def prompts_of(lengths: tuple[int, ...], vocab_size: int) -> list[list[int]]:
-    generator = torch.Generator().manual_seed(0)
-    return [torch.randint(3, vocab_size, (length,), generator=generator).tolist() for length in lengths]
-
-
-def transformers_tokens(model: Any, prompt: list[int]) -> list[int]:
-    output = model.generate(
-        torch.tensor([prompt]),
-        attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),
-        max_new_tokens=NUM_TOKENS,
-        min_new_tokens=NUM_TOKENS,
-        do_sample=False,
-        eos_token_id=None,
-    )
-    return output[0, len(prompt) :].tolist()
-
-
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_a_batch_of_prompts_of_many_lengths_continues_as_in_transformers(name: str, tmp_path: Path) -> None:
     family, changes = CHECKPOINTS[name]
     directory = write_checkpoint(tmp_path / "model", family, **changes)
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
     prompts = prompts_of((1, 5, STEP_TOKENS, 50, 101), vocab_size=320)
-    expected = [transformers_tokens(model, prompt) for prompt in prompts]
-    assert generate(load(directory), prompts, NUM_TOKENS, step_tokens=STEP_TOKENS) == expected
+    expected = [transformers_tokens(model, prompt, NUM_TOKENS) for prompt in prompts]
+    assert generate(load_on_cpu(directory), prompts, NUM_TOKENS, step_tokens=STEP_TOKENS) == expected
 
 
 def test_the_demo_model_continues_as_in_transformers() -> None:
     model = AutoModelForCausalLM.from_pretrained(DEMO, dtype=torch.float32)
-    runner = load(DEMO)
+    runner = load_on_cpu(DEMO)
     prompts = prompts_of((3, 40, 17), runner.info.vocab_size)
-    expected = [transformers_tokens(model, prompt) for prompt in prompts]
+    expected = [transformers_tokens(model, prompt, NUM_TOKENS) for prompt in prompts]
     assert generate(runner, prompts, NUM_TOKENS, step_tokens=STEP_TOKENS) == expected
 
 
@@ -97,7 +73,7 @@ def test_a_request_gets_the_same_tokens_alone_and_in_a_batch(
     tmp_path: Path, dtype: str, quantization: str | None
 ) -> None:
     directory = write_checkpoint(tmp_path / "model", "qwen3", max_position_embeddings=1024)
-    runner = load(directory, dtype, quantization=quantization)
+    runner = load_on_cpu(directory, dtype=dtype, quantization=quantization)
     prompts = prompts_of((7, 250, 1, 530), vocab_size=320)
     together = generate(runner, prompts, NUM_TOKENS, step_tokens=STEP_TOKENS)
     assert [generate(runner, [prompt], NUM_TOKENS)[0] for prompt in prompts] == together
@@ -106,12 +82,12 @@ def test_a_request_gets_the_same_tokens_alone_and_in_a_batch(
 def test_the_block_size_does_not_matter(tmp_path: Path) -> None:
     directory = write_checkpoint(tmp_path / "model")
     prompts = prompts_of((7, 70), vocab_size=320)
-    expected = generate(load(directory), prompts, 24)
-    assert generate(load(directory, block_size=64), prompts, 24) == expected
+    expected = generate(load_on_cpu(directory), prompts, 24)
+    assert generate(load_on_cpu(directory, block_size=64), prompts, 24) == expected
 
 
 def test_tokens_generated_before_a_preemption_are_taken_up_again(tmp_path: Path) -> None:
-    runner = load(write_checkpoint(tmp_path / "model"))
+    runner = load_on_cpu(write_checkpoint(tmp_path / "model"))
     prompts = prompts_of((9, 21), vocab_size=320)
     whole = generate(runner, prompts, 30)
     resumed = generate(runner, prompts, 30, resumed=[tokens[:13] for tokens in whole])
@@ -121,6 +97,6 @@ def test_tokens_generated_before_a_preemption_are_taken_up_again(tmp_path: Path)
 def test_warming_up_leaves_no_trace(tmp_path: Path) -> None:
     directory = write_checkpoint(tmp_path / "model")
     prompts = prompts_of((9, 21), vocab_size=320)
-    cold, warm = load(directory), load(directory)
+    cold, warm = load_on_cpu(directory), load_on_cpu(directory)
     warm.warm_up()
     assert generate(warm, prompts, 20) == generate(cold, prompts, 20)

@@ -8,14 +8,12 @@ from typing import Any
 import pytest
 
 from tests.checkpoints import write_checkpoint
-from tests.engine.driver import ignore_progress
 from tests.engine.grammars import alternates
+from tests.engine.runner.loading import load_on_cpu
 from tests.engine.runner.serving import PLAIN, requests_with, serve
 from tests.kernels.native import native_instruction_sets
-from tokenwire_engine.config import EngineConfig
 from tokenwire_engine.runner.executor import Sampling
 from tokenwire_engine.runner.host_decodes import HostDecodeExecutor
-from tokenwire_engine.runner.load import load_runner
 from tokenwire_engine.runner.local import LocalRunner
 from tokenwire_engine.sampling.params import SamplingParams
 from tokenwire_engine.scheduler.plan import StepPlan
@@ -31,10 +29,7 @@ MIXED_WINDOWS = {"use_sliding_window": True, "sliding_window": 20, "max_window_l
 
 
 def load(directory: Path, *, in_place: bool, **options: Any) -> LocalRunner:
-    config = EngineConfig(
-        **({"model": str(directory), "device": "cpu", "dtype": "float32", "max_running": 8} | options)
-    )
-    runner = load_runner(config, ignore_progress)
+    runner = load_on_cpu(directory, **options)
     if not in_place:
         runner._executors = runner._executors[-1:]
     return runner

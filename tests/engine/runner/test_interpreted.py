@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from tests.checkpoints import write_checkpoint
-from tests.engine.driver import generate, ignore_progress
+from tests.engine.driver import generate
+from tests.engine.runner.loading import load_on_cpu
 from tokenwire_engine.config import EngineConfig
 from tokenwire_engine.runner import load as loading
 from tokenwire_engine.runner.graphs import Capture
-from tokenwire_engine.runner.load import load_runner
 from tokenwire_engine.runner.local import LocalRunner
 from tokenwire_engine.sampling.params import SamplingParams
 from tokenwire_kernels import Kernels
@@ -29,15 +29,8 @@ PROMPTS = [[5, 6, 7, 8], [9], [10, 11]]
 
 
 def load(directory: Path, kv_cache_dtype: str, capture: Capture | None = None) -> LocalRunner:
-    config = EngineConfig(
-        model=str(directory),
-        device="cpu",
-        dtype="float32",
-        kv_cache_dtype=kv_cache_dtype,
-        max_running=4,
-        cpu_instruction_set="torch",
-    )
-    return load_runner(config, ignore_progress, capture)
+    options = {"kv_cache_dtype": kv_cache_dtype, "max_running": 4, "cpu_instruction_set": "torch"}
+    return load_on_cpu(directory, capture, **options)
 
 
 @pytest.mark.parametrize("kv_cache_dtype", ["auto", "float16"])

@@ -9,11 +9,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests.checkpoints import write_checkpoint
-from tests.engine.driver import GREEDY, ignore_progress
-from tokenwire_engine.config import EngineConfig
+from tests.engine.driver import GREEDY
+from tests.engine.runner.loading import load_on_cpu
+from tests.engine.runner.oracle import transformers_tokens
 from tokenwire_engine.kv_cache.block_pool import BlockPool
 from tokenwire_engine.kv_cache.prefix_cache import PrefixCache
-from tokenwire_engine.runner.load import load_runner
 from tokenwire_engine.runner.local import LocalRunner
 from tokenwire_engine.scheduler.request import Request
 from tokenwire_engine.scheduler.scheduler import Scheduler, SchedulerLimits
@@ -37,15 +37,8 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=[None, "torch"])
 def runner(request: pytest.FixtureRequest, directory: Path) -> LocalRunner:
-    config = EngineConfig(
-        model=str(directory),
-        device="cpu",
-        dtype="float32",
-        cpu_instruction_set=request.param,
-        max_running=4,
-        max_step_tokens=STEP_TOKENS,
-    )
-    return load_runner(config, ignore_progress)
+    options = {"cpu_instruction_set": request.param, "max_running": 4, "max_step_tokens": STEP_TOKENS}
+    return load_on_cpu(directory, **options)
 
 
 def test_a_long_generation_is_transformers_own_and_holds_a_windows_worth_in_the_windowed_layers(
@@ -53,14 +46,7 @@ def test_a_long_generation_is_transformers_own_and_holds_a_windows_worth_in_the_
 ) -> None:
     prompt = torch.randint(3, 320, (90,), generator=torch.Generator().manual_seed(4)).tolist()
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
-    expected = model.generate(
-        torch.tensor([prompt]),
-        attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),
-        max_new_tokens=NUM_TOKENS,
-        min_new_tokens=NUM_TOKENS,
-        do_sample=False,
-        eos_token_id=None,
-    )[0, len(prompt) :].tolist()
+    expected = transformers_tokens(model, prompt, NUM_TOKENS)
 
     info = runner.info
     assert info.windows == (0, WINDOW)

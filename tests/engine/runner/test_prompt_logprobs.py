@@ -9,10 +9,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests.checkpoints import write_checkpoint
-from tests.engine.driver import GREEDY, ignore_progress
-from tokenwire_engine.config import EngineConfig
+from tests.engine.driver import GREEDY
+from tests.engine.runner.loading import load_on_cpu
 from tokenwire_engine.kv_cache.block_pool import BlockPool
-from tokenwire_engine.runner.load import load_runner
 from tokenwire_engine.sampling.logprobs import Logprobs
 from tokenwire_engine.scheduler.request import Request
 from tokenwire_engine.scheduler.scheduler import Scheduler, SchedulerLimits
@@ -26,15 +25,7 @@ def prompt_logprobs(
 ) -> tuple[list[Logprobs], int]:
     """Those of prompts that run together, as they were delivered, and how often one was preempted. Every
     second request asks for none."""
-    config = EngineConfig(
-        model=str(directory),
-        device="cpu",
-        dtype="float32",
-        max_running=8,
-        max_step_tokens=step_tokens,
-        kv_cache_memory=num_blocks * 16 * 768,
-    )
-    runner = load_runner(config, ignore_progress)
+    runner = load_on_cpu(directory, max_step_tokens=step_tokens, kv_cache_memory=num_blocks * 16 * 768)
     scheduler = Scheduler(SchedulerLimits(8, step_tokens, 256), BlockPool(num_blocks, 16))
     for index, prompt in enumerate(prompts()):
         scheduler.submit(

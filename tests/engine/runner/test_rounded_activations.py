@@ -13,17 +13,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.checkpoints import write_checkpoint
+from tests.checkpoints import DEMO, write_checkpoint
 from tests.engine.driver import generate
-from tests.engine.models.test_host_decoder import load as load_decoder
-from tests.engine.models.test_host_decoder import logits_of
-from tests.engine.runner.oracle import with_rounded_weights
-from tests.engine.runner.test_greedy_tokens import DEMO, NUM_TOKENS, load, prompts_of
+from tests.engine.models.decoders import load_decoder_on_cpu, logits_of
+from tests.engine.runner.loading import load_on_cpu
+from tests.engine.runner.oracle import prompts_of, with_rounded_weights
 from tests.kernels.native import native_instruction_sets
 from tokenwire_engine.quantization.schemes import SCHEMES
 
 ROUNDING = [name for name in native_instruction_sets() if name in ("avx512_vnni", "avx512_bf16")]
-CALIBRATION_TOKENS = 400
+CALIBRATION_TOKENS, NUM_TOKENS = 400, 64
 
 pytestmark = pytest.mark.skipif(not ROUNDING, reason="no kernels that round activations run on this CPU")
 
@@ -48,10 +47,10 @@ def test_tokens_agree_wherever_the_margin_exceeds_the_error(
     directory = DEMO if name == "demo" else write_checkpoint(tmp_path, "qwen3", max_position_embeddings=512)
     oracle = with_rounded_weights(directory, SCHEMES[quantization])
     text, *prompts = prompts_of((CALIBRATION_TOKENS, 1, 20, 70, 33), oracle.config.vocab_size)
-    decoder = load_decoder(directory, instruction_set, torch.float32, quantization)
+    decoder = load_decoder_on_cpu(directory, instruction_set, torch.float32, quantization)
     error = greatest_error(logits_of(decoder, [text]), logits_of_transformers(oracle, text))
 
-    runner = load(directory, quantization=quantization, cpu_instruction_set=instruction_set)
+    runner = load_on_cpu(directory, quantization=quantization, cpu_instruction_set=instruction_set)
     clear = 0
     for prompt, tokens in zip(prompts, generate(runner, prompts, NUM_TOKENS), strict=True):
         best = logits_of_transformers(oracle, prompt + tokens)[len(prompt) - 1 : -1].topk(2)

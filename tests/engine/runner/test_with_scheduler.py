@@ -11,10 +11,9 @@ import pytest
 import torch
 
 from tests.checkpoints import write_checkpoint
-from tests.engine.driver import GREEDY, ignore_progress
+from tests.engine.driver import GREEDY
+from tests.engine.runner.loading import load_on_cpu
 from tests.engine.runner.serving import MAX_TOKENS, requests_with, serve
-from tokenwire_engine.config import EngineConfig
-from tokenwire_engine.runner.load import load_runner
 from tokenwire_engine.sampling.params import SamplingParams
 from tokenwire_engine.scheduler.request import Request
 
@@ -27,15 +26,8 @@ def test_requests_that_preempt_each_other_get_the_tokens_that_they_get_alone(
     tmp_path: Path, dtype: str, token_bytes: int
 ) -> None:
     directory = write_checkpoint(tmp_path / "model")
-    config = EngineConfig(
-        model=str(directory),
-        device="cpu",
-        dtype=dtype,
-        max_running=8,
-        max_step_tokens=24,
-        kv_cache_memory=NUM_BLOCKS * 16 * token_bytes,
-    )
-    runner = load_runner(config, ignore_progress)
+    cache = NUM_BLOCKS * 16 * token_bytes
+    runner = load_on_cpu(directory, dtype=dtype, max_step_tokens=24, kv_cache_memory=cache)
     sampling = [
         GREEDY,
         SamplingParams(temperature=0.8),
@@ -78,22 +70,16 @@ WINDOWS: dict[str, dict[str, Any]] = {
 def test_a_pool_too_small_for_the_load_gives_the_tokens_of_one_that_is_not(
     tmp_path: Path, family: str, host_blocks: int
 ) -> None:
-    config = EngineConfig(
-        model=str(write_checkpoint(tmp_path / "model", family, **WINDOWS[family])),
-        device="cpu",
-        dtype="float32",
-        max_running=8,
-        max_step_tokens=40,
-        host_cache_memory=host_blocks * 16 * 768 or None,
-    )
+    directory = write_checkpoint(tmp_path / "model", family, **WINDOWS[family])
+    options = {"max_step_tokens": 40, "host_cache_memory": host_blocks * 16 * 768 or None}
     common = torch.randint(3, 320, (50,), generator=torch.Generator().manual_seed(1)).tolist()
 
     def requests() -> list[Request]:
         return [Request(str(n), common[: 40 + n] + [n] * n, replace(GREEDY, seed=n), 70) for n in range(8)]
 
-    expected, scheduler = serve(load_runner(config, ignore_progress), requests())
+    expected, scheduler = serve(load_on_cpu(directory, **options), requests())
     assert scheduler.counters.preemptions == 0
-    small = load_runner(replace(config, kv_cache_memory=NUM_BLOCKS * 16 * 768), ignore_progress)
+    small = load_on_cpu(directory, kv_cache_memory=NUM_BLOCKS * 16 * 768, **options)
     assert small.info.num_host_blocks == host_blocks * len(small.info.windows)
     squeezed, scheduler = serve(small, [*requests(), Request("late", common, GREEDY, 70)], True, overlap=True)
     assert {n: squeezed[n] for n in expected} == expected
@@ -106,8 +92,7 @@ def test_a_shared_beginning_gives_the_tokens_that_computing_it_again_gives(
     tmp_path: Path, family: str
 ) -> None:
     directory = write_checkpoint(tmp_path / "model", family, **WINDOWS[family])
-    config = EngineConfig(model=str(directory), device="cpu", max_running=8, max_step_tokens=40)
-    runner = load_runner(config, ignore_progress)
+    runner = load_on_cpu(directory, max_step_tokens=40)
     common = torch.randint(3, 320, (83,), generator=torch.Generator().manual_seed(1)).tolist()
 
     def requests() -> list[Request]:
@@ -128,7 +113,7 @@ def test_samples_that_share_a_prompt_get_the_tokens_that_each_gets_by_itself(
     tmp_path: Path, prefix_cache: bool
 ) -> None:
     directory = write_checkpoint(tmp_path / "model")
-    runner = load_runner(EngineConfig(model=str(directory), device="cpu", max_running=8), ignore_progress)
+    runner = load_on_cpu(directory)
     prompt = torch.randint(3, 320, (45,), generator=torch.Generator().manual_seed(2)).tolist()
     params = SamplingParams(temperature=0.9, seed=5, presence_penalty=0.5)
     samples = Request("all", prompt, params, 30, num_samples=4)

@@ -9,10 +9,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.engine.hash_runner import continuation
-from tests.engine.server.conftest import Engine
-from tests.engine.server.test_main import handed_back
-from tokenwire.v1 import engine_admin_pb2_grpc
-from tokenwire.v1.engine_admin_pb2 import DrainRequest, DrainResponse, UndrainRequest
+from tests.engine.running import Engine, handed_back
+from tokenwire.v1.engine_admin_pb2 import DrainResponse
 from tokenwire.v1.engine_pb2 import (
     GenerateRequest,
     HandedBack,
@@ -26,17 +24,9 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-def admin(engine: Engine) -> engine_admin_pb2_grpc.EngineAdminAsyncStub:
-    return engine_admin_pb2_grpc.EngineAdminStub(engine.channel)
-
-
 def drain(engine: Engine, timeout_ms: int | None = None) -> asyncio.Task[DrainResponse]:
     """A call that runs."""
-
-    async def call() -> DrainResponse:
-        return await admin(engine).Drain(DrainRequest(timeout_ms=timeout_ms))
-
-    return asyncio.create_task(call())
+    return asyncio.create_task(engine.drain(timeout_ms))
 
 
 async def health(engine: Engine) -> int:
@@ -68,11 +58,11 @@ async def test_an_idle_engine_is_drained_at_once_and_admits_again_when_told_to(e
     assert tokens == []
     assert handed_back(error) == HandedBack(output_tokens=0)
 
-    assert (await admin(engine).Undrain(UndrainRequest())).was_draining
+    assert (await engine.undrain()).was_draining
     assert await health(engine) == SERVING
     assert not (await engine.load()).draining
     assert (await generate(engine, request([1], 5)))[0] == continuation([1], 5)
-    assert not (await admin(engine).Undrain(UndrainRequest())).was_draining
+    assert not (await engine.undrain()).was_draining
 
 
 async def test_requests_that_run_or_wait_go_on_to_their_end(start_engine) -> None:
@@ -126,7 +116,7 @@ async def test_a_session_hears_of_its_requests_and_goes_on(engine: Engine) -> No
     _, refused = await read_ends(session, 1)
     assert back_of(refused[0]) == HandedBack()
 
-    await admin(engine).Undrain(UndrainRequest())
+    await engine.undrain()
     resumed = request([1], 200)
     resumed.resumed_token_ids.extend(tokens[1])
     await submit(session, 1, resumed)
@@ -153,7 +143,7 @@ async def test_to_admit_again_ends_a_drain_that_waits(engine: Engine) -> None:
     await engine.step_until(lambda load: load.generated_tokens > 0)
     waiting = drain(engine, timeout_ms=100)
     await engine.until(lambda load: load.draining)
-    await admin(engine).Undrain(UndrainRequest())
+    await engine.undrain()
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await waiting
     assert caught.value.code() is grpc.StatusCode.ABORTED

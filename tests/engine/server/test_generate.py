@@ -6,7 +6,7 @@ import grpc
 import pytest
 
 from tests.engine.hash_runner import EOS_TOKEN_ID, HashRunner, continuation, model_info, next_token
-from tests.engine.server.conftest import Engine, StartEngine
+from tests.engine.running import Engine, StartEngine
 from tokenwire.status import StatusError
 from tokenwire.v1 import engine_pb2, generation_pb2
 from tokenwire.v1.engine_pb2 import GenerateRequest

@@ -10,15 +10,14 @@ import grpc
 import pytest
 
 from tests.checkpoints import write_checkpoint
+from tests.engine.running import serving
 from tokenwire.v1 import engine_pb2_grpc
 from tokenwire.v1.engine_pb2 import GenerateRequest, GetLoadRequest
 from tokenwire.v1.generation_pb2 import SamplingParams, StopConditions
-from tokenwire_engine.config import EngineConfig
 from tokenwire_engine.runner.executor import Sampling
 from tokenwire_engine.runner.load import load_runner
 from tokenwire_engine.runner.local import LocalRunner
 from tokenwire_engine.scheduler.plan import StepPlan
-from tokenwire_engine.server.server import EngineServer
 
 NUM_REQUESTS = 4
 Forward = Callable[[LocalRunner, StepPlan], Sampling]
@@ -54,15 +53,9 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> Kernels:
 
 @pytest.fixture
 async def stub(tmp_path: Path, kernels: Kernels) -> AsyncIterator[engine_pb2_grpc.EngineAsyncStub]:
-    config = EngineConfig(
-        model=str(write_checkpoint(tmp_path)), port=0, device="cpu", kv_cache_memory=4 << 20
-    )
-    server = EngineServer(config, load_runner, lambda *_: None)
-    await server.start()
-    await server.ready()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-        yield engine_pb2_grpc.EngineStub(channel)
-    await server.stop()
+    checkpoint = str(write_checkpoint(tmp_path))
+    async with serving(load_runner, device="cpu", model=checkpoint, kv_cache_memory=4 << 20) as stub:
+        yield stub
 
 
 def request(number: int) -> GenerateRequest:

@@ -10,8 +10,8 @@ import grpc
 import pytest
 
 from tests.engine.hash_runner import HashRunner, model_info
-from tests.engine.server.conftest import Engine, StartEngine
-from tests.patience import PATIENCE_S
+from tests.engine.running import Engine, StartEngine
+from tests.patience import PATIENCE_S, until
 from tokenwire.kv_hash import block_hash, prefix_hashes, root_hash
 from tokenwire.v1 import engine_admin_pb2_grpc
 from tokenwire.v1.engine_admin_pb2 import ResetPrefixCacheRequest
@@ -187,9 +187,7 @@ async def test_copies_follow_a_cache_under_pressure(
     load = await engine.load()
     assert len(truth.blocks) <= load.cached_kv_blocks + num_host_blocks
     assert load.cached_kv_blocks <= len(truth.blocks) * len(windows)
-    async with asyncio.timeout(PATIENCE_S):
-        while any(watcher.blocks.keys() != truth.blocks.keys() for watcher in watchers):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+    await until(lambda: all(watcher.blocks.keys() == truth.blocks.keys() for watcher in watchers))
     for task in reading:
         task.cancel()
     for watcher in (*watchers, truth):

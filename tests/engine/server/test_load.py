@@ -5,7 +5,7 @@ import asyncio
 import grpc
 import pytest
 
-from tests.engine.server.conftest import Engine, StartEngine
+from tests.engine.running import Engine, StartEngine
 from tokenwire.v1.engine_pb2 import GenerateRequest, WatchLoadRequest
 from tokenwire.v1.generation_pb2 import StopConditions
 

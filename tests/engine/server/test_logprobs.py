@@ -7,31 +7,25 @@ import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import grpc
 import pytest
 
 from tests.checkpoints import write_checkpoint
+from tests.engine.running import serving
 from tokenwire.v1 import engine_pb2_grpc
 from tokenwire.v1.engine_pb2 import GenerateRequest, SessionRequest
 from tokenwire.v1.generation_pb2 import LogprobColumns, LogprobOptions, SamplingParams, StopConditions
-from tokenwire_engine.config import EngineConfig
 from tokenwire_engine.runner.load import load_runner
 from tokenwire_engine.server import logprobs as pending
-from tokenwire_engine.server.server import EngineServer
 
 PROMPT = [5 + index for index in range(60)]
 
 
 @pytest.fixture
 async def stub(tmp_path: Path) -> AsyncIterator[engine_pb2_grpc.EngineAsyncStub]:
-    checkpoint = write_checkpoint(tmp_path / "model")
-    config = EngineConfig(model=str(checkpoint), port=0, device="cpu", dtype="float32", max_step_tokens=32)
-    server = EngineServer(config, load_runner, lambda *_: None)
-    await server.start()
-    await server.ready()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-        yield engine_pb2_grpc.EngineStub(channel)
-    assert await server.stop()
+    checkpoint = str(write_checkpoint(tmp_path / "model"))
+    config = {"device": "cpu", "dtype": "float32", "max_step_tokens": 32}
+    async with serving(load_runner, model=checkpoint, **config) as stub:
+        yield stub
 
 
 def request(tokens: int | None, prompt: int | None = None) -> GenerateRequest:

@@ -8,17 +8,16 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
 import grpc
 import pytest
-from google.rpc import status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from tokenwire.status import DETAILS_KEY
+from tests.engine.running import handed_back
+from tests.patience import eventually
 from tokenwire.v1 import engine_pb2_grpc
 from tokenwire.v1.engine_pb2 import (
     GenerateRequest,
@@ -26,7 +25,6 @@ from tokenwire.v1.engine_pb2 import (
     GetLoadRequest,
     GetModelRequest,
     GetTokenizerFilesRequest,
-    HandedBack,
 )
 from tokenwire.v1.generation_pb2 import FINISH_REASON_LENGTH, SamplingParams, StopConditions
 
@@ -189,8 +187,7 @@ def test_what_sigterm_leaves_is_handed_back_for_another_engine_to_continue(
         tokens += next(call).token_ids
         process.child.send_signal(signal.SIGTERM)
         if signals == 2:
-            while not stub.GetLoad(GetLoadRequest()).draining:  # else both may be taken for one
-                time.sleep(0.01)
+            eventually(lambda: stub.GetLoad(GetLoadRequest()).draining)  # else both may be taken for one
             process.child.send_signal(signal.SIGTERM)
         error = None
         try:
@@ -213,16 +210,6 @@ def test_what_sigterm_leaves_is_handed_back_for_another_engine_to_continue(
         for response in stub.Generate(request):
             tokens += response.token_ids
     assert tokens == undisturbed
-
-
-def handed_back(error: grpc.RpcError | None) -> HandedBack:
-    """What a draining engine says about a request."""
-    assert error is not None
-    assert error.code() is grpc.StatusCode.UNAVAILABLE
-    status = status_pb2.Status.FromString(dict(error.trailing_metadata())[DETAILS_KEY])
-    back = HandedBack()
-    assert any(detail.Unpack(back) for detail in status.details)
-    return back
 
 
 def test_a_device_that_is_gone_turns_health_and_ends_the_process_with_an_error(

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.engine.hash_runner import HashRunner
-from tests.engine.server.conftest import StartEngine
+from tests.engine.running import StartEngine
 from tests.patience import PATIENCE_S
 from tokenwire.v1.engine_pb2 import GenerateRequest
 from tokenwire.v1.generation_pb2 import StopConditions

@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.engine.hash_runner import HashRunner, model_info
-from tests.engine.server.conftest import Engine, StartEngine
+from tests.engine.running import Engine, StartEngine
 from tokenwire.v1.engine_pb2 import GetModelRequest, GetTokenizerFilesRequest
 
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from tests.engine.hash_runner import continuation
-from tests.engine.server.conftest import Engine, StartEngine
+from tests.engine.running import Engine, StartEngine
 from tokenwire.v1 import engine_admin_pb2_grpc
 from tokenwire.v1.engine_admin_pb2 import ResetPrefixCacheRequest
 from tokenwire.v1.engine_pb2 import GenerateRequest

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-import grpc
 import pytest
 
-from tokenwire.v1 import engine_pb2_grpc
+from tests.engine.running import serving
 from tokenwire.v1.engine_pb2 import GenerateRequest, GetLoadRequest
 from tokenwire.v1.generation_pb2 import SamplingParams, StopConditions, TokenIds
-from tokenwire_engine.config import EngineConfig
 from tokenwire_engine.runner.load import load_runner
-from tokenwire_engine.server.server import EngineServer
 
 NUM_REQUESTS = 12
 SMALL_CACHE = 2_200_000
@@ -45,14 +42,8 @@ async def outputs(
 
     `resumed` are tokens that an earlier engine produced; they are part of the result.
     """
-    config = EngineConfig(
-        port=0, device="cpu", max_model_len=512, max_step_tokens=96, kv_cache_memory=cache_bytes
-    )
-    server = EngineServer(config, load_runner, lambda *_: None)
-    await server.start()
-    await server.ready()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-        stub: engine_pb2_grpc.EngineAsyncStub = engine_pb2_grpc.EngineStub(channel)
+    config = {"device": "cpu", "max_model_len": 512, "max_step_tokens": 96, "kv_cache_memory": cache_bytes}
+    async with serving(load_runner, **config) as stub:
         turn = asyncio.Semaphore(concurrency)
 
         async def generate(number: int) -> list[int]:
@@ -66,8 +57,6 @@ async def outputs(
 
         results = await asyncio.gather(*(generate(number) for number in range(NUM_REQUESTS)))
         load = await stub.GetLoad(GetLoadRequest())
-    assert load.free_kv_blocks == load.total_kv_blocks
-    assert await server.stop()
     return results, load.preemptions
 
 

@@ -11,7 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from tests.engine.hash_runner import HashRunner
-from tests.engine.server.conftest import Engine
+from tests.engine.running import Engine
 from tests.patience import PATIENCE_S
 from tokenwire.status import StatusError
 from tokenwire.v1 import engine_pb2, engine_pb2_grpc

@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from tests.engine.hash_runner import HashRunner, continuation, model_info
-from tests.engine.server.conftest import Engine, StartEngine
+from tests.engine.running import Engine, StartEngine
 from tests.patience import PATIENCE_S
 from tokenwire.status import StatusError
 from tokenwire.v1 import generation_pb2

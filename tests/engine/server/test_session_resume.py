@@ -13,7 +13,7 @@ import pytest
 
 from tests.cut_proxy import CutProxy, cut_proxy
 from tests.engine.hash_runner import HashRunner, continuation, model_info
-from tests.engine.server.conftest import Engine, StartEngine
+from tests.engine.running import Engine, StartEngine
 from tests.patience import PATIENCE_S
 from tokenwire.status import StatusError
 from tokenwire.v1 import engine_pb2_grpc, generation_pb2
@@ -110,7 +110,7 @@ class Peer:
 
 @pytest.fixture
 async def peer(engine: Engine) -> AsyncIterator[Peer]:
-    peer = Peer(engine.server.port)
+    peer = Peer(engine.port)
     await peer.open()
     yield peer
     await peer.channel.close()
@@ -118,7 +118,7 @@ async def peer(engine: Engine) -> AsyncIterator[Peer]:
 
 @pytest.fixture
 async def proxy(engine: Engine) -> AsyncIterator[CutProxy]:
-    async with cut_proxy(engine.server.port) as proxy:
+    async with cut_proxy(engine.port) as proxy:
         yield proxy
 
 
@@ -138,7 +138,7 @@ async def test_twenty_cuts_during_sixty_four_streams_lose_nothing_and_repeat_not
     start_engine: StartEngine,
 ) -> None:
     engine = await start_engine(HashRunner(model_info(num_blocks=4096, max_model_len=2048)), max_running=64)
-    async with cut_proxy(engine.server.port) as proxy:
+    async with cut_proxy(engine.port) as proxy:
         peer = Peer(proxy.port)
         await peer.open()
         engine.runner.hold()
@@ -201,7 +201,7 @@ async def test_a_submit_that_was_lost_is_sent_again_and_one_that_was_not_is_not(
 async def test_without_a_grace_period_a_broken_stream_cancels_at_once_and_cannot_be_resumed(
     engine: Engine,
 ) -> None:
-    peer = Peer(engine.server.port, grace_ms=0)
+    peer = Peer(engine.port, grace_ms=0)
     assert (await peer.open()).grace_period_ms == 0
     await peer.submit(1, [5], max_tokens=None)
     await peer.read()
@@ -219,7 +219,7 @@ async def test_when_the_grace_period_is_over_blocks_are_free_and_the_session_is_
 ) -> None:
     runner = HashRunner(model_info(num_blocks=4096, max_model_len=32_768))
     engine = await start_engine(runner, session_grace_s=0.3)
-    peer = Peer(engine.server.port)
+    peer = Peer(engine.port)
     assert (await peer.open()).grace_period_ms == 300
     engine.runner.hold()
     await peer.submit(1, [5], max_tokens=None)
@@ -284,7 +284,7 @@ async def test_a_peer_that_does_not_acknowledge_is_paused_and_delays_nobody(
     monkeypatch.setattr(outbox, "MAX_MESSAGE_TOKENS", 64)
     runner = PacedRunner(model_info(num_blocks=1024, max_model_len=4096, max_step_tokens=256))
     engine = await start_engine(runner, max_running=16)
-    slow = Peer(engine.server.port, ack=False)
+    slow = Peer(engine.port, ack=False)
     await slow.open()
     for slot in range(8):
         await slow.submit(slot, [slot], max_tokens=1500)
@@ -300,7 +300,7 @@ async def test_a_peer_that_does_not_acknowledge_is_paused_and_delays_nobody(
     generated = (await engine.load()).generated_tokens
     assert generated < 2 * 4000  # the bound, and what was computed until the core heard of it
 
-    other = Peer(engine.server.port)
+    other = Peer(engine.port)
     await other.open()
     await other.submit(1, [5], max_tokens=1000)
     await other.read_until_finished(1)
@@ -321,7 +321,7 @@ async def test_requests_of_a_paused_peer_can_be_cancelled_and_end_with_it(
 ) -> None:
     monkeypatch.setattr(session, "MAX_HELD", 1000)
     engine = await start_engine(HashRunner(model_info(max_model_len=900)), session_grace_s=0.0)
-    peer = Peer(engine.server.port, ack=False)
+    peer = Peer(engine.port, ack=False)
     await peer.open()
     for slot in range(8):
         await peer.submit(slot, [slot], max_tokens=None)

@@ -9,10 +9,10 @@ import grpc
 import pytest
 from tokenizers import Tokenizer
 
-from tests.engine.driver import ignore_progress
+from tests.engine.running import serving
 from tokenwire.status import StatusError
 from tokenwire.v1 import engine_pb2_grpc
-from tokenwire.v1.engine_pb2 import GenerateRequest, GetLoadRequest, SessionRequest, SessionResponse
+from tokenwire.v1.engine_pb2 import GenerateRequest, SessionRequest, SessionResponse
 from tokenwire.v1.generation_pb2 import (
     FINISH_REASON_CANCELLED,
     FINISH_REASON_ERROR,
@@ -21,26 +21,15 @@ from tokenwire.v1.generation_pb2 import (
     SamplingParams,
     StopConditions,
 )
-from tokenwire_engine.config import EngineConfig
 from tokenwire_engine.runner.load import load_runner
-from tokenwire_engine.server.server import EngineServer
 
 PHONE = Constraint(regex=r"\d{3}-\d{4}")
 
 
 @pytest.fixture
 async def stub() -> AsyncIterator[engine_pb2_grpc.EngineAsyncStub]:
-    server = EngineServer(
-        EngineConfig(port=0, device="cpu", kv_cache_memory=16 << 20), load_runner, ignore_progress
-    )
-    await server.start()
-    await server.ready()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-        stub: engine_pb2_grpc.EngineAsyncStub = engine_pb2_grpc.EngineStub(channel)
+    async with serving(load_runner, device="cpu", kv_cache_memory=16 << 20) as stub:
         yield stub
-        load = await stub.GetLoad(GetLoadRequest())
-        assert load.free_kv_blocks == load.total_kv_blocks
-    assert await server.stop()
 
 
 def request(constraint: Constraint, **fields: object) -> GenerateRequest:

@@ -2,35 +2,17 @@
 
 from __future__ import annotations
 
-import math
-
 import openai
 import pytest
 
-from tests.services.gateway.fake_tokenizer import MODEL, Answer, FakeTokenizer, Request, Response
+from tests.services.gateway.answers import said
+from tests.services.gateway.fake_tokenizer import MODEL, Answer, FakeTokenizer, Request
 from tokenwire.status import invalid_argument
-from tokenwire.v1.generation_pb2 import LogprobColumns
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 HELLO = [{"role": "user", "content": "hi"}]
 SMILE = "🙂".encode()
-
-
-def said(text: str, tokens: list[bytes], num_top: int) -> Response:
-    """A message with these tokens: -0.5 each, the alternatives -0.25 and minus infinity."""
-    return Response(
-        text_delta=text,
-        logprobs=LogprobColumns(
-            token_logprobs=[-0.5] * len(tokens),
-            token_ranks=[2] * len(tokens),
-            num_top=num_top,
-            top_token_ids=[0, 1][:num_top] * len(tokens),
-            top_logprobs=[-0.25, -math.inf][:num_top] * len(tokens),
-        ),
-        token_bytes=tokens,
-        top_token_bytes=[b"yes", b"\xff"][:num_top] * len(tokens),
-    )
 
 
 def answer(request: Request) -> Answer:

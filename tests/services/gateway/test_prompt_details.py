@@ -8,35 +8,13 @@ import httpx
 import openai
 import pytest
 
-from tests.services.gateway.fake_tokenizer import MODEL, Answer, FakeTokenizer, Request, Response
-from tests.services.gateway.test_logprobs import said
-from tokenwire.v1.generation_pb2 import LogprobColumns
+from tests.services.gateway.answers import with_prompt
+from tests.services.gateway.fake_tokenizer import MODEL, FakeTokenizer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 HELLO = {"messages": [{"role": "user", "content": "hi"}]}
-
-
-def answer(request: Request) -> Answer:
-    """The prompt "So é" of three tokens, then " on." of two."""
-    about = Response(prompt_token_ids=[7, 8, 9])
-    if request.return_prompt_text:
-        about.prompt_text = "So é"
-    if request.logprobs.HasField("num_prompt_logprobs"):
-        columns = LogprobColumns(token_logprobs=[-1, -2], token_ranks=[1, 5], num_top=1)
-        columns.top_token_ids.extend([8, 6])
-        columns.top_logprobs.extend([-1, -0.5])
-        about.prompt_logprobs.CopyFrom(columns)
-        about.prompt_token_bytes.extend([b"So", b" ", "é".encode()])
-        about.prompt_top_token_bytes.extend([b" ", b"x"])
-    first, second = said(" on", [b" on"], 1), said(".", [b"."], 1)
-    if not request.logprobs.HasField("num_logprobs"):
-        first, second = Response(text_delta=" on"), Response(text_delta=".")
-    if request.return_token_ids:
-        first.token_ids.append(4)
-        second.token_ids.append(5)
-    return Answer([about, first, second])
 
 
 async def post(http: httpx.AsyncClient, path: str, **body: Any) -> Any:
@@ -49,7 +27,7 @@ async def post(http: httpx.AsyncClient, path: str, **body: Any) -> Any:
 async def test_echo_puts_the_prompt_first(
     client: openai.AsyncOpenAI, tokenizer: FakeTokenizer, stream: bool
 ) -> None:
-    tokenizer.answer = answer
+    tokenizer.answer = with_prompt
     if stream:
         chunks = await client.completions.create(
             model=MODEL, prompt=[7, 8, 9], echo=True, logprobs=1, stream=True
@@ -72,7 +50,7 @@ async def test_echo_puts_the_prompt_first(
 async def test_echo_without_tokens_scores_a_text(
     client: openai.AsyncOpenAI, tokenizer: FakeTokenizer, stream: bool
 ) -> None:
-    tokenizer.answer = answer
+    tokenizer.answer = with_prompt
     options: dict[str, Any] = {"prompt": "So é", "echo": True, "logprobs": 1, "max_tokens": 0}
     if stream:
         chunks = await client.completions.create(model=MODEL, stream=True, **options)
@@ -87,7 +65,7 @@ async def test_echo_without_tokens_scores_a_text(
 async def test_a_chats_token_ids_come_as_vllm_writes_them(
     http: httpx.AsyncClient, tokenizer: FakeTokenizer
 ) -> None:
-    tokenizer.answer = answer
+    tokenizer.answer = with_prompt
     whole = await post(http, CHAT, **HELLO, return_token_ids=True)
     assert whole["prompt_token_ids"] == [7, 8, 9]
     assert whole["choices"][0]["token_ids"] == [4, 5]
@@ -97,7 +75,7 @@ async def test_a_chats_token_ids_come_as_vllm_writes_them(
 async def test_a_streamed_chats_token_ids_come_with_their_text(
     client: openai.AsyncOpenAI, tokenizer: FakeTokenizer
 ) -> None:
-    tokenizer.answer = answer
+    tokenizer.answer = with_prompt
     stream = await client.chat.completions.create(
         model=MODEL, stream=True, extra_body={"return_token_ids": True}, **HELLO
     )
@@ -111,7 +89,7 @@ async def test_a_streamed_chats_token_ids_come_with_their_text(
 async def test_a_completions_token_ids_come_in_its_choices(
     http: httpx.AsyncClient, tokenizer: FakeTokenizer
 ) -> None:
-    tokenizer.answer = answer
+    tokenizer.answer = with_prompt
     whole = await post(http, COMPLETIONS, prompt=["a", "b"], return_token_ids=True)
     assert [choice["prompt_token_ids"] for choice in whole["choices"]] == [[7, 8, 9]] * 2
     assert [choice["token_ids"] for choice in whole["choices"]] == [[4, 5]] * 2
@@ -121,7 +99,7 @@ async def test_a_completions_token_ids_come_in_its_choices(
 async def test_the_prompts_logprobs_come_as_vllm_writes_them(
     http: httpx.AsyncClient, tokenizer: FakeTokenizer
 ) -> None:
-    tokenizer.answer = answer
+    tokenizer.answer = with_prompt
     expected = [
         None,
         {"8": {"logprob": -1, "rank": 1, "decoded_token": " "}},

@@ -22,9 +22,12 @@ BODY = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
 
 async def until_healthy(url: str) -> None:
     """Wait until the gateway has a session again."""
-    async with asyncio.timeout(PATIENCE_S), httpx.AsyncClient() as http:
-        while (await http.get(f"{url}/health")).status_code != 200:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+    async with httpx.AsyncClient(base_url=url) as http:
+
+        async def is_healthy() -> bool:
+            return (await http.get("/health")).status_code == 200
+
+        await until(is_healthy)
 
 
 async def test_all_requests_share_one_session(http: httpx.AsyncClient, tokenizer: FakeTokenizer) -> None:

@@ -8,8 +8,8 @@ import httpx
 import openai
 import pytest
 
+from tests.services.gateway.answers import with_prompt
 from tests.services.gateway.fake_tokenizer import MODEL, Answer, FakeTokenizer, Response
-from tests.services.gateway.test_prompt_details import answer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -78,7 +78,7 @@ async def test_a_continued_message_is_echoed_on_request(
 async def test_every_chunk_counts_the_tokens_so_far(
     http: httpx.AsyncClient, client: openai.AsyncOpenAI, tokenizer: FakeTokenizer, path: str
 ) -> None:
-    tokenizer.answer = answer
+    tokenizer.answer = with_prompt
     options: Any = {"include_usage": True, "continuous_usage_stats": True}
     if path == CHAT:
         chats = await client.chat.completions.create(
@@ -101,7 +101,7 @@ async def test_every_chunk_counts_the_tokens_so_far(
 async def test_an_echo_says_no_token_ids_unless_asked(
     http: httpx.AsyncClient, tokenizer: FakeTokenizer
 ) -> None:
-    tokenizer.answer = answer
+    tokenizer.answer = with_prompt
     body = {"model": MODEL, "prompt": "So é", "echo": True, "logprobs": 1, "max_tokens": 0}
     whole = (await http.post(COMPLETIONS, json=body)).json()
     assert whole["choices"][0]["text"] == "So é"

@@ -7,12 +7,16 @@ import json
 import os
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from tests.engine.hash_runner import HashRunner, model_info
+from tests.engine.running import StartEngine, starting_engines
 from tests.patience import PATIENCE_S
 from tests.services.tokenizer.fake_engine import FakeEngine
 from tokenwire.v1 import engine_pb2, generation_pb2, tokenizer_pb2_grpc
@@ -84,6 +88,11 @@ def saying(tokenizer: Tokenizer, text: str) -> Callable[[object], list[int]]:
     return lambda request: token_ids
 
 
+def said_as_sample(tokenizer: Tokenizer, number: int) -> str:
+    """What the scripted engine says as sample number `number`: TEXT from its token of that number on."""
+    return tokenizer.decode(tokenizer.encode(TEXT).ids[number:])
+
+
 @dataclass
 class Service:
     """A running tokenizer service."""
@@ -91,6 +100,16 @@ class Service:
     channel: grpc.aio.Channel
     stub: tokenizer_pb2_grpc.TokenizerAsyncStub
     address: str
+
+    async def is_up(self, name: str = "") -> bool:
+        """Whether its health says that the whole, a gRPC service, or the engine at an address, serves."""
+        request = health_pb2.HealthCheckRequest(service=name)
+        status = (await health_pb2_grpc.HealthStub(self.channel).Check(request)).status
+        return status == health_pb2.HealthCheckResponse.SERVING
+
+    async def is_down(self, name: str = "") -> bool:
+        """The contrary of `is_up`."""
+        return not await self.is_up(name)
 
 
 class Listener(Protocol):
@@ -132,3 +151,13 @@ async def service(engine: FakeEngine) -> AsyncIterator[Service]:
     """The service, connected to the engine."""
     async for service in start_service(engine):
         yield service
+
+
+@pytest.fixture
+async def start_engine(tmp_path: Path, files: dict[str, bytes]) -> AsyncIterator[StartEngine]:
+    """Starts real engines over hash runners that have the tokenizer's files."""
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    info = model_info(num_blocks=4096, max_model_len=2048, checkpoint=tmp_path)
+    async with starting_engines(lambda: HashRunner(info)) as start:
+        yield start

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
+from tests.services.tokenizer.client import chat, generate, refusal
 from tests.services.tokenizer.conftest import CHATML, TEXT, Service, start_service
 from tests.services.tokenizer.fake_engine import FakeEngine
-from tests.services.tokenizer.test_generate import chat, generate, refusal
 from tokenwire.v1 import engine_pb2, tokenizer_pb2
 from tokenwire_services.tokenizer.chat import encode_chat, render_chat
 from tokenwire_services.tokenizer.config import TokenizerConfig

@@ -6,54 +6,38 @@ import asyncio
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tokenizers import Tokenizer
 
 from tests.patience import until
+from tests.services.tokenizer.client import Request, generate, open_session, refusal, text_of
 from tests.services.tokenizer.conftest import TEXT, Service, saying, start_service
 from tests.services.tokenizer.fake_engine import FakeEngine
-from tests.services.tokenizer.test_generate import generate, refusal, text_of
-from tests.services.tokenizer.test_session import Peer
 from tokenwire.status import StatusError
 from tokenwire.v1 import tokenizer_pb2
 from tokenwire_services.tokenizer.model import ModelFilesError, load_model
 
-Request = tokenizer_pb2.TokenizerGenerateRequest
-SERVING = health_pb2.HealthCheckResponse.SERVING
-NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-
-
-async def health_of(service: Service) -> int:
-    request = health_pb2.HealthCheckRequest(service="tokenwire.v1.Tokenizer")
-    return (await health_pb2_grpc.HealthStub(service.channel).Check(request)).status
-
-
-async def until_health_is(service: Service, status: int) -> None:
-    async def is_reached() -> bool:
-        return await health_of(service) == status
-
-    await until(is_reached)
+NAME = "tokenwire.v1.Tokenizer"
 
 
 async def test_it_waits_for_an_engine_that_still_loads(engine: FakeEngine) -> None:
     await engine.set_serving(False)
     async for service in start_service(engine, wait=False):
-        assert await health_of(service) == NOT_SERVING
+        assert await service.is_down(NAME)
         error = await refusal(service, Request(text="Hello"))
         assert error.code is grpc.StatusCode.UNAVAILABLE
         assert error.retry_after_s == 1.0
 
         await engine.set_serving(True)
-        await until_health_is(service, SERVING)
+        await until(service.is_up)
         assert text_of(await generate(service, Request(text="Hello"))) == TEXT
 
 
 async def test_it_waits_for_an_engine_that_is_not_there_yet(engine: FakeEngine) -> None:
     await engine.stop()
     async for service in start_service(engine, wait=False):
-        assert await health_of(service) == NOT_SERVING
+        assert await service.is_down(NAME)
         await engine.start()
-        await until_health_is(service, SERVING)
+        await until(service.is_up)
 
 
 @pytest.mark.parametrize("failover_timeout_s", [0.0, 0.2])
@@ -62,20 +46,19 @@ async def test_requests_in_flight_fail_when_no_engine_comes_back_in_time_and_new
 ) -> None:
     engine.reply = saying(tokenizer, TEXT * 200)
     async for service in start_service(engine, failover_timeout_s=failover_timeout_s):
-        peer = Peer(service.stub.Session())
-        await peer.open()
+        peer = await open_session(service)
         await peer.submit(0, Request(text="Hello"))
         await peer.read()
         await engine.stop()
 
         ended = await peer.finish(1)
         assert StatusError.from_proto(ended[0].error).retry_after_s == 1.0
-        await until_health_is(service, NOT_SERVING)
+        await until(service.is_down)
         assert (await refusal(service, Request(text="Hello"))).code is grpc.StatusCode.UNAVAILABLE
 
         engine.reply = saying(tokenizer, "back")
         await engine.start()
-        await until_health_is(service, SERVING)
+        await until(service.is_up)
         assert text_of(await generate(service, Request(text="Hello"))) == "back"
         await peer.submit(0, Request(text="Hello"))  # the peer's own session went on
         await peer.finish(1)
@@ -86,8 +69,7 @@ async def test_requests_in_flight_go_on_when_the_engine_comes_back(
     service: Service, engine: FakeEngine, tokenizer: Tokenizer
 ) -> None:
     engine.reply = saying(tokenizer, TEXT * 20)
-    peer = Peer(service.stub.Session())
-    await peer.open()
+    peer = await open_session(service)
     await peer.submit(0, Request(text="Hello"))
     await peer.read()
     await engine.stop()
@@ -118,8 +100,7 @@ async def test_requests_fail_when_the_engine_comes_back_with_another_model(
     service: Service, engine: FakeEngine, tokenizer: Tokenizer
 ) -> None:
     engine.reply = saying(tokenizer, TEXT * 200)
-    peer = Peer(service.stub.Session())
-    await peer.open()
+    peer = await open_session(service)
     await peer.submit(0, Request(text="Hello"))
     await peer.read()
     await engine.stop()
@@ -135,8 +116,7 @@ async def test_a_request_that_loses_one_engine_after_another_is_given_up(
     service: Service, engine: FakeEngine, tokenizer: Tokenizer
 ) -> None:
     engine.reply = saying(tokenizer, TEXT * 1000)
-    peer = Peer(service.stub.Session())
-    await peer.open()
+    peer = await open_session(service)
     await peer.submit(0, Request(text="Hello"))
     for sessions in range(1, 5):
         await until(lambda wanted=sessions: len(engine.requests) == wanted)  # type: ignore[misc]
@@ -151,7 +131,7 @@ async def test_the_tokenizer_is_loaded_again_only_for_another_engine_process(
 ) -> None:
     engine.break_sessions()
     await until(lambda: engine.sessions == 2)
-    await until_health_is(service, SERVING)
+    await until(service.is_up)
     assert engine.file_requests == 1
 
     await engine.stop()

@@ -10,33 +10,13 @@ import pytest
 from tokenizers import Tokenizer
 
 from tests.patience import until
+from tests.services.tokenizer.client import HELLO, ChatMessage, Request, chat, generate, refusal, text_of
 from tests.services.tokenizer.conftest import TEXT, Service, saying
 from tests.services.tokenizer.fake_engine import FakeEngine
-from tokenwire.status import StatusError, invalid_argument, unimplemented
+from tokenwire.status import invalid_argument, unimplemented
 from tokenwire.v1 import generation_pb2, tokenizer_pb2
 
-Request = tokenizer_pb2.TokenizerGenerateRequest
-ChatMessage = tokenizer_pb2.ChatMessage
-HELLO = ChatMessage(role="user", content="Hello")
 DEEP = '{"a":' * 65 + "1" + "}" * 65
-
-
-def chat(*messages: ChatMessage, **options: Any) -> Request:
-    return Request(chat=tokenizer_pb2.ChatPrompt(messages=messages or (HELLO,), **options))
-
-
-async def generate(service: Service, request: Request) -> list[tokenizer_pb2.TokenizerGenerateResponse]:
-    return [response async for response in service.stub.Generate(request)]
-
-
-async def refusal(service: Service, request: Request) -> StatusError:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await generate(service, request)
-    return StatusError.from_call(caught.value)
-
-
-def text_of(responses: list[tokenizer_pb2.TokenizerGenerateResponse]) -> str:
-    return "".join(response.text_delta for response in responses)
 
 
 async def test_the_text_of_all_deltas_is_what_the_engine_said(service: Service, tokenizer: Tokenizer) -> None:

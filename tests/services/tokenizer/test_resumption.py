@@ -8,13 +8,21 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer
 
-from tests.services.tokenizer.conftest import TEXT, Service, saying
+from tests.services.tokenizer.client import (
+    LENGTH,
+    STOP,
+    Request,
+    Response,
+    chat,
+    generate,
+    refusal,
+    text_of,
+    texts_of,
+)
+from tests.services.tokenizer.conftest import TEXT, Service, said_as_sample, saying
 from tests.services.tokenizer.fake_engine import FakeEngine
-from tests.services.tokenizer.test_generate import Request, chat, generate, refusal, text_of
-from tests.services.tokenizer.test_samples import LENGTH, STOP, tail, texts
 from tokenwire.v1 import generation_pb2, tokenizer_pb2
 
-Response = tokenizer_pb2.TokenizerGenerateResponse
 TOOL = tokenizer_pb2.ToolDefinition(name="weather", parameters_json='{"type": "object"}')
 CALL = 'Let me see.<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>'
 
@@ -34,7 +42,7 @@ def summary(responses: Sequence[Response]) -> tuple[Any, ...]:
     """Everything that was said, however it was cut into messages."""
     calls = [call for response in responses for call in response.tool_calls]
     return (
-        text_of(list(responses)),
+        text_of(responses),
         [(call.index, call.name) for call in calls if call.name],
         "".join(call.arguments_delta for call in calls),
         [token for response in responses for token in response.token_ids],
@@ -82,7 +90,7 @@ async def test_several_samples_go_on_each_from_where_it_was(service: Service, to
     asked.resumption.CopyFrom(resumption_of(received, 3))
     rest = await generate(service, asked)
 
-    assert texts([*received, *rest]) == {sample: tail(tokenizer, sample) for sample in range(3)}
+    assert texts_of([*received, *rest]) == {sample: said_as_sample(tokenizer, sample) for sample in range(3)}
     assert rest[-1].usage == whole[-1].usage
 
 

@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-
 from tokenizers import Tokenizer
 
 from tests.patience import until
-from tests.services.tokenizer.conftest import TEXT, Service, saying
+from tests.services.tokenizer.client import (
+    HELLO,
+    LENGTH,
+    STOP,
+    Request,
+    chat,
+    generate,
+    open_session,
+    texts_of,
+)
+from tests.services.tokenizer.conftest import TEXT, Service, said_as_sample, saying
 from tests.services.tokenizer.fake_engine import FakeEngine
-from tests.services.tokenizer.test_generate import HELLO, Request, chat, generate
-from tests.services.tokenizer.test_session import Peer
-from tokenwire.v1 import generation_pb2, tokenizer_pb2
-
-STOP, LENGTH = generation_pb2.FINISH_REASON_STOP, generation_pb2.FINISH_REASON_LENGTH
-
-
-def texts(responses: list[tokenizer_pb2.TokenizerGenerateResponse]) -> dict[int, str]:
-    """The text of each sample."""
-    found: dict[int, str] = defaultdict(str)
-    for response in responses:
-        found[response.sample_index] += response.text_delta
-    return found
-
-
-def tail(tokenizer: Tokenizer, skip: int) -> str:
-    """What the scripted engine says as sample number `skip`."""
-    return tokenizer.decode(tokenizer.encode(TEXT).ids[skip:])
 
 
 async def test_every_sample_has_its_own_text_and_end(service: Service, tokenizer: Tokenizer) -> None:
     responses = await generate(service, Request(text="Hello", sampling={"num_samples": 3}))
 
-    assert texts(responses) == {sample: tail(tokenizer, sample) for sample in range(3)}
+    assert texts_of(responses) == {sample: said_as_sample(tokenizer, sample) for sample in range(3)}
     ends = {response.sample_index: response for response in responses if response.finish_reason}
     assert {sample: end.finish_reason for sample, end in ends.items()} == {0: STOP, 1: STOP, 2: STOP}
     assert [response.HasField("usage") for response in responses] == [False] * (len(responses) - 1) + [True]
@@ -48,8 +38,8 @@ async def test_a_stop_string_ends_the_samples_that_say_it(
     request = Request(text="Hello", sampling={"num_samples": 2}, stop_strings=[first], stop={"max_tokens": 4})
     responses = await generate(service, request)
 
-    assert texts(responses)[0] == ""
-    assert texts(responses)[1] == tokenizer.decode(tokenizer.encode(TEXT).ids[1:5])
+    assert texts_of(responses)[0] == ""
+    assert texts_of(responses)[1] == tokenizer.decode(tokenizer.encode(TEXT).ids[1:5])
     ends = {response.sample_index: response.finish_reason for response in responses if response.finish_reason}
     assert ends == {0: STOP, 1: LENGTH}
 
@@ -61,7 +51,7 @@ async def test_when_all_samples_have_said_the_stop_string_the_engine_is_told(
     request = Request(text="Hello", sampling={"num_samples": 4}, stop_strings=["sunny"])
     responses = await generate(service, request)
 
-    assert all(text.endswith("is ") for text in texts(responses).values())
+    assert all(text.endswith("is ") for text in texts_of(responses).values())
     await until(lambda: engine.cancelled and not engine.live)
 
 
@@ -92,8 +82,7 @@ async def test_an_engine_that_dies_repeats_nothing(
 
 
 async def test_samples_come_with_their_numbers_in_sessions(service: Service, tokenizer: Tokenizer) -> None:
-    peer = Peer(service.stub.Session())
-    await peer.open()
+    peer = await open_session(service)
     await peer.submit(5, Request(text="Hello", sampling={"num_samples": 2}))
     await peer.submit(6, Request(text="Hello"))
     ends = []
@@ -101,7 +90,7 @@ async def test_samples_come_with_their_numbers_in_sessions(service: Service, tok
         ends += (await peer.read()).finished
 
     responses = [detail.response for message in peer.messages for detail in message.details]
-    assert texts(responses) == {0: TEXT, 1: tail(tokenizer, 1)}
+    assert texts_of(responses) == {0: TEXT, 1: said_as_sample(tokenizer, 1)}
     assert peer.text(6) == TEXT
     assert sorted((end.slot, end.sample_index) for end in ends) == [(5, 0), (5, 1), (6, 0)]
     await peer.submit(5, Request(text="Hello"))

@@ -2,86 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
-from typing import Any
 
 import grpc
 import pytest
 from tokenizers import Tokenizer
 
-from tests.patience import PATIENCE_S, until
+from tests.patience import until
+from tests.services.tokenizer.client import Command, Peer, Request, open_session
 from tests.services.tokenizer.conftest import TEXT, Service, saying, start_service
 from tests.services.tokenizer.fake_engine import FakeEngine
 from tokenwire.status import StatusError
-from tokenwire.v1 import generation_pb2, tokenizer_pb2, tokenizer_pb2_grpc
-
-Request = tokenizer_pb2.TokenizerGenerateRequest
-Command = tokenizer_pb2.TokenizerSessionRequest
-Message = tokenizer_pb2.TokenizerSessionResponse
-
-
-class Peer:
-    """A gateway's side of a session."""
-
-    def __init__(self, call: Any) -> None:
-        self.call = call
-        self.messages: list[Message] = []
-
-    async def open(self) -> None:
-        await self.call.write(Command(open={"session_id": "a"}))
-        assert (await self.call.read()).HasField("opened")
-
-    async def submit(self, slot: int, request: Request) -> None:
-        await self.call.write(Command(submit={"slot": slot, "request": request}))
-
-    async def cancel(self, slot: int) -> None:
-        await self.call.write(Command(cancel={"slot": slot}))
-
-    async def read(self) -> Message:
-        async with asyncio.timeout(PATIENCE_S):
-            message = await self.call.read()
-        assert isinstance(message, Message), "the session ended"
-        self.messages.append(message)
-        return message
-
-    async def finish(self, num_requests: int) -> dict[int, Message.FinishEvent]:
-        """Read until so many requests have ended."""
-        ends: dict[int, Message.FinishEvent] = {}
-        while len(ends) < num_requests:
-            for event in (await self.read()).finished:
-                assert event.slot not in ends, "a slot ended twice"
-                ends[event.slot] = event
-        return ends
-
-    async def drain(self) -> None:
-        """Read until the session ends."""
-        while await self.call.read() is not grpc.aio.EOF:
-            pass
-
-    def text(self, slot: int) -> str:
-        columns = (
-            text
-            for message in self.messages
-            for at, text in zip(message.slots, message.text_deltas, strict=True)
-            if at == slot
-        )
-        return "".join(columns)
-
-    def num_tokens(self, slot: int) -> int:
-        return sum(
-            count
-            for message in self.messages
-            for at, count in zip(message.slots, message.token_counts, strict=True)
-            if at == slot
-        )
+from tokenwire.v1 import generation_pb2, tokenizer_pb2_grpc
 
 
 @pytest.fixture
 async def peer(service: Service) -> Peer:
-    peer = Peer(service.stub.Session())
-    await peer.open()
-    return peer
+    return await open_session(service)
 
 
 async def test_all_requests_of_a_step_come_in_one_message(
@@ -174,8 +111,7 @@ async def test_a_request_cancelled_while_its_prompt_is_encoded_never_reaches_the
 ) -> None:
     engine.info.max_model_len = 1 << 20
     async for service in start_service(engine):
-        peer = Peer(service.stub.Session())
-        await peer.open()
+        peer = await open_session(service)
         await peer.submit(0, Request(text="Hello " * 20_000))
         await peer.cancel(0)
         ends = await peer.finish(1)
@@ -223,7 +159,7 @@ async def test_a_peer_that_does_not_read_at_all_loses_its_session(
     narrow = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_535)]
     async for service in start_service(engine, max_backlog_bytes=256 << 10):
         async with grpc.aio.insecure_channel(service.address, options=narrow) as channel:
-            peer = Peer(tokenizer_pb2_grpc.TokenizerStub(channel).Session())
+            peer = Peer(tokenizer_pb2_grpc.TokenizerStub(channel))
             await peer.open()
             for slot in range(128):
                 await peer.submit(slot, Request(text="Hello"))
@@ -246,11 +182,11 @@ async def test_a_peer_that_does_not_read_at_all_loses_its_session(
 async def test_a_peer_that_breaks_the_protocol_is_told_so(
     service: Service, commands: list[Command], code: str, field: str | None
 ) -> None:
-    call = service.stub.Session()
+    peer = Peer(service.stub)
     for command in commands:
-        await call.write(command)
+        await peer.call.write(command)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await Peer(call).drain()
+        await peer.drain()
 
     error = StatusError.from_call(caught.value)
     assert (error.code.name, error.field) == (code, field)
