@@ -57,6 +57,11 @@ class BlockManager:
         self._counters = counters
         self.num_groups = len(self.windows)
 
+    @property
+    def num_free(self) -> int:
+        """Blocks that nobody holds."""
+        return self._pool.num_free
+
     def make_tables(self) -> list[BlockTable]:
         """The tables of a request that holds nothing."""
         return [BlockTable(self._size) for _ in self.windows]

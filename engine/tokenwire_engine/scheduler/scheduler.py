@@ -1,15 +1,10 @@
 """Iteration-level continuous batching with one token budget per step (Orca, OSDI 2022; chunked prefill as
 in Sarathi-Serve, OSDI 2024).
 
-A policy says who is served first; admission and giving way follow it strictly. The first in line gets in as
-soon as there is room for it and nobody overtakes it; when blocks run out, the least deserving of the running
-requests give way before the step is planned, so that the most deserving one always gets its next token, and
-every step brings somebody forward. Requests whose channel is on hold stand outside of it.
-
 Plans may run ahead of results: a request whose latest token is not known yet can be planned to compute it all
 the same. One that turns out to have ended with that token has then computed one token too many, which is
 discarded. Steps run in the order of their plans, so slots can be given to others while a launched step still
-uses them. A request that gave way comes back only when no launched step has it any more.
+uses them.
 
 A full block can be found by other requests once the step that computed its last token has completed, so that
 a step that failed has left nothing to be found.
@@ -26,22 +21,21 @@ from tokenwire_engine.kv_cache.block_pool import BlockPool
 from tokenwire_engine.kv_cache.changes import Change
 from tokenwire_engine.kv_cache.groups import longest_sequence
 from tokenwire_engine.kv_cache.prefix_cache import PrefixCache
+from tokenwire_engine.scheduler.admission import AdmissionControl
 from tokenwire_engine.scheduler.block_manager import BlockManager
 from tokenwire_engine.scheduler.counters import Counters
-from tokenwire_engine.scheduler.deadlines import Deadlines
 from tokenwire_engine.scheduler.deliveries import Deliveries
 from tokenwire_engine.scheduler.fcfs import FirstComeFirstServed
 from tokenwire_engine.scheduler.forced_tokens import ForcedTokens
 from tokenwire_engine.scheduler.in_flight import StepInFlight
+from tokenwire_engine.scheduler.lifecycle import Lifecycle
 from tokenwire_engine.scheduler.observer import Observer
 from tokenwire_engine.scheduler.outputs import Outputs
-from tokenwire_engine.scheduler.plan import Admission, StepPlan, StepResult, TokenMasks
+from tokenwire_engine.scheduler.plan import StepPlan, StepResult, TokenMasks
 from tokenwire_engine.scheduler.policy import Policy
 from tokenwire_engine.scheduler.request import NO_SLOT, FinishReason, Request
 from tokenwire_engine.scheduler.running import Running
-from tokenwire_engine.scheduler.samples import Samples, make_samples
 from tokenwire_engine.scheduler.step_budget import StepBudget
-from tokenwire_engine.scheduler.waiting import Waiting
 
 
 @dataclass(slots=True, frozen=True)
@@ -94,19 +88,16 @@ class Scheduler:
             pool.num_blocks, limits.windows, pool.block_size, limits.max_step_tokens, limits.max_model_len
         )
         self._policy = policy or FirstComeFirstServed()
-        self._waiting = Waiting(self._policy)
+        self._admission = AdmissionControl(self._running, self._blocks, self._policy, self.counters)
         self._deliveries = Deliveries()
+        self._lifecycle = Lifecycle(
+            self._admission, self._blocks, self._deliveries, self.counters, clock, observer
+        )
         self._forced = ForcedTokens(self._running, self._deliveries, self.counters, pool.block_size)
         self._prefix_cache = prefix_cache
         self._clock = clock
         self._observer = observer
-        self._deadlines = Deadlines()
-        self._num_submitted = 0
-        self._live: dict[str, Samples] = {}
-        """What has not ended, by request id."""
         self._in_flight: deque[StepInFlight] = deque()
-        self._latest_result = -1
-        """The last step that has completed or failed."""
 
     @property
     def num_running(self) -> int:
@@ -114,7 +105,7 @@ class Scheduler:
 
     @property
     def num_waiting(self) -> int:
-        return len(self._waiting)
+        return self._admission.num_waiting
 
     @property
     def num_cached_blocks(self) -> int:
@@ -124,7 +115,7 @@ class Scheduler:
     @property
     def has_work(self) -> bool:
         """Whether there is something to plan, now or once the steps in flight have completed."""
-        return len(self._running) > 0 or self._waiting.has_queue
+        return self._admission.has_work
 
     def submit(self, request: Request) -> None:
         """Queue a request. One whose known tokens already end it is finished at once.
@@ -132,60 +123,39 @@ class Scheduler:
         Raises:
             ValueError: when its id is in use, or not even one more token could ever fit.
         """
-        if request.request_id in self._live:
-            raise ValueError(f"request id {request.request_id!r} is in use; choose another")
         if request.num_tokens >= self.context_limit:
             raise ValueError(
                 f"the request has {request.num_tokens} tokens and needs room for at least one more; the "
                 f"context holds {self.context_limit} (the KV cache has {self.pool.num_blocks} blocks of "
                 f"{self.pool.block_size} tokens)"
             )
-        samples = self._live[request.request_id] = make_samples(request)
-        now = self._clock()
-        for sample in samples.members:
-            sample.tables = self._blocks.make_tables()
-            sample.length_limit = min(len(sample.prompt_token_ids) + sample.max_tokens, self.context_limit)
-            sample.arrival, sample.arrival_s = self._num_submitted, now
-            self._num_submitted += 1
-        if reason := request.finish_reason():
-            self._say_finished(request, reason)
-        else:
-            self._begin(request)
+        self._lifecycle.submit(request, self.context_limit)
 
     def cancel(self, request_id: str) -> None:
         """End a request, all of its samples; one that has ended already is left alone."""
-        if (samples := self._live.get(request_id)) is not None:
-            for request in tuple(samples.members):
-                if not request.has_ended:
-                    self._finish(request, FinishReason.CANCELLED)
+        self._lifecycle.cancel(request_id)
 
     def hand_back(self) -> None:
         """End every request, for its caller to continue it elsewhere."""
-        for request in [*self._running, *self._waiting]:
-            self._finish(request, FinishReason.HANDED_BACK)
+        for request in list(self._admission):
+            self._lifecycle.finish(request, FinishReason.HANDED_BACK)
 
     def hold(self, channel: int) -> None:
         """Set a channel's requests aside: until `resume`, none of them has a slot or a block, and no other
         waits for them."""
-        if self._waiting.is_held(channel):
-            return
-        for request in [r for r in reversed(self._running) if r.channel == channel]:
-            self._preempt(request)
-        self._waiting.hold(channel)
+        self._admission.hold(channel)
 
     def resume(self, channel: int) -> None:
         """Let a channel's requests go on, ahead of those that the policy holds equal: they have waited
         longer."""
-        self._waiting.resume(channel)
+        self._admission.resume(channel)
 
     def plan(self) -> StepPlan | None:
         """The next step, or None when there is nothing to compute (before the steps in flight complete)."""
-        for request in self._deadlines.passed(self._clock()):
-            self._finish(request, FinishReason.EXPIRED, _expired(request))
+        self._lifecycle.expire()
         self._running.slide()
-        if self._policy.is_preemptive:
-            self._make_way()
-        self._make_room()
+        self._admission.make_way()
+        self._admission.make_room()
         step = StepInFlight(StepPlan(self.counters.steps))
         # Decodes first, so that no prompt, however long, holds up the others' next tokens.
         prefilling = self._running.decode(step)
@@ -205,10 +175,21 @@ class Scheduler:
         self._start(step)
         return step.plan
 
+    def _admit(self, plan: StepPlan) -> Request | None:
+        """Let the first in line run, if there is a slot and room for it."""
+        request = self._admission.admit(plan)
+        if request is not None and not request.was_admitted:
+            request.was_admitted = True
+            request.cached_prompt_tokens = min(request.num_computed, len(request.prompt_token_ids))
+            self._policy.admitted(request, request.num_to_go)
+            if self._observer is not None:
+                self._observer.admitted(request, self._clock())
+        return request
+
     def _start(self, step: StepInFlight) -> None:
         """A plan is made: it is on its way."""
         for request in step.prompts_done:
-            self._let_siblings_begin(request)
+            self._lifecycle.let_siblings_begin(request)
         step.plan.released = self._running.take_released()
         step.plan.constrained = step.constrained()
         if self._prefix_cache is not None:
@@ -236,7 +217,7 @@ class Scheduler:
                 f"with {step.num_tokens}"
             )
         self._in_flight.popleft()
-        self._latest_result = result.step
+        self._admission.latest_result = result.step
         if seconds is not None:
             self._budget.observe(seconds, step.num_decodes, step.num_prefilled)
         self._blocks.keep_filled(step.filled)
@@ -263,11 +244,11 @@ class Scheduler:
             )
         ends = self._deliveries.steady_tokens(rows, row_tokens) + self._deliveries.tokens(others)
         for request, reason, error in ends:
-            self._finish(request, reason, error)
+            self._lifecycle.finish(request, reason, error)
         self.counters.generated_tokens += len(rows) + len(others)
         for request, _ in others:
             if not request.has_ended and (end := self._forced.take(request)) is not None:
-                self._finish(*end)
+                self._lifecycle.finish(*end)
         self._policy.generated(rows.columns.requests)
         self._policy.generated(request for request, _ in others)
 
@@ -281,7 +262,7 @@ class Scheduler:
             self.reset_prefix_cache()  # who knows which of them were made
         lost_requests: set[int] = set()
         for step in (failed, *lost):
-            self._latest_result = step.plan.step
+            self._admission.latest_result = step.plan.step
             # The runner may not have come to the plan's own releases.
             self._running.release_again(step.plan.released)
             for request in step.requests:
@@ -290,10 +271,10 @@ class Scheduler:
                 lost_requests.add(request.arrival)
         for request in failed.requests:
             if request.slot != NO_SLOT:
-                self._finish(request, FinishReason.ERROR, error)
+                self._lifecycle.finish(request, FinishReason.ERROR, error)
         for request in reversed(self._running):
             if request.arrival in lost_requests:
-                self._preempt(request)
+                self._admission.preempt(request)
 
     def take_outputs(self) -> Outputs:
         """What happened since the last call."""
@@ -315,117 +296,3 @@ class Scheduler:
     def take_cache_changes(self) -> list[Change]:
         """What has changed in the prefix cache since the last call, if account is kept of it."""
         return [] if self._prefix_cache is None else self._prefix_cache.take_changes()
-
-    def _begin(self, request: Request) -> None:
-        """A request, or a sample whose turn has come, joins those that wait."""
-        self._deadlines.add(request)
-        self._waiting.add(request, ahead=request.origin is not None)
-
-    def _let_siblings_begin(self, request: Request) -> None:
-        """The prompt will have been computed when the next step runs: the other samples can go on from it,
-        ahead of the requests that their own came before."""
-        siblings, request.samples.unborn = request.samples.unborn, []
-        for sibling in reversed(siblings):
-            sibling.origin = request.tables
-            self._begin(sibling)
-
-    def _make_room(self) -> None:
-        """Let the least deserving give way until all others get the blocks that their next tokens take."""
-        if self._blocks.most_growth(len(self._running)) <= self.pool.num_free:
-            return
-        ranked: list[Request] | None = None
-        while self._running.growth() > self.pool.num_free:
-            ranked = ranked or sorted(self._running, key=self._policy.rank)
-            self._preempt(ranked.pop())
-
-    def _make_way(self) -> None:
-        """Let requests give way to the first in line, if it outranks them and they hold what it lacks."""
-        request = self._waiting.first()
-        if request is None or request.latest_step > self._latest_result:
-            return
-        needed = self._num_needed(request)
-        if self._running.has_free_slot and needed <= self.pool.num_free:
-            return
-        outranked = [running for running in self._running if self._policy.outranks(request, running)]
-        if not outranked or needed > self.pool.num_free + sum(map(self._blocks.num_held, outranked)):
-            return
-        for running in sorted(outranked, key=self._policy.rank, reverse=True):
-            self._preempt(running)
-            if self._num_needed(request) <= self.pool.num_free:
-                return
-
-    def _num_needed(self, request: Request) -> int:
-        """Free blocks that it takes to admit a request, with one to spare in each group for each
-        running one: who would soon give way had better wait."""
-        return self._blocks.num_needed(request) + len(self._running) * self._blocks.num_groups
-
-    def _admit(self, plan: StepPlan) -> Request | None:
-        """Let the first in line run, if there is a slot and room for it."""
-        if not self._running.has_free_slot or (request := self._waiting.first()) is None:
-            return None
-        if request.latest_step > self._latest_result:  # it has just given way
-            return None
-        if self._num_needed(request) > self.pool.num_free:
-            return None
-        self._waiting.remove(request)
-        plan.copies += self._running.enter(request)
-        plan.admitted.append(_admission(request))
-        if not request.was_admitted:
-            request.was_admitted = True
-            request.cached_prompt_tokens = min(request.num_computed, len(request.prompt_token_ids))
-            self._policy.admitted(request, request.num_to_go)
-            if self._observer is not None:
-                self._observer.admitted(request, self._clock())
-        return request
-
-    def _preempt(self, request: Request) -> None:
-        """Take a running request's slot and blocks; it waits for its turn to go on."""
-        self._running.leave(request)
-        request.latest_step = self.counters.steps - 1
-        self._waiting.add(request, ahead=True)
-        self.counters.preemptions += 1
-
-    def _finish(self, request: Request, reason: FinishReason, error: str = "") -> None:
-        """End a request, whatever its state, and say so to its channel. Samples that wait for it to compute
-        their prompt end with it."""
-        if request.slot != NO_SLOT:
-            self._running.leave(request)
-        else:
-            self._waiting.remove(request)
-        self._deadlines.remove(request)
-        unborn, request.samples.unborn = request.samples.unborn, []
-        self._say_finished(request, reason, error)
-        for sibling in unborn:
-            self._say_finished(sibling, reason, error)
-
-    def _say_finished(self, request: Request, reason: FinishReason, error: str = "") -> None:
-        request.has_ended = True
-        request.origin = None
-        samples = request.samples
-        samples.num_live -= 1
-        samples.completion_tokens += len(request.output_token_ids)
-        if samples.num_live == 0:
-            del self._live[request.request_id]
-            self.counters.finished_requests += 1
-        if self._observer is not None:
-            self._observer.finished(request, reason, self._clock())
-        self._deliveries.finished(request, reason, error)
-        if samples.num_live == 0:
-            samples.members.clear()
-
-
-def _admission(request: Request) -> Admission:
-    # The output grows while the runner reads; the prompt never changes.
-    return Admission(
-        request.slot,
-        request.sampling,
-        request.prompt_token_ids,
-        request.output_token_ids.copy(),
-    )
-
-
-def _expired(request: Request) -> str:
-    return (
-        f"the request's time was up after {len(request.output_token_ids)} of at most {request.max_tokens} "
-        "tokens; give it more time, or ask for fewer tokens"
-    )

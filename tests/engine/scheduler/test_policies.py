@@ -8,7 +8,7 @@ from tests.engine.scheduler.simulation import Simulation
 from tokenwire_engine.sampling.params import SamplingParams
 from tokenwire_engine.scheduler.fair import INPUT_WEIGHT, MOST_IDLE_TENANTS, OUTPUT_WEIGHT, FairShare
 from tokenwire_engine.scheduler.priority import AGEING_S
-from tokenwire_engine.scheduler.request import Request
+from tokenwire_engine.scheduler.request import NO_SLOT, Request
 
 
 def test_a_lower_priority_value_is_served_first() -> None:
@@ -125,7 +125,7 @@ def test_no_tenant_that_waits_gets_further_behind_another_than_the_bound(
     policy = simulation.policy
     assert isinstance(policy, FairShare)
     while simulation.scheduler.has_work:
-        waiting = {r.tenant for r in simulation.requests if str(r.label) in simulation.scheduler._waiting}
+        waiting = {r.tenant for r in simulation.requests if r.slot == NO_SLOT and not r.has_ended}
         served = [policy.served[tenant] for tenant in waiting]
         assert not served or max(served) - min(served) <= bound
         simulation.step()
