@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tokenwire_engine.models.batch import CacheView, ForwardBatch
 from tokenwire_engine.runner.block_tables import BlockTables
-from tokenwire_engine.runner.decodes import SteadyRows
+from tokenwire_engine.runner.decodes import SteadyRows, steady_rows
 from tokenwire_engine.scheduler.plan import PENDING, ScoredPrompt, StepPlan
 from tokenwire_kernels import AttentionBatch
 
@@ -39,9 +39,9 @@ class StepBatch:
     scored: list[ScoredPrompt]
     """Prompt tokens to be scored, in the plan's order."""
 
-    def on_device(self, sent: dict[str, Tensor], tables: BlockTables, block_size: int) -> ForwardBatch:
+    def on_device(self, sent: dict[str, Tensor], tables: BlockTables) -> ForwardBatch:
         """The forward pass's view of the arrays once they were sent."""
-        rows = tables.rows(sent["slots"], -(-self.max_context_len // block_size))
+        rows = tables.rows(sent["slots"], self.max_context_len)
         views = [
             CacheView(
                 cache_slots,
@@ -59,20 +59,20 @@ class StepBatch:
         return ForwardBatch(sent["token_ids"], sent["positions"], views)
 
 
-def assemble(
-    plan: StepPlan, tables: BlockTables, block_size: int, steady: SteadyRows | None = None
-) -> StepBatch:
-    """Lay a plan's rows out as a flat batch. The tables must already hold the rows' blocks.
+def assemble(plan: StepPlan, tables: BlockTables, steady: SteadyRows | None = None) -> StepBatch:
+    """Lay a plan's rows out as a flat batch.
 
     Args:
-        steady: the columns of plans before it; None: there were none.
+        tables: they hold the rows' blocks already.
+        steady: the plan's `decodes` as arrays, where there are any yet.
     """
     scheduled = plan.scheduled
-    steady_slots, positions = (steady or SteadyRows()).arrays(plan.decodes)
-    num_steady = len(steady_slots)
+    steady = steady or steady_rows(plan.decodes)
+    num_steady = len(steady.slots)
     plan_lengths = np.array([1] * num_steady + [len(row.token_ids) for row in scheduled], dtype=np.int64)
-    plan_slots = np.append(steady_slots, np.array([row.slot for row in scheduled], dtype=np.int64))
-    plan_starts = np.append(positions, np.array([row.start for row in scheduled], dtype=np.int64))
+    plan_slots = np.append(steady.index, np.array([row.slot for row in scheduled], dtype=np.int64))
+    starts_of_others = np.array([row.start for row in scheduled], dtype=np.int64)
+    plan_starts = np.append(steady.bases + plan.decodes.shift, starts_of_others)
     samples = np.array([True] * num_steady + [row.samples for row in scheduled], dtype=bool)
 
     order = np.argsort(plan_lengths > 1, kind="stable")
@@ -98,7 +98,7 @@ def assemble(
         arrays={
             "token_ids": token_ids,
             "positions": positions,
-            "cache_slots": tables.cache_slots(token_slots, positions, block_size),
+            "cache_slots": tables.cache_slots(token_slots, positions),
             "slots": slots,
             "query_starts": query_starts,
             "context_lens": context_lens,

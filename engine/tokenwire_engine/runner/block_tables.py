@@ -19,11 +19,15 @@ class BlockTables:
     """In each group of layers, one row of physical block ids for each slot.
 
     Attributes:
+        block_size: tokens in a block.
         on_device: int32 `[num_groups, num_slots, max_blocks]`, always at the same address.
     """
 
-    def __init__(self, num_slots: int, max_blocks: int, device: torch.device, num_groups: int = 1) -> None:
+    def __init__(
+        self, num_slots: int, max_blocks: int, block_size: int, device: torch.device, num_groups: int = 1
+    ) -> None:
         """`max_blocks` is the most that one sequence can have in a group."""
+        self.block_size = block_size
         self._host = np.zeros((num_groups, num_slots, max_blocks), dtype=np.int32)
         self._lengths = np.zeros((num_groups, num_slots), dtype=np.int64)
         self._on_host = device.type == "cpu"
@@ -62,17 +66,15 @@ class BlockTables:
             if not self._on_host:
                 self._changed += ((group * num_slots + index) * width + ends).tolist()
 
-    def cache_slots(
-        self, slots: NDArray[np.int64], positions: NDArray[np.int64], block_size: int
-    ) -> NDArray[np.int64]:
+    def cache_slots(self, slots: NDArray[np.int64], positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where each token's key and value go, int64 `[num_groups, num_tokens]`: block * block_size + offset.
 
         Args:
             slots: the slot of each token.
             positions: its place in the sequence.
         """
-        blocks = self._host[:, slots, positions // block_size].astype(np.int64, order="C")
-        return blocks * block_size + positions % block_size
+        blocks = self._host[:, slots, positions // self.block_size].astype(np.int64, order="C")
+        return blocks * self.block_size + positions % self.block_size
 
     def take_changes(self) -> dict[str, NDArray[Any]]:
         """What was appended since the last call, to be sent to the device and given to `update`."""
@@ -87,6 +89,8 @@ class BlockTables:
         if "changed_entries" in sent:
             self.on_device.view(-1).index_copy_(0, sent["changed_entries"], sent["changed_blocks"])
 
-    def rows(self, slots: Tensor, num_blocks: int) -> Tensor:
-        """The first `num_blocks` entries of these slots' tables: int32 `[num_groups, slots, num_blocks]`."""
+    def rows(self, slots: Tensor, num_tokens: int) -> Tensor:
+        """The entries of these slots' tables that hold their first `num_tokens` tokens: int32
+        `[num_groups, slots, num_blocks]`."""
+        num_blocks = -(-num_tokens // self.block_size)
         return self.on_device[:, :, :num_blocks].index_select(1, slots)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,20 +11,35 @@ from numpy.typing import NDArray
 from tokenwire_engine.scheduler.plan import PENDING, DecodeColumns, StepPlan
 
 
+@dataclass(slots=True, frozen=True, eq=False)
 class SteadyRows:
-    """The columns of plans. While the rows stay the same, arrays are made of them only once."""
+    """The rows of `DecodeColumns` as arrays, int64 `[num_rows]`, not to be changed."""
+
+    slots: Sequence[int]
+    """As the plan has them."""
+    index: NDArray[np.int64]
+    """The slots again."""
+    bases: NDArray[np.int64]
+    """Positions, less the plan's shift."""
+
+
+class SteadyArrays:
+    """Makes arrays of plans' columns, once for as long as the rows stay the same."""
 
     def __init__(self) -> None:
-        self._columns = DecodeColumns()
-        self._slots = self._bases = np.empty(0, dtype=np.int64)
+        self._rows = steady_rows(DecodeColumns())
 
-    def arrays(self, columns: DecodeColumns) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Slots and positions, int64 `[num_rows]`; the former not to be changed."""
-        if columns.slots is not self._columns.slots:
-            self._columns = columns
-            self._slots = np.array(columns.slots, dtype=np.int64)
-            self._bases = np.array(columns.bases, dtype=np.int64)
-        return self._slots, self._bases + columns.shift
+    def of(self, columns: DecodeColumns) -> SteadyRows:
+        """A plan's rows: the same object as for the plan before where they are the same."""
+        if columns.slots is not self._rows.slots:
+            self._rows = steady_rows(columns)
+        return self._rows
+
+
+def steady_rows(columns: DecodeColumns) -> SteadyRows:
+    """Arrays of columns, made anew."""
+    index, bases = (np.array(column, dtype=np.int64) for column in (columns.slots, columns.bases))
+    return SteadyRows(columns.slots, index, bases)
 
 
 @dataclass(slots=True, frozen=True)
@@ -49,12 +65,13 @@ class Decodes:
         return {"known_slots": self.slots[places], "known_tokens": self.token_ids[places]}
 
 
-def decodes_of(plan: StepPlan, steady: SteadyRows) -> Decodes | None:
+def decodes_of(plan: StepPlan, steady: SteadyArrays) -> Decodes | None:
     """None where a row is anything but a decode."""
     others = plan.scheduled
     if not all(len(row.token_ids) == 1 and row.samples and row.scored is None for row in others):
         return None
-    slots, positions = steady.arrays(plan.decodes)
+    rows = steady.of(plan.decodes)
+    slots, positions = rows.index, rows.bases + plan.decodes.shift
     token_ids = np.full(plan.num_rows, PENDING, dtype=np.int64)
     if others:
         token_ids[len(slots) :] = [row.token_ids[0] for row in others]

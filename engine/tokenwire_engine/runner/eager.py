@@ -10,7 +10,6 @@ from torch import Tensor
 
 from tokenwire_engine.models.decoder import Decoder
 from tokenwire_engine.runner.batch import StepBatch, assemble
-from tokenwire_engine.runner.decodes import SteadyRows
 from tokenwire_engine.runner.executor import Sampling
 from tokenwire_engine.runner.launched import Landing, Launched
 from tokenwire_engine.runner.slots import SlotState
@@ -31,7 +30,6 @@ class EagerExecutor:
         slots: SlotState,
         staging: Staging,
         landing: Landing,
-        block_size: int,
     ) -> None:
         self._decoder = decoder
         self._caches = caches
@@ -39,13 +37,11 @@ class EagerExecutor:
         self._slots = slots
         self._staging = staging
         self._landing = landing
-        self._block_size = block_size
-        self._steady = SteadyRows()
 
     def forward(self, plan: StepPlan) -> Sampling:
         """See `StepExecutor.forward`."""
         tables, sampler = self._slots.tables, self._slots.sampler
-        batch = assemble(plan, tables, self._block_size, self._steady)
+        batch = assemble(plan, tables, self._slots.steady.of(plan.decodes))
         sent = self._staging.send(
             batch.arrays
             | tables.take_changes()
@@ -55,7 +51,7 @@ class EagerExecutor:
         if "pending_tokens" in sent:
             sampled_before = self._slots.latest_tokens.index_select(0, sent["pending_slots"])
             sent["token_ids"].index_copy_(0, sent["pending_tokens"], sampled_before)
-        hidden = self._decoder.forward(batch.on_device(sent, tables, self._block_size), self._caches)
+        hidden = self._decoder.forward(batch.on_device(sent, tables), self._caches)
         prompt_scores = self._score_prompts(hidden, batch, sent)
         return partial(self._sample, plan.step, batch, sent, self._logits(hidden, batch, sent), prompt_scores)
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from tokenwire_engine.models.batch import CacheView, ForwardBatch
 from tokenwire_engine.models.decoder import Decoder
-from tokenwire_engine.runner.decodes import Decodes, SteadyRows, decodes_of
+from tokenwire_engine.runner.decodes import Decodes, decodes_of
 from tokenwire_engine.runner.executor import Sampling
 from tokenwire_engine.runner.launched import Landing, Launched
 from tokenwire_engine.runner.row_columns import RowColumns
@@ -75,7 +75,6 @@ class GraphExecutor:
         slots: SlotState,
         staging: Staging,
         landing: Landing,
-        block_size: int,
         capture: Capture,
     ) -> None:
         """Captures all graphs, the largest first, so that the smaller ones find room in its memory.
@@ -89,7 +88,6 @@ class GraphExecutor:
         self._slots = slots
         self._staging = staging
         self._landing = landing
-        self._block_size = block_size
         self._sizes = graph_sizes(slots.num_slots)
         num_rows, device = self._sizes[-1], slots.latest_tokens.device
         self._columns = RowColumns(ROW_COLUMNS, num_rows, device)
@@ -105,7 +103,6 @@ class GraphExecutor:
         self._history = torch.zeros(HISTORY, num_rows, dtype=torch.int64, device=device)
         self._num_steps = 0
         """As `_steps` will be once all that is queued was computed."""
-        self._steady = SteadyRows()
         self._held: Decodes | None = None
         """The rows on the device, at the positions that they computed last; None: to be sent anew."""
         self._forward: dict[int, Replay] = {}
@@ -118,7 +115,7 @@ class GraphExecutor:
 
     def forward(self, plan: StepPlan) -> Sampling | None:
         """See `StepExecutor.forward`."""
-        decodes = decodes_of(plan, self._steady)
+        decodes = decodes_of(plan, self._slots.steady)
         if decodes is None or len(decodes.slots) > self._sizes[-1]:
             return None
         count = len(decodes.slots)
@@ -187,8 +184,10 @@ class GraphExecutor:
     def _view(self, rows: DecodeRows, group: int) -> CacheView:
         size = len(rows.slots)
         cache_slots, tables = self._cache_slots[group, :size], self._row_tables[group, :size]
-        slot_tables = self._slots.tables.on_device[group]
-        self._kernels.gather_block_tables(rows, slot_tables, tables, cache_slots, self._block_size)
+        source = self._slots.tables
+        self._kernels.gather_block_tables(
+            rows, source.on_device[group], tables, cache_slots, source.block_size
+        )
         attention = AttentionBatch(
             block_tables=tables,
             query_starts=self._query_starts[: size + 1],

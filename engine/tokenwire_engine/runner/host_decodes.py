@@ -20,6 +20,7 @@ from torch import Tensor
 
 from tokenwire_engine.models.batch import CacheView, ForwardBatch
 from tokenwire_engine.models.host_decoder import HostDecoder
+from tokenwire_engine.runner.decodes import SteadyRows
 from tokenwire_engine.runner.executor import Sampling
 from tokenwire_engine.runner.launched import Launched
 from tokenwire_engine.runner.slots import SlotState
@@ -40,13 +41,11 @@ class HostDecodeExecutor:
         caches: Sequence[LayerCache],
         kernels: Kernels,
         slots: SlotState,
-        block_size: int,
     ) -> None:
         self._decoder = decoder
         self._caches = caches
         self._kernels = kernels
         self._slots = slots
-        self._block_size = block_size
         self._latest_tokens = slots.latest_tokens.numpy()
         self._rows: _Rows | None = None
         self._next_step = -1
@@ -63,28 +62,26 @@ class HostDecodeExecutor:
 
     def _rows_of(self, plan: StepPlan) -> _Rows:
         """Those of the step before, unless something has changed."""
-        rows, decodes = self._rows, plan.decodes
-        if rows is None or plan.step != self._next_step or decodes.slots is not rows.slots:
-            rows = self._rows = self._lay_out(plan)
-        elif decodes.growing:
+        rows, steady = self._rows, self._slots.steady.of(plan.decodes)
+        if rows is None or plan.step != self._next_step or rows.steady is not steady:
+            rows = self._rows = self._lay_out(steady)
+        elif plan.decodes.growing:
             torch.index_select(self._slots.tables.on_device, 1, rows.device_index, out=rows.block_tables)
         self._next_step = plan.step + 1
         return rows
 
-    def _lay_out(self, plan: StepPlan) -> _Rows:
-        decodes = plan.decodes
-        index = np.array(decodes.slots, dtype=np.int64)
-        count, device_index = len(index), torch.from_numpy(index)
-        sampler, tables = self._slots.sampler, self._slots.tables.on_device
-        mode = sampler.mode(index)
-        columns = {} if mode is SamplingMode.GREEDY else sampler.columns(index)
+    def _lay_out(self, steady: SteadyRows) -> _Rows:
+        count, device_index = len(steady.slots), torch.from_numpy(steady.index)
+        sampler, tables = self._slots.sampler, self._slots.tables
+        mode = sampler.mode(steady.index)
+        columns = {} if mode is SamplingMode.GREEDY else sampler.columns(steady.index)
         batch = ForwardBatch(
             token_ids=torch.empty(count, dtype=torch.int64),
             positions=torch.empty(count, dtype=torch.int64),
             views=[],
         )
-        block_tables = tables.index_select(1, device_index)
-        cache_slots = torch.empty(len(tables), count, dtype=torch.int64)
+        block_tables = tables.on_device.index_select(1, device_index)
+        cache_slots = torch.empty(len(block_tables), count, dtype=torch.int64)
         context_lens = torch.empty(count, dtype=torch.int32)
         query_starts = torch.arange(count + 1, dtype=torch.int32)
         batch.views = [
@@ -95,17 +92,15 @@ class HostDecodeExecutor:
                     query_starts=query_starts,
                     context_lens=context_lens,
                     max_query_len=1,
-                    max_context_len=tables.shape[2] * self._block_size,
+                    max_context_len=block_tables.shape[2] * tables.block_size,
                     num_decodes=count,
                 ),
             )
             for slots_of_group, tables_of_group in zip(cache_slots, block_tables, strict=True)
         ]
         return _Rows(
-            slots=decodes.slots,
-            index=index,
+            steady=steady,
             device_index=device_index,
-            bases=np.array(decodes.bases, dtype=np.int64),
             token_ids=batch.token_ids.numpy(),
             positions=batch.positions.numpy(),
             next_positions=np.empty(count, dtype=np.int64),
@@ -119,24 +114,26 @@ class HostDecodeExecutor:
 
     def _move_to(self, rows: _Rows, shift: int) -> None:
         """Make the rows' tokens the latest ones, at so many positions from their bases."""
-        np.take(self._latest_tokens, rows.index, out=rows.token_ids)
-        np.add(rows.bases, shift, out=rows.positions)
+        index = rows.steady.index
+        np.take(self._latest_tokens, index, out=rows.token_ids)
+        np.add(rows.steady.bases, shift, out=rows.positions)
         np.add(rows.positions, 1, out=rows.next_positions)
         rows.context_lens[:] = rows.next_positions
-        rows.cache_slots[:] = self._slots.tables.cache_slots(rows.index, rows.positions, self._block_size)
+        rows.cache_slots[:] = self._slots.tables.cache_slots(index, rows.positions)
 
     def _sample(self, step: int, rows: _Rows, masks: TokenMasks | None) -> Launched:
         sampled = self._choose(rows, masks)
-        self._latest_tokens[rows.index] = sampled.tokens.numpy()
-        return Launched(step, rows.slots, sampled, self._slots.sampler.scored(rows.slots))
+        self._latest_tokens[rows.steady.index] = sampled.tokens.numpy()
+        slots = rows.steady.slots
+        return Launched(step, slots, sampled, self._slots.sampler.scored(slots))
 
     def _choose(self, rows: _Rows, masks: TokenMasks | None) -> Sampled:
         logits = rows.step.logits
         if rows.mode is SamplingMode.SPECIAL:
-            sampler = self._slots.sampler
-            arrays = sampler.prepare(rows.slots, rows.next_positions)
+            sampler, slots = self._slots.sampler, rows.steady.slots
+            arrays = sampler.prepare(slots, rows.next_positions)
             wanted = {name: torch.from_numpy(array) for name, array in arrays.items()}
-            return sampler.sample(logits, rows.slots, wanted, masks)
+            return sampler.sample(logits, slots, wanted, masks)
         withhold(logits, masks, self._kernels)
         if rows.mode is SamplingMode.GREEDY:
             return Sampled(rows.step.tokens.clone() if masks is None else self._kernels.greedy(logits), None)
@@ -149,13 +146,10 @@ class HostDecodeExecutor:
 class _Rows:
     """A batch of decodes, one row for each slot."""
 
-    slots: Sequence[int]
-    """As the plan has them: the same object tells that they are the same."""
-    index: NDArray[np.int64]
-    """The slots again, as is `device_index`."""
+    steady: SteadyRows
+    """Their slots: as long as this object is the plan's, nobody has joined or left."""
     device_index: Tensor
-    bases: NDArray[np.int64]
-    """Positions, less the plan's shift."""
+    """The slots again."""
     token_ids: NDArray[np.int64]
     """Read by the step, as are positions, cache slots, context lengths and block tables."""
     positions: NDArray[np.int64]

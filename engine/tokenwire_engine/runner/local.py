@@ -56,7 +56,11 @@ class LocalRunner:
         self._slots = SlotState(
             num_slots=max_running,
             tables=BlockTables(
-                max_running, -(-info.max_model_len // info.block_size), device, len(info.windows)
+                max_running,
+                -(-info.max_model_len // info.block_size),
+                info.block_size,
+                device,
+                len(info.windows),
             ),
             sampler=Sampler(max_running, info.vocab_size, device, kernels),
             latest_tokens=torch.zeros(max_running, dtype=torch.int64, device=device),
@@ -66,19 +70,15 @@ class LocalRunner:
         self._graphs: GraphExecutor | None = None
         if capture is not None:
             try:
-                self._graphs = GraphExecutor(
-                    decoder, caches, kernels, self._slots, staging, landing, info.block_size, capture
-                )
+                self._graphs = GraphExecutor(decoder, caches, kernels, self._slots, staging, landing, capture)
             except NotCapturableError as error:
                 logger.warning("steps are not captured as CUDA graphs, which makes them slower: %s", error)
         self._executors: list[StepExecutor] = []
         if self._graphs is not None:
             self._executors.append(self._graphs)
         elif isinstance(decoder, HostDecoder):
-            self._executors.append(HostDecodeExecutor(decoder, caches, kernels, self._slots, info.block_size))
-        self._executors.append(
-            EagerExecutor(decoder, caches, kernels, self._slots, staging, landing, info.block_size)
-        )
+            self._executors.append(HostDecodeExecutor(decoder, caches, kernels, self._slots))
+        self._executors.append(EagerExecutor(decoder, caches, kernels, self._slots, staging, landing))
         self._launched: deque[Launched] = deque()
         self._sampling: Sampling | None = None
         """Of the step that waits for its masks."""

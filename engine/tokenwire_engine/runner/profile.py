@@ -68,11 +68,13 @@ def _memory_needed(
     def step(scheduled: list[ScheduledTokens]) -> None:
         """Compute tokens, and sample as many rows of logits as there can be."""
         num_blocks = geometry.blocks_for(max(len(row.token_ids) for row in scheduled))
-        tables = BlockTables(len(scheduled), num_blocks // num_groups, device, num_groups)
+        tables = BlockTables(
+            len(scheduled), num_blocks // num_groups, geometry.block_size, device, num_groups
+        )
         for index, row in enumerate(scheduled):
             blocks = range(index * num_blocks, (index + 1) * num_blocks)
             tables.append(row.slot, [blocks[group::num_groups] for group in range(num_groups)])
-        batch = assemble(StepPlan(0, scheduled=scheduled), tables, geometry.block_size)
+        batch = assemble(StepPlan(0, scheduled=scheduled), tables)
         sampler = Sampler(num_rows, vocab_size, device, kernels)
         slots = list(range(num_rows))
         for slot in slots:
@@ -83,7 +85,7 @@ def _memory_needed(
         sampling = sampler.prepare(slots, np.zeros(num_rows, dtype=np.int64))
         sent = Staging(device, 0).send(batch.arrays | tables.take_changes() | sampling)
         tables.update(sent)
-        hidden = decoder.forward(batch.on_device(sent, tables, geometry.block_size), caches)
+        hidden = decoder.forward(batch.on_device(sent, tables), caches)
         sampler.sample(decoder.logits(hidden[:1].expand(num_rows, -1)).float(), slots, sent)
 
     prompt = [ScheduledTokens(0, 0, [0] * longest, [], samples=True)]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from tokenwire_engine.runner.block_tables import BlockTables
+from tokenwire_engine.runner.decodes import SteadyArrays
 from tokenwire_engine.sampling.sampler import Sampler
 
 
@@ -19,3 +20,5 @@ class SlotState:
     sampler: Sampler
     latest_tokens: Tensor
     """int64 `[num_slots]`: the token that was sampled last."""
+    steady: SteadyArrays = field(default_factory=SteadyArrays)
+    """The slots that decode from step to step, as arrays."""

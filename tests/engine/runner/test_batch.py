@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 
 
 def tables_of(blocks: dict[int, list[int]]) -> BlockTables:
-    tables = BlockTables(num_slots=4, max_blocks=8, device=CPU)
+    tables = BlockTables(num_slots=4, max_blocks=8, block_size=16, device=CPU)
     for slot, row in blocks.items():
         tables.append(slot, [row])
     return tables
@@ -33,7 +33,6 @@ def test_decodes_come_first_and_samples_keep_the_plans_order() -> None:
             ],
         ),
         tables,
-        block_size=16,
     )
     arrays = {name: array.tolist() for name, array in batch.arrays.items()}
     assert arrays["slots"] == [1, 3, 0, 2]
@@ -53,7 +52,6 @@ def test_a_batch_of_decodes_samples_all_of_its_tokens_in_order() -> None:
     batch = assemble(
         StepPlan(0, scheduled=[ScheduledTokens(slot, slot, [slot], [], samples=True) for slot in (2, 0, 1)]),
         tables_of({0: [0], 1: [1], 2: [2]}),
-        block_size=16,
     )
     assert batch.samples_all
     assert batch.arrays["sampled_tokens"].tolist() == [0, 1, 2]
@@ -62,15 +60,17 @@ def test_a_batch_of_decodes_samples_all_of_its_tokens_in_order() -> None:
 def test_a_table_grows_at_its_end_and_starts_anew_when_cleared() -> None:
     tables = tables_of({1: [4, 6]})
     tables.append(1, [[9]])
-    assert tables.rows(torch.tensor([1]), 3).tolist() == [[[4, 6, 9]]]
+    assert tables.rows(torch.tensor([1]), 48).tolist() == [[[4, 6, 9]]]
     tables.clear(1)
     tables.append(1, [[8]])
-    assert tables.rows(torch.tensor([1]), 1).tolist() == [[[8]]]
-    assert tables.cache_slots(np.array([1, 1]), np.array([0, 15]), 16).tolist() == [[128, 143]]
+    assert tables.rows(torch.tensor([1]), 16).tolist() == [[[8]]]
+    assert tables.cache_slots(np.array([1, 1]), np.array([0, 15])).tolist() == [[128, 143]]
 
 
 def test_tables_grow_by_a_block_each_as_they_do_one_by_one() -> None:
-    each, one_by_one = (BlockTables(num_slots=3, max_blocks=3, device=CPU, num_groups=2) for _ in range(2))
+    each, one_by_one = (
+        BlockTables(num_slots=3, max_blocks=3, block_size=16, device=CPU, num_groups=2) for _ in range(2)
+    )
     for tables in (each, one_by_one):
         tables.append(2, [[4], [9]])
     each.append_each([2, 0], [[5, 6], [7, 8]])
@@ -84,7 +84,7 @@ def test_tables_grow_by_a_block_each_as_they_do_one_by_one() -> None:
 
 
 def test_another_device_is_told_what_was_appended() -> None:
-    tables = BlockTables(num_slots=3, max_blocks=4, device=torch.device("meta"), num_groups=2)
+    tables = BlockTables(num_slots=3, max_blocks=4, block_size=16, device=torch.device("meta"), num_groups=2)
     tables.append(1, [[4, 5], [6, 7]])
     tables.append_each([1, 2], [[8, 1], [9, 2]])
     changes = tables.take_changes()
@@ -95,11 +95,11 @@ def test_another_device_is_told_what_was_appended() -> None:
 
 
 def test_each_group_of_layers_has_tables_and_places_of_its_own() -> None:
-    tables = BlockTables(num_slots=2, max_blocks=3, device=CPU, num_groups=2)
+    tables = BlockTables(num_slots=2, max_blocks=3, block_size=16, device=CPU, num_groups=2)
     tables.append(0, [[4], [9]])
     tables.append(1, [[2, 3], [7, 5]])
     tables.append(0, [[1], [8]])
-    assert tables.rows(torch.tensor([1, 0]), 2).tolist() == [[[2, 3], [4, 1]], [[7, 5], [9, 8]]]
+    assert tables.rows(torch.tensor([1, 0]), 20).tolist() == [[[2, 3], [4, 1]], [[7, 5], [9, 8]]]
     batch = assemble(
         StepPlan(
             0,
@@ -109,9 +109,8 @@ def test_each_group_of_layers_has_tables_and_places_of_its_own() -> None:
             ],
         ),
         tables,
-        block_size=16,
     )
-    forward = batch.on_device(Staging(CPU, 0).send(batch.arrays), tables, 16)
+    forward = batch.on_device(Staging(CPU, 0).send(batch.arrays), tables)
     assert [view.cache_slots.tolist() for view in forward.views] == [[63, 79, 16], [95, 159, 128]]
     assert all(view.cache_slots.is_contiguous() for view in forward.views)
     assert [view.attention.block_tables.tolist() for view in forward.views] == [
@@ -129,10 +128,8 @@ def test_what_decodes_steadily_comes_as_columns_before_the_other_rows() -> None:
             ScheduledTokens(2, 5, [20], [], samples=True),
         ],
     )
-    batch = assemble(plan, tables_of({0: [5], 1: [7, 2], 2: [3], 3: [1]}), block_size=16)
-    by_rows = assemble(
-        StepPlan(0, scheduled=plan.rows()), tables_of({0: [5], 1: [7, 2], 2: [3], 3: [1]}), block_size=16
-    )
+    batch = assemble(plan, tables_of({0: [5], 1: [7, 2], 2: [3], 3: [1]}))
+    by_rows = assemble(StepPlan(0, scheduled=plan.rows()), tables_of({0: [5], 1: [7, 2], 2: [3], 3: [1]}))
     assert batch.arrays["token_ids"].tolist() == [PENDING, PENDING, 20, 10, 11, 12]
     assert batch.arrays["pending_slots"].tolist() == [3, 1]
     assert batch.sampled_slots == [3, 1, 0, 2]
