@@ -43,7 +43,7 @@ from tokenwire_engine.server.kv_events import KvEvents
 from tokenwire_engine.server.listen import listen
 from tokenwire_engine.server.model import ServedModel
 from tokenwire_engine.server.servicer import EngineServicer, Serving
-from tokenwire_engine.server.session import Sessions
+from tokenwire_engine.server.sessions import Sessions
 from tokenwire_engine.server.startup import StartupClock
 from tokenwire_engine.structured.compiler import GrammarCompiler
 

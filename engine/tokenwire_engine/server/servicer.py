@@ -24,7 +24,7 @@ from tokenwire_engine.server.generate import generate
 from tokenwire_engine.server.kv_events import KvEvents
 from tokenwire_engine.server.load import load_to_proto, watch_load
 from tokenwire_engine.server.model import ServedModel, tokenizer_files
-from tokenwire_engine.server.session import Sessions
+from tokenwire_engine.server.sessions import Sessions
 
 Answer = TypeVar("Answer")
 
