@@ -19,7 +19,7 @@ from typing import Protocol
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from tokenwire.status import StatusError, unavailable
+from tokenwire.status import unavailable
 from tokenwire.v1 import engine_pb2, engine_pb2_grpc
 from tokenwire_services.duplex.call import DuplexCall, open_call
 from tokenwire_services.tokenizer.engine_request import EngineRequest
@@ -27,6 +27,7 @@ from tokenwire_services.tokenizer.engine_session import Command, Counts, EngineS
 from tokenwire_services.tokenizer.kv_view import KvView
 from tokenwire_services.tokenizer.load_view import LoadView
 from tokenwire_services.tokenizer.model import Model, fetch_files, fingerprint, load_model
+from tokenwire_services.tokenizer.outage import Outage
 
 log = logging.getLogger(__name__)
 
@@ -37,10 +38,6 @@ RETRY_AFTER_S = 1.0
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
 """Pauses between attempts to connect; they double from the first to the longest."""
-_BRIEF_S = 1.0
-"""An outage that is over sooner is nobody else's business."""
-_LOST_S = 0.2
-"""A connection that was only cut is back sooner; past it the engine is held to be lost."""
 _REFUSED_PAUSE_S = 5.0
 """Before an engine that was refused is looked at again."""
 _LEAVE_S = 0.3
@@ -104,7 +101,6 @@ class EngineLink:
         `is_watched`: whether anybody wants to know how busy the engine is, and what it has cached."""
         self.address = address
         self._owner = owner
-        self._failover_timeout_s = failover_timeout_s
         self._is_watched = is_watched
         self._session = EngineSession(grace_ms=round(failover_timeout_s * 1000))
         self.blocks = KvView()
@@ -113,13 +109,7 @@ class EngineLink:
         self._is_checked = False
         self._is_serving = False
         self._is_connected = False
-        self._is_lost = False
-        self._outage: asyncio.Task[None] | None = None
-        self._loss: asyncio.TimerHandle | None = None
-        """When an engine that was cut off is held to be lost."""
-        self._expiry: asyncio.TimerHandle | None = None
-        """When requests that wait for an engine have waited long enough."""
-        self._problem = "not connected yet"
+        self._outage = Outage(address, failover_timeout_s, self)
 
     @property
     def is_connected(self) -> bool:
@@ -134,17 +124,17 @@ class EngineLink:
     @property
     def is_admitting(self) -> bool:
         """Whether there is an engine right now, and it does not drain."""
-        return self._is_connected and self._outage is None
+        return self._is_connected and not self._outage.is_on
 
     @property
     def has_stranded(self) -> bool:
         """Whether requests wait for an engine."""
-        return self._session.has_handed_back or (self._is_lost and self._session.has_requests)
+        return self._session.has_handed_back or (self._outage.is_lost and self._session.has_requests)
 
     @property
     def problem(self) -> str:
         """Why there is no engine."""
-        return self._problem
+        return self._outage.problem
 
     @property
     def counts(self) -> Counts:
@@ -168,7 +158,7 @@ class EngineLink:
 
     def take_stranded(self) -> list[EngineRequest]:
         """Give away the requests that wait for an engine."""
-        return self._session.take_all() if self._is_lost else self._session.take_handed_back()
+        return self._session.take_all() if self._outage.is_lost else self._session.take_handed_back()
 
     async def run(self) -> None:
         """Stay connected until cancelled.
@@ -194,8 +184,9 @@ class EngineLink:
     async def leave(self) -> None:
         """End all requests, at the engine too, and take no more; `run` goes on until it is cancelled."""
         self._is_serving = False
-        self._session.cancel_all(unavailable("the tokenizer is shutting down; try again", RETRY_AFTER_S))
-        self._end_outage()
+        reason = "the tokenizer is shutting down"
+        self._session.cancel_all(unavailable(f"{reason}; try again", RETRY_AFTER_S))
+        self._outage.end(reason)
         if self._is_connected:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._session.idle(), _LEAVE_S)
@@ -225,7 +216,7 @@ class EngineLink:
             follower = begin(self._follow_health(channel))
             while True:
                 if self._session.receive(await _next(call)):
-                    self._await_engine()
+                    self._outage.wait_for_engine()
                     self._owner.stranded(self)
                     # Looks again: it may have heard of the drain's beginning, or end, before or after this.
                     follower.cancel()
@@ -243,8 +234,8 @@ class EngineLink:
             async with contextlib.aclosing(_watch_health(channel)) as watching:
                 async for is_serving in watching:
                     if not is_serving:
-                        self._begin_outage("it is draining")
-                    elif self._outage is not None or self._session.has_handed_back:
+                        self._outage.begin("it is draining")
+                    elif self._outage.is_on or self._session.has_handed_back:
                         self._session.submit_again()
                         await self._connected()
 
@@ -297,12 +288,10 @@ class EngineLink:
         self._session.opened(first.opened)
 
     async def _connected(self) -> None:
-        self._end_outage()
+        self._outage.end()
         assert self._model is not None
         log.info("connected to the engine at %s: %s", self.address, self._model.info.served_names[0])
-        self._problem = ""
         self._is_connected = True
-        self._is_lost = False
         if not self._is_serving:
             self._is_serving = True
             await self._owner.changed(self)
@@ -311,54 +300,29 @@ class EngineLink:
     def _disconnected(self, problem: str) -> None:
         was_connected, self._is_connected = self._is_connected, False
         self._is_checked = False
-        self._begin_outage(problem)
+        self._outage.begin(problem)
         if was_connected:
-            self._await_engine()
-            self._loss = asyncio.get_running_loop().call_later(_LOST_S, self._lose)
+            self._outage.wait_for_engine()
+            self._outage.wait_for_connection()
 
-    def _lose(self) -> None:
-        self._is_lost = True
-        self._owner.stranded(self)
+    # What follows from an outage.
 
-    def _begin_outage(self, problem: str) -> None:
-        if problem != self._problem:
-            log.warning("no engine at %s: %s", self.address, problem)
-        self._problem = problem
-        if self._outage is None:
-            self._outage = asyncio.create_task(self._endure_outage())
-
-    async def _endure_outage(self) -> None:
-        """What follows from an outage that is not brief."""
-        await asyncio.sleep(min(_BRIEF_S, self._failover_timeout_s))
+    async def is_out(self) -> None:
+        """Take in no more requests."""
         self._is_serving = False
         await self._owner.changed(self)
 
-    def _await_engine(self) -> None:
-        """Give requests that no engine has the time that they may wait for one."""
-        if self._expiry is not None:
-            self._expiry.cancel()
-        later = asyncio.get_running_loop().call_later
-        self._expiry = later(self._failover_timeout_s, self._give_up)
+    def lose(self) -> None:
+        """Let the requests be taken to another engine."""
+        self._owner.stranded(self)
 
-    def _give_up(self) -> None:
+    def give_up(self) -> None:
+        """Fail the requests that no engine computes."""
+        error = unavailable(f"no engine at {self.address}: {self.problem}; try again", RETRY_AFTER_S)
         if self._is_connected:  # to an engine that drains, and may still compute some
-            self._session.fail_handed_back(self._unavailable())
+            self._session.fail_handed_back(error)
         else:
-            self._session.abandon(self._unavailable())
-
-    def _end_outage(self) -> None:
-        if self._outage is not None:
-            self._outage.cancel()
-            self._outage = None
-        if self._loss is not None:
-            self._loss.cancel()
-            self._loss = None
-        if self._expiry is not None:
-            self._expiry.cancel()
-            self._expiry = None
-
-    def _unavailable(self) -> StatusError:
-        return unavailable(f"no engine at {self.address}: {self._problem}; try again", RETRY_AFTER_S)
+            self._session.abandon(error)
 
 
 async def _wait_until_serving(channel: grpc.aio.Channel) -> None:
