@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tokenwire_services.tokenizer.sandbox import Sandbox, limited
+from tokenwire_services.tokenizer.sandbox import Sandbox
+from tokenwire_services.tokenizer.template_limits import limited
 
 Message = dict[str, Any]
 """A message under the names that OpenAI's API has for its parts."""

@@ -71,14 +71,10 @@ async def serve(config: TokenizerConfig, stop: asyncio.Event | None = None) -> N
         StartError: the address cannot be listened on.
         ModelFilesError: the engine's tokenizer files cannot be served.
     """
-    if stop is None:
-        stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stop = stop or _stopped_by_signals()
     progress = _Progress(config.status_fd)
     status = health.HealthServicer()
     port = 0
-
     is_ready = False
 
     async def on_change(link: EngineLink) -> None:
@@ -91,6 +87,43 @@ async def serve(config: TokenizerConfig, stop: asyncio.Event | None = None) -> N
             progress.ready(port)
 
     engines = Engines(config, on_change)
+    service = TokenizerService(engines, config)
+    server = _make_server(service, status, config)
+    await _set_health(status, (*_SERVICES, *config.engines), serving=False)
+    port = _listen(server, config)
+    with _serving_metrics(engines, config) as metrics:
+        await server.start()
+        log.info(
+            "listening on %s:%d, waiting for the engine at %s", config.host, port, " or ".join(config.engines)
+        )
+        progress.waiting(port)
+        linked = asyncio.create_task(engines.run())
+        stopped = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait([linked, stopped], return_when=asyncio.FIRST_COMPLETED)
+            if linked.done():
+                await linked
+        finally:
+            await service.end_sessions()
+            await engines.leave()
+            for task in (linked, stopped):
+                task.cancel()
+            await asyncio.gather(linked, stopped, return_exceptions=True)
+            await server.stop(_SHUTDOWN_GRACE_S)
+            await asyncio.to_thread(metrics.close)
+
+
+def _stopped_by_signals() -> asyncio.Event:
+    """Set by SIGTERM and SIGINT."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
+def _make_server(
+    service: TokenizerService, status: health.HealthServicer, config: TokenizerConfig
+) -> grpc.aio.Server:
     server = grpc.aio.server(
         interceptors=[RefuseMalformed()],
         options=[
@@ -102,45 +135,42 @@ async def serve(config: TokenizerConfig, stop: asyncio.Event | None = None) -> N
             ("grpc.keepalive_permit_without_calls", 1),
         ],
     )
-    service = TokenizerService(engines, config)
     tokenizer_pb2_grpc.add_TokenizerServicer_to_server(service, server)
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
     names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
-    await _set_health(status, (*_SERVICES, *config.engines), serving=False)
+    return server
+
+
+def _listen(server: grpc.aio.Server, config: TokenizerConfig) -> int:
+    """The port.
+
+    Raises:
+        StartError: the address cannot be listened on.
+    """
     try:
-        port = server.add_insecure_port(f"{config.host}:{config.port}")
+        return server.add_insecure_port(f"{config.host}:{config.port}")
     except RuntimeError as error:
         raise StartError(
             f"cannot listen on {config.host}:{config.port}: {error}; is another process using it?"
         ) from error
-    metrics = contextlib.ExitStack()
+
+
+def _serving_metrics(engines: Engines, config: TokenizerConfig) -> contextlib.ExitStack:
+    """What serves the metrics, if anything does, until it is closed.
+
+    Raises:
+        StartError: their address cannot be listened on.
+    """
+    serving = contextlib.ExitStack()
     if config.metrics_port is not None:
         try:
-            metrics.enter_context(serving_metrics(engines, config.metrics_host, config.metrics_port))
+            serving.enter_context(serving_metrics(engines, config.metrics_host, config.metrics_port))
         except OSError as error:
             raise StartError(
                 f"cannot listen on {config.metrics_host}:{config.metrics_port} for metrics: {error.strerror}"
             ) from error
-    await server.start()
-    addresses = " or ".join(config.engines)
-    log.info("listening on %s:%d, waiting for the engine at %s", config.host, port, addresses)
-    progress.waiting(port)
-
-    linked = asyncio.create_task(engines.run())
-    stopped = asyncio.create_task(stop.wait())
-    try:
-        await asyncio.wait([linked, stopped], return_when=asyncio.FIRST_COMPLETED)
-        if linked.done():
-            await linked
-    finally:
-        await service.end_sessions()
-        await engines.leave()
-        for task in (linked, stopped):
-            task.cancel()
-        await asyncio.gather(linked, stopped, return_exceptions=True)
-        await server.stop(_SHUTDOWN_GRACE_S)
-        await asyncio.to_thread(metrics.close)
+    return serving
 
 
 async def _set_health(status: health.HealthServicer, services: Iterable[str], serving: bool) -> None:

@@ -218,7 +218,7 @@ async def test_a_requests_own_template_is_refused_unless_the_operator_allows_it(
 async def test_a_requests_own_template_keeps_to_its_limits(
     engine: FakeEngine, template: str, problem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tokenwire_services.tokenizer.sandbox.MAX_SECONDS", 0.2)
+    monkeypatch.setattr("tokenwire_services.tokenizer.template_limits.MAX_SECONDS", 0.2)
     async for service in start_service(engine, trust_request_chat_template=True):
         error = await refusal(service, chat(chat_template=template))
         assert problem in error.message

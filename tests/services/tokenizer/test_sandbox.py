@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenwire_services.tokenizer import sandbox
+from tokenwire_services.tokenizer import template_limits
 from tokenwire_services.tokenizer.chat_template import ChatTemplate, ChatTemplateError
 
 HELLO = [{"role": "user", "content": "hi"}]
@@ -58,7 +58,7 @@ LARGE = {
 
 @pytest.mark.parametrize("source", ENDLESS.values(), ids=ENDLESS.keys())
 def test_an_endless_template_is_interrupted(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "MAX_SECONDS", 0.1)
+    monkeypatch.setattr(template_limits, "MAX_SECONDS", 0.1)
     with pytest.raises(ChatTemplateError, match=r"longer than|recursion"):
         ChatTemplate(source, {}).render(HELLO)
 
