@@ -24,8 +24,6 @@ from benchmarks.launch_cases import launches
 from benchmarks.recording import Launch
 from tokenwire_kernels.triton.target import AMPERE, BLACKWELL, HOPPER
 
-SHARED_MEMORY_LIMIT = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
-"""Bytes that one program may use, by compute capability (CUDA C++ Programming Guide, appendix K)."""
 RESULTS = Path(__file__).parent / "results" / "compile.md"
 
 

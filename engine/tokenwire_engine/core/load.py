@@ -23,6 +23,7 @@ class Load:
     finished_requests: int
     prefix_query_tokens: int
     prefix_hit_tokens: int
+    host_hit_blocks: int
     cached_kv_blocks: int
     step_time_s: float
     tokens_per_second: float
@@ -52,6 +53,7 @@ class Load:
             finished_requests=counters.finished_requests,
             prefix_query_tokens=counters.prefix_query_tokens,
             prefix_hit_tokens=counters.prefix_hit_tokens,
+            host_hit_blocks=counters.host_hit_blocks,
             cached_kv_blocks=scheduler.num_cached_blocks,
             step_time_s=meter.step_time_s,
             tokens_per_second=meter.tokens_per_second,

@@ -116,6 +116,7 @@ def _of_load(load: Load) -> Iterator[Metric]:
         "prefix_cache_query_tokens", "Tokens looked for in the prefix cache.", load.prefix_query_tokens
     )
     yield _counter("prefix_cache_hit_tokens", "Tokens found in the prefix cache.", load.prefix_hit_tokens)
+    yield _counter("host_cache_hit_blocks", "Blocks of them that host memory had.", load.host_hit_blocks)
 
 
 def _of_requests(recorder: Recorder) -> Iterator[Metric]:

@@ -7,7 +7,7 @@ import urllib.request
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.engine.hash_runner import HashRunner
+from tests.engine.hash_runner import HashRunner, model_info
 from tests.engine.running import StartEngine
 from tests.patience import PATIENCE_S
 from tokenwire.v1.engine_pb2 import GenerateRequest
@@ -47,6 +47,17 @@ async def test_an_engine_serves_what_it_measures(start_engine: StartEngine) -> N
     assert samples[prefix + "inter_token_latency_seconds_bucket/+Inf"] == 8
     assert samples[prefix + "requests_running"] == samples[prefix + "kv_cache_usage_ratio"] == 0
     assert samples["process_cpu_seconds_total"] > 0
+
+
+async def test_blocks_that_come_back_from_host_memory_are_counted(start_engine: StartEngine) -> None:
+    runner = HashRunner(model_info(num_blocks=16, num_host_blocks=64))
+    engine = await start_engine(runner, metrics_port=0)
+    for first in (1, 2, 3, 1):  # of whose prompts the device has room for two
+        request = GenerateRequest(prompt_token_ids=[first] * 100, stop=StopConditions(max_tokens=5))
+        async for _ in engine.stub.Generate(request):
+            pass
+    samples = await scrape(engine.server.metrics_port)
+    assert samples["tokenwire_engine_host_cache_hit_blocks_total"] == 6
 
 
 async def test_without_a_port_nothing_is_served_or_measured(start_engine: StartEngine) -> None:
