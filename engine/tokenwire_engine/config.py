@@ -7,6 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+MAX_COUNT = 2**31 - 1
+MAX_RUNNING = 65_536
+"""What is kept for each slot takes memory, whether it is in use or not."""
+MAX_BYTES = 2**62
+
 
 @dataclass(slots=True, frozen=True)
 class EngineConfig:
@@ -84,17 +89,20 @@ class EngineConfig:
             raise ValueError(f"--policy is {self.policy!r}; expected fcfs, priority or fair")
         if self.metrics_port is not None and not 0 <= self.metrics_port < 65536:
             raise ValueError(f"--metrics-port is {self.metrics_port}; expected 0 to 65535")
-        if self.max_waiting < 0:
-            raise ValueError(f"--max-waiting is {self.max_waiting}; expected at least 0")
-        for option, value in (
-            ("--max-model-len", self.max_model_len),
-            ("--max-running", self.max_running),
-            ("--max-step-tokens", self.max_step_tokens),
-            ("--kv-cache-memory", self.kv_cache_memory),
-            ("--host-cache-memory", self.host_cache_memory),
+        for name in self.served_names:
+            if not name.strip() or not name.isprintable():
+                raise ValueError(f"--served-model-name is {name!r}; expected a name that requests can give")
+        if not 0 <= self.max_waiting <= MAX_COUNT:
+            raise ValueError(f"--max-waiting is {self.max_waiting}; expected 0 to {MAX_COUNT}")
+        for option, value, most in (
+            ("--max-model-len", self.max_model_len, MAX_COUNT),
+            ("--max-running", self.max_running, MAX_RUNNING),
+            ("--max-step-tokens", self.max_step_tokens, MAX_COUNT),
+            ("--kv-cache-memory", self.kv_cache_memory, MAX_BYTES),
+            ("--host-cache-memory", self.host_cache_memory, MAX_BYTES),
         ):
-            if value is not None and value < 1:
-                raise ValueError(f"{option} is {value}; expected at least 1")
+            if value is not None and not 1 <= value <= most:
+                raise ValueError(f"{option} is {value}; expected 1 to {most}")
         if self.block_size not in (16, 32, 64, 128):
             raise ValueError(f"--block-size is {self.block_size}; expected 16, 32, 64 or 128")
         if not 0 <= self.session_grace_s < 86_400:

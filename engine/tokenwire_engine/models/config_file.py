@@ -6,6 +6,7 @@ Every getter raises a one-line `ModelError` that names the field, so that famili
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,9 @@ from tokenwire_engine.models.architecture import (
     YarnScaling,
 )
 from tokenwire_engine.models.errors import ModelError
+
+_MOST_LAYERS = 1024
+"""What is made for each layer of a config's own number would fill any memory."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -37,8 +41,15 @@ class ConfigFile:
             raise ModelError(f"config.json has {name} = {value!r}; expected a positive integer")
         return value
 
+    def num_layers(self) -> int:
+        """`num_hidden_layers`."""
+        number = self.integer("num_hidden_layers")
+        if number > _MOST_LAYERS:
+            raise ModelError(f"config.json has num_hidden_layers = {number}; expected at most {_MOST_LAYERS}")
+        return number
+
     def number(self, name: str, default: float | None = None) -> float:
-        """A positive number."""
+        """A positive, finite number."""
         return _positive(name, self._get(name, default))
 
     def flag(self, name: str, default: bool = False) -> bool:
@@ -138,9 +149,10 @@ class ConfigFile:
 
 
 def _positive(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+    number = 0 if isinstance(value, bool) or not isinstance(value, int | float) else value
+    if not 0 < number <= sys.float_info.max:
         raise ModelError(f"config.json has {name} = {value!r}; expected a positive number")
-    return float(value)
+    return float(number)
 
 
 def _yarn_attention_factor(factor: float, parameters: Mapping[str, Any]) -> float:

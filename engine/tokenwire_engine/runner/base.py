@@ -72,7 +72,11 @@ class Runner(Protocol):
     info: ModelInfo
 
     def warm_up(self) -> None:
-        """Run a prefill and a decode step on throwaway data, so that the first request finds all ready."""
+        """Run a prefill and a decode step on throwaway data, so that the first request finds all ready.
+
+        Raises:
+            ModelError: what the model computes is no number.
+        """
 
     def launch(self, plan: StepPlan) -> None:
         """Start computing a plan (with at least one scheduled row, or only releases)."""

@@ -24,7 +24,13 @@ from tokenwire_engine.runner.device import (
 )
 from tokenwire_engine.runner.graphs import Capture
 from tokenwire_engine.runner.local import LocalRunner
-from tokenwire_engine.runner.memory import cache_geometry, check_weights_fit, host_budget, num_cache_blocks
+from tokenwire_engine.runner.memory import (
+    cache_geometry,
+    check_positions_fit,
+    check_weights_fit,
+    host_budget,
+    num_cache_blocks,
+)
 from tokenwire_engine.runner.out_of_memory import (
     FEWER_GRAPHS,
     LESS_WEIGHT,
@@ -68,6 +74,8 @@ def load_runner(config: EngineConfig, progress: Progress, capture: Capture | Non
     max_step_tokens = config.max_step_tokens or STEP_TOKENS[device.type]
     if kernels.native is not None:
         check_weights_fit(packed_bytes(architecture, weight_format(dtype, config.quantization)))
+    if device.type == "cpu":
+        check_positions_fit(max_model_len, architecture.head_dim)
 
     reader = WeightReader(stored_tensors(checkpoint.weight_files()), device, dtype, progress)
     with explained("loading weights", LESS_WEIGHT):

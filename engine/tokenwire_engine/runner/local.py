@@ -26,7 +26,7 @@ from tokenwire_engine.runner.host_decodes import HostDecodeExecutor
 from tokenwire_engine.runner.launched import Landing, Launched
 from tokenwire_engine.runner.slots import SlotState
 from tokenwire_engine.runner.staging import Staging
-from tokenwire_engine.runner.warm_up import warm_up_plans
+from tokenwire_engine.runner.warm_up import check_is_finite, warm_up_plans
 from tokenwire_engine.sampling.sampler import Sampler
 from tokenwire_engine.scheduler.plan import StepPlan, StepResult, TokenMasks
 from tokenwire_kernels import Kernels, LayerCache
@@ -91,7 +91,7 @@ class LocalRunner:
     def warm_up(self) -> None:
         for plan in warm_up_plans(self.info, self._max_running):
             self.launch(plan)
-            self.collect()
+            check_is_finite(self.collect(), self.info.dtype)
 
     @torch.inference_mode()
     def launch(self, plan: StepPlan) -> None:

@@ -153,6 +153,19 @@ def check_weights_fit(needed: int) -> None:
         )
 
 
+def check_positions_fit(num_positions: int, head_dim: int) -> None:
+    """
+    Raises:
+        ModelError: the rotary table of so many positions does not fit into host memory.
+    """
+    needed, available = num_positions * head_dim * torch.float32.itemsize, available_host_memory()
+    if needed > available:
+        raise ModelError(
+            f"a context of {num_positions} tokens needs tables of {_mib(needed)} for its positions, but this "
+            f"process can have {_mib(available)}: lower --max-model-len"
+        )
+
+
 def available_host_memory() -> int:
     """Bytes that this process can still allocate: the machine's, or what its control group leaves of them."""
     fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())

@@ -16,6 +16,7 @@ WANTED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken"
 """Files of a hub repository that are downloaded: weights, configs and whatever a tokenizer may be made of."""
 UNWANTED = ("original/*", "consolidated*", "onnx/*")
 """The same weights over again, in other layouts."""
+_LONGEST_QUOTE = 100
 
 
 @dataclass(slots=True, frozen=True)
@@ -44,10 +45,14 @@ def locate(model: str | None) -> Located:
         raise ModelError(
             "this installation lacks the bundled demo model; name a checkpoint directory or hub id"
         )
-    directory = Path(model).expanduser()
-    if directory.is_dir():
+    try:
+        directory = Path(model).expanduser()
+        is_directory, exists = directory.is_dir(), directory.exists()
+    except (OSError, RuntimeError) as error:  # a name that is too long, a home that nobody has
+        raise ModelError(f"{model[:_LONGEST_QUOTE]} is no directory: {_one_line(error)}") from error
+    if is_directory:
         return Located(directory, directory.resolve().name)
-    if directory.exists():
+    if exists:
         raise ModelError(f"{model} is a file; expected a checkpoint directory or a hub id such as owner/name")
     if model.startswith((".", "/", "~")) or model.count("/") != 1:
         raise ModelError(f"there is no directory {model}, and it is not a hub id such as owner/name")
@@ -88,4 +93,6 @@ def _download(repository: str) -> Path:
 
 
 def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -111,7 +111,8 @@ class WeightReader:
         ends = (*ignored, *CACHE_SCALES)
         unread = sorted(name for name in self._unread if not name.endswith(ends))
         if unread:
-            logger.warning("%d tensors of the checkpoint are not used, %s first", len(unread), unread[0])
+            more = f" and {len(unread) - 1} more" if len(unread) > 1 else ""
+            logger.warning("tensors of the checkpoint that are not used: %s%s", unread[0], more)
         self._progress("loading weights", 1.0)
 
     def _stored(self, piece: Piece) -> Tensor:

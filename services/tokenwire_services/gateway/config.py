@@ -6,9 +6,10 @@ that a running gateway's keys never change.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
+
+MAX_WORKERS = 128
 
 
 @dataclass(slots=True, frozen=True)
@@ -46,8 +47,8 @@ class GatewayConfig:
     """File descriptor on which start-up progress is written, one JSON object a line."""
 
     def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise ValueError(f"--workers is {self.workers}; expected at least 1")
+        if not 1 <= self.workers <= MAX_WORKERS:
+            raise ValueError(f"--workers is {self.workers}; expected 1 to {MAX_WORKERS}")
         if self.workers > 1 and self.port == 0:
             raise ValueError("--workers share a port, so --port must be one; it is 0")
         if not 0 <= self.port <= 65535:
@@ -59,8 +60,10 @@ class GatewayConfig:
             raise ValueError(f"--max-body-bytes is {self.max_body_bytes}; expected at least 1")
         if self.request_timeout_s is not None and not self.request_timeout_s > 0:
             raise ValueError(f"--request-timeout-s is {self.request_timeout_s}; expected more than 0")
-        if not 0 <= self.failover_timeout_s < math.inf:
-            raise ValueError(f"--failover-timeout-s is {self.failover_timeout_s}; expected at least 0")
+        if not 0 <= self.failover_timeout_s < 86_400:
+            raise ValueError(
+                f"--failover-timeout-s is {self.failover_timeout_s:g}; expected 0 to a day (86400)"
+            )
         for origin in self.cors_origins:
             if origin != "*" and ("://" not in origin or origin.endswith("/")):
                 raise ValueError(

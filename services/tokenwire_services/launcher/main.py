@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from tokenwire_services.launcher import options as opt
+from tokenwire_services.launcher.open_files import allow_many_files
 
 app = typer.Typer(
     help="Serve large language models as microservices.",
@@ -29,6 +30,7 @@ LOOPBACK = "127.0.0.1"
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit code."""
+    allow_many_files()
     try:
         code = app(arguments, prog_name="tokenwire", standalone_mode=False)
     except typer.TyperException as error:

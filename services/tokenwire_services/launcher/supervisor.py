@@ -46,7 +46,7 @@ class RestartPolicy:
 
 
 class StartupError(Exception):
-    """A process ended before it was ever ready."""
+    """A process could not be started, or ended before it was ever ready."""
 
 
 class Supervisor:
@@ -68,6 +68,8 @@ class Supervisor:
         self._grace_s = grace_s
         self._running: dict[str, ChildProcess] = {}
         self._was_ready = {spec.name: asyncio.Event() for spec in specs}
+        self._last_words = {spec.name: "" for spec in specs}
+        """The line that each process wrote last."""
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
 
@@ -81,7 +83,8 @@ class Supervisor:
         """Run until `stop` is called.
 
         Raises:
-            StartupError: a process ended before it was ever ready; all others were stopped.
+            StartupError: a process could not be started, or ended before it was ever ready; all others were
+                stopped.
         """
         endless = [asyncio.create_task(self._keep_running(spec)) for spec in self._specs]
         announcement = asyncio.create_task(self._announce())
@@ -110,11 +113,16 @@ class Supervisor:
         delay_s: float | None = None
         while True:
             started = time.monotonic()
-            code = await self._run_once(spec, restarted=delay_s is not None)
+            try:
+                end = describe_exit(await self._run_once(spec, restarted=delay_s is not None))
+                words = self._last_words[spec.name]
+            except OSError as error:  # no more processes, files or memory for this user
+                end, words = "could not be started", error.strerror or str(error)
             if not was_ready.is_set():
-                raise StartupError(f"the {spec.name} {describe_exit(code)} before it was ready")
+                reason = f": {words}" if words else ""
+                raise StartupError(f"the {spec.name} {end} before it was ready{reason}")
             delay_s = self._policy.delay_s(delay_s, time.monotonic() - started)
-            self._reporter.notice(f"the {spec.name} {describe_exit(code)}; restarting it in {delay_s:g} s")
+            self._reporter.notice(f"the {spec.name} {end}; restarting it in {delay_s:g} s")
             await asyncio.sleep(delay_s)
 
     async def _run_once(self, spec: ProcessSpec, restarted: bool) -> int:
@@ -129,9 +137,11 @@ class Supervisor:
                         f"the {spec.name} is ready again after {time.monotonic() - started:.1f} s"
                     )
 
-        process = await ChildProcess.start(
-            spec, lambda text: self._reporter.line(spec.name, text), on_progress
-        )
+        def on_line(text: str) -> None:
+            self._reporter.line(spec.name, text)
+            self._last_words[spec.name] = text.strip() or self._last_words[spec.name]
+
+        process = await ChildProcess.start(spec, on_line, on_progress)
         self._running[spec.name] = process
         code = await process.wait()
         del self._running[spec.name]

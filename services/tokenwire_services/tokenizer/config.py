@@ -5,11 +5,12 @@ Built from the command line, validated here, immutable afterwards. Light to impo
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 TOOL_PARSERS = ("harmony", "deepseek", "mistral", "hermes", "pythonic", "llama3_json")
 REASONING_PARSERS = ("think", "harmony")
+
+MAX_WORKERS = 128
 
 
 @dataclass(slots=True, frozen=True)
@@ -66,18 +67,20 @@ class TokenizerConfig:
             host, _, port = address.rpartition(":")
             if not host or not port.isdigit() or not 0 < int(port) < 65536:
                 raise ValueError(f"--engine is {address!r}; expected host:port, such as 127.0.0.1:50051")
-        if self.workers < 1:
-            raise ValueError(f"--workers is {self.workers}; expected at least 1")
+        if not 1 <= self.workers <= MAX_WORKERS:
+            raise ValueError(f"--workers is {self.workers}; expected 1 to {MAX_WORKERS}")
         if self.workers > 1 and self.port == 0:
             raise ValueError("--workers share a port, so --port must be one; it is 0")
         if not 0 <= self.port < 65536:
             raise ValueError(f"--port is {self.port}; expected 0 to 65535")
         if self.metrics_port is not None and not 0 <= self.metrics_port < 65536:
             raise ValueError(f"--metrics-port is {self.metrics_port}; expected 0 to 65535")
-        if not 0 <= self.session_grace_s < math.inf:
-            raise ValueError(f"--session-grace-s is {self.session_grace_s}; expected at least 0")
-        if not 0 <= self.failover_timeout_s < math.inf:
-            raise ValueError(f"--failover-timeout-s is {self.failover_timeout_s}; expected at least 0")
+        for option, seconds in (
+            ("--session-grace-s", self.session_grace_s),
+            ("--failover-timeout-s", self.failover_timeout_s),
+        ):
+            if not 0 <= seconds < 86_400:
+                raise ValueError(f"{option} is {seconds:g}; expected 0 to a day (86400)")
         for option, value in (
             ("--max-prompt-bytes", self.max_prompt_bytes),
             ("--max-message-bytes", self.max_message_bytes),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -109,12 +110,17 @@ def test_yarn_without_a_factor_takes_it_from_the_lengths() -> None:
         ),
         ({"architectures": [{}]}, r"architectures = \[{}\]; expected a list of names"),
         ({"quantization_config": {"quant_method": "gptq"}}, r"is quantized \(gptq\)"),
+        ({"quantization_config": "gptq"}, r"is quantized \(unknown method\)"),
         ({"hidden_size": None}, "lacks hidden_size"),
         ({"num_hidden_layers": "four"}, "num_hidden_layers = 'four'; expected a positive integer"),
+        ({"num_hidden_layers": 1 << 30}, "num_hidden_layers = 1073741824; expected at most 1024"),
         ({"num_key_value_heads": 3}, "num_attention_heads = 8, which is not a multiple"),
         ({"hidden_size": 250}, "hidden_size = 250, which is not a multiple of num_attention_heads"),
         ({"hidden_act": "gelu"}, "hidden_act = 'gelu', which is not supported; supported: 'silu'"),
         ({"rms_norm_eps": -1}, "rms_norm_eps = -1; expected a positive number"),
+        ({"rms_norm_eps": math.nan}, "rms_norm_eps = nan; expected a positive number"),
+        ({"rope_theta": math.inf}, "rope_theta = inf; expected a positive number"),
+        ({"rope_theta": 10**400}, "rope_theta = 10+; expected a positive number"),
         ({"tie_word_embeddings": "yes"}, "tie_word_embeddings = 'yes'; expected true or false"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5, which is not supported"),
         ({"rope_scaling": {"rope_type": "longrope"}}, "rope_type = 'longrope', which is not supported"),

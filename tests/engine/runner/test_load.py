@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests.checkpoints import write_checkpoint
 from tests.engine.driver import ignore_progress
@@ -102,6 +103,28 @@ def test_weights_that_do_not_fit_are_refused_with_both_numbers(
     numbers = r"weights need 0\.4 MiB of memory, but this process can have 0\.1 MiB"
     with pytest.raises(ModelError, match=numbers):
         load(directory, dtype="float32")
+
+
+def test_a_context_whose_positions_do_not_fit_is_refused(tmp_path: Path) -> None:
+    directory = write_checkpoint(tmp_path / "model")
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 1 << 40}))
+    with pytest.raises(ModelError, match=r"tables of 67108864\.0 MiB for its positions.*--max-model-len"):
+        load(directory)
+    assert load(directory, max_model_len=64).info.max_model_len == 64
+
+
+@pytest.mark.parametrize("quantization", [None, pytest.param("int8", marks=needs_native)])
+def test_weights_that_are_no_numbers_are_noticed_before_anybody_is_served(
+    tmp_path: Path, quantization: str | None
+) -> None:
+    directory = write_checkpoint(tmp_path / "model")
+    tensors = load_file(directory / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = float("nan")
+    save_file(tensors, directory / "model.safetensors", {"format": "pt"})
+    runner = load(directory, quantization=quantization)
+    with pytest.raises(ModelError, match="logits are not finite"):
+        runner.warm_up()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

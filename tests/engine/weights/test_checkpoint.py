@@ -92,6 +92,13 @@ def test_a_path_that_does_not_exist_is_refused(tmp_path: Path) -> None:
         locate(str(tmp_path / "nowhere"))
 
 
+@pytest.mark.parametrize(("name", "reason"), [("x" * 5000, "File name too long"), ("~nobody-here", "home")])
+def test_a_name_that_can_be_no_path_is_refused_in_one_line(name: str, reason: str) -> None:
+    with pytest.raises(ModelError, match=reason) as caught:
+        locate(name)
+    assert len(str(caught.value)) < 250
+
+
 def test_a_file_is_not_a_checkpoint(tmp_path: Path) -> None:
     file = tmp_path / "model.gguf"
     file.touch()

@@ -101,13 +101,13 @@ def test_a_truncated_file_is_named(tmp_path: Path) -> None:
 def test_tensors_that_nobody_asked_for_are_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tensors = {name: torch.zeros(2) for name in ("a", "surplus", "lm_head.weight")}
+    tensors = {name: torch.zeros(2) for name in ("a", "surplus", "lm_head.weight", "further")}
     reader = reader_of(tmp_path, tensors)
     reader.read(Piece("a", (2,)))
     with caplog.at_level(logging.WARNING):
         reader.finish(ignored=("lm_head.weight",))
     assert [record.getMessage() for record in caplog.records] == [
-        "1 tensors of the checkpoint are not used, surplus first"
+        "tensors of the checkpoint that are not used: further and 1 more"
     ]
 
 

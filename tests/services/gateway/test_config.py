@@ -16,6 +16,8 @@ from tokenwire_services.gateway.config import GatewayConfig
         ({"port": 70000}, "--port is 70000"),
         ({"tokenizer": "localhost"}, "expected HOST:PORT"),
         ({"tokenizer": "localhost:http"}, "expected HOST:PORT"),
+        ({"workers": 100_000}, "--workers is 100000; expected 1 to"),
+        ({"failover_timeout_s": 1e300}, r"--failover-timeout-s is 1e\+300; expected 0 to a day"),
         ({"max_body_bytes": 0}, "--max-body-bytes is 0"),
         ({"request_timeout_s": 0.0}, "--request-timeout-s is 0.0"),
         ({"cors_origins": ("example.com",)}, "--cors-origin is 'example.com'"),

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 
@@ -9,7 +10,7 @@ import psutil
 import pytest
 
 from tests.patience import PATIENCE_S
-from tokenwire_services.launcher.process import ProcessSpec
+from tokenwire_services.launcher.process import ChildProcess, ProcessSpec
 from tokenwire_services.launcher.supervisor import RestartPolicy, StartupError, Supervisor
 
 PREAMBLE = """
@@ -108,9 +109,24 @@ async def test_a_process_that_ends_before_it_is_ready_stops_everything():
         _,
         running,
     ):
-        with pytest.raises(StartupError, match="the bad exited with code 1 before it was ready"):
+        reason = "the bad exited with code 1 before it was ready: no such model"
+        with pytest.raises(StartupError, match=reason):
             await running
         assert ("bad", "no such model") in recorder.lines
+
+
+async def test_a_process_that_cannot_be_started_stops_everything(monkeypatch):
+    start = ChildProcess.start
+
+    async def start_or_fail(started, *callbacks):
+        if started.name == "bad":
+            raise OSError(errno.EMFILE, "Too many open files")
+        return await start(started, *callbacks)
+
+    monkeypatch.setattr(ChildProcess, "start", start_or_fail)
+    async with supervising(spec("good"), spec("bad")) as (_, _, _, running):
+        with pytest.raises(StartupError, match=r"the bad could not be started .*: Too many open files"):
+            await running
 
 
 async def test_a_process_that_dies_is_restarted_and_the_others_go_on():

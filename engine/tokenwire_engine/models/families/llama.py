@@ -14,7 +14,7 @@ def llama(config: ConfigFile) -> Architecture:
         config,
         num_kv_heads=config.integer("num_key_value_heads", config.integer("num_attention_heads")),
         max_positions=2048,
-        windows=[0] * config.integer("num_hidden_layers"),
+        windows=[0] * config.num_layers(),
         qkv_bias=attention_bias,
         o_bias=attention_bias,
         mlp_bias=config.flag("mlp_bias"),

@@ -13,5 +13,5 @@ def mistral(config: ConfigFile) -> Architecture:
         config,
         num_kv_heads=config.integer("num_key_value_heads", 8),
         max_positions=131072,
-        windows=[config.window(default=4096)] * config.integer("num_hidden_layers"),
+        windows=[config.window(default=4096)] * config.num_layers(),
     )

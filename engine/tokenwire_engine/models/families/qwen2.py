@@ -23,13 +23,16 @@ def qwen2(config: ConfigFile) -> Architecture:
 
 def qwen_windows(config: ConfigFile) -> list[int]:
     """The window of each layer: `layer_types` says which have one, else those from `max_window_layers` up."""
-    num_layers = config.integer("num_hidden_layers")
+    num_layers = config.num_layers()
     window = config.window(default=4096) if config.flag("use_sliding_window") else 0
     layer_types = config.fields.get("layer_types")
     if layer_types is None:
         first = config.fields.get("max_window_layers", 28)
+        if isinstance(first, bool) or not isinstance(first, int):
+            raise ModelError(f"config.json has max_window_layers = {first!r}; expected an integer")
         return [window if layer >= first else 0 for layer in range(num_layers)]
-    if len(layer_types) != num_layers or not {*layer_types} <= {WINDOWED, FULL}:
+    is_list = isinstance(layer_types, list) and len(layer_types) == num_layers
+    if not is_list or any(layer_type not in (WINDOWED, FULL) for layer_type in layer_types):
         raise ModelError(
             f"config.json has layer_types = {layer_types!r}; expected {num_layers} (num_hidden_layers) times "
             f"{WINDOWED!r} or {FULL!r}"

@@ -36,7 +36,9 @@ def read_architecture(config: ConfigFile) -> tuple[str, Architecture]:
             f"supported: {', '.join(FAMILIES)}"
         )
     if "quantization_config" in config.fields:
-        method = (config.fields["quantization_config"] or {}).get("quant_method", "unknown method")
+        quantization = config.fields["quantization_config"]
+        known = isinstance(quantization, dict) and quantization.get("quant_method")
+        method = known or "unknown method"
         raise ModelError(
             f"the checkpoint is quantized ({method}), which is not supported; use the unquantized one"
         )
