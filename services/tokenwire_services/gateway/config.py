@@ -54,7 +54,7 @@ class GatewayConfig:
         if not 0 <= self.port <= 65535:
             raise ValueError(f"--port is {self.port}; expected 0 to 65535")
         host, _, port = self.tokenizer.rpartition(":")
-        if not host or not port.isdecimal() or not 0 < int(port) <= 65535:
+        if not host or "/" in host or not port.isdecimal() or not 0 < int(port) <= 65535:
             raise ValueError(f"--tokenizer is {self.tokenizer!r}; expected HOST:PORT")
         if self.max_body_bytes < 1:
             raise ValueError(f"--max-body-bytes is {self.max_body_bytes}; expected at least 1")

@@ -10,7 +10,7 @@ import asyncio
 from http import HTTPStatus
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from tokenwire_services.gateway.errors import ApiError
 
@@ -28,6 +28,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """Runs while a head is awaited: from the connection's start, later from a head's first byte."""
         self._head_bytes: int | None = None
         """Of a head that is incomplete; None between heads."""
+        self._unanswered: list[RequestResponseCycle] = []
+        """The request that is being answered, and those that were sent without waiting for that."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -35,6 +37,12 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        # uvicorn tells only the request that came last.
+        self.pipeline.clear()
+        for cycle in self._unanswered:
+            if not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -53,7 +61,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._head_bytes = None
         self._stop_timer()
+        before = self.cycle
         super().on_headers_complete()
+        if self.cycle is not before:
+            self._unanswered = [cycle for cycle in self._unanswered if not cycle.response_complete]
+            self._unanswered.append(self.cycle)
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP."""

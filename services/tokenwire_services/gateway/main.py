@@ -20,7 +20,8 @@ from tokenwire_services.gateway.server import GatewayServer, listen
 def run(config: GatewayConfig) -> int:
     """Serve until SIGTERM or SIGINT; the exit code. 1 when the address is not to be had."""
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(levelname)s %(message)s")
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    # What is wrong with a request is said to whoever sent it.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     try:
         listener = listen(config.host, config.port, config.reuse_port)
     except OSError as error:
@@ -40,7 +41,10 @@ async def _serve(config: GatewayConfig, listener: socket.socket) -> None:
 
 async def _announce(server: GatewayServer, config: GatewayConfig, port: int) -> None:
     """Report the port once it listens, and readiness once requests can be served."""
-    _report(config.status_fd, f"waiting for the tokenizer service at {config.tokenizer}", port)
+    waiting = f"waiting for the tokenizer service at {config.tokenizer}"
+    if config.status_fd is None:  # nobody supervises it, and shows what it reports
+        logging.getLogger(__name__).info("listening on http://%s:%d, %s", config.host, port, waiting)
+    _report(config.status_fd, waiting, port)
     await server.link.wait_open()
     keep_what_exists()
     logging.getLogger(__name__).info("serving on http://%s:%d", config.host, port)

@@ -44,6 +44,8 @@ _FATAL = frozenset(
 """What the service ends a session for. Whatever else a stream ends with is taken for a broken connection."""
 _SHORTEST_BACK_OFF_S = 0.1
 _LONGEST_BACK_OFF_S = 2.0
+_SILENCE_S = 3.0
+"""How long nothing is said of there being no service, which may only just start."""
 _CHANNEL_OPTIONS = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
@@ -278,6 +280,7 @@ class TokenizerLink:
     async def _connect(self) -> Call:
         """A stream at whichever process answers first, however long that takes."""
         back_off_s = _SHORTEST_BACK_OFF_S
+        silent_until, said = asyncio.get_running_loop().time() + _SILENCE_S, ""
         while True:
             try:
                 return await open_call(
@@ -286,7 +289,11 @@ class TokenizerLink:
                     tokenizer_pb2.TokenizerSessionRequest,
                     tokenizer_pb2.TokenizerSessionResponse,
                 )
-            except grpc.aio.AioRpcError:
+            except grpc.aio.AioRpcError as error:
+                reason = error.details() or error.code().name
+                if reason != said and asyncio.get_running_loop().time() >= silent_until:
+                    logger.warning("no tokenizer service at %s: %s", self._address, reason)
+                    said = reason
                 await asyncio.sleep(back_off_s)
                 back_off_s = min(2 * back_off_s, _LONGEST_BACK_OFF_S)
 

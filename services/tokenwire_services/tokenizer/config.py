@@ -65,7 +65,7 @@ class TokenizerConfig:
                 raise ValueError(f"{option} is {name!r}; expected auto, none, {', '.join(names)}")
         for address in self.engines:
             host, _, port = address.rpartition(":")
-            if not host or not port.isdigit() or not 0 < int(port) < 65536:
+            if not host or "/" in host or not port.isdigit() or not 0 < int(port) < 65536:
                 raise ValueError(f"--engine is {address!r}; expected host:port, such as 127.0.0.1:50051")
         if not 1 <= self.workers <= MAX_WORKERS:
             raise ValueError(f"--workers is {self.workers}; expected 1 to {MAX_WORKERS}")

@@ -33,11 +33,14 @@ log = logging.getLogger(__name__)
 
 ENGINE_SERVICE = "tokenwire.v1.Engine"
 _SESSION = f"/{ENGINE_SERVICE}/Session"
+_IS_SERVING = health_pb2.HealthCheckRequest(service=ENGINE_SERVICE)
 RETRY_AFTER_S = 1.0
 """What callers are told to wait while the engine is away."""
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
 """Pauses between attempts to connect; they double from the first to the longest."""
+_SILENCE_S = 3.0
+"""How long nothing is said of there being no engine, which may only just start."""
 _REFUSED_PAUSE_S = 5.0
 """Before an engine that was refused is looked at again."""
 _LEAVE_S = 0.3
@@ -193,7 +196,11 @@ class EngineLink:
 
     async def _serve(self, channel: grpc.aio.Channel) -> None:
         """One connection, from the first contact until it breaks: always ends with an exception."""
-        await _wait_until_serving(channel)
+        explaining = asyncio.create_task(self._explain_wait(channel))
+        try:
+            await _wait_until_serving(channel)
+        finally:
+            explaining.cancel()
         stub = engine_pb2_grpc.EngineStub(channel)
         await self._learn(stub)
         call: Call = await open_call(
@@ -226,6 +233,15 @@ class EngineLink:
             for task in tasks:
                 task.cancel()
             call.cancel()
+
+    async def _explain_wait(self, channel: grpc.aio.Channel) -> None:
+        """Say why there is no engine yet: calls that wait for one do not, however wrong its address is."""
+        while True:
+            await asyncio.sleep(_SILENCE_S)
+            try:
+                await health_pb2_grpc.HealthStub(channel).Check(_IS_SERVING, timeout=_SILENCE_S)
+            except grpc.aio.AioRpcError as error:
+                self._outage.begin(error.details() or error.code().name)
 
     async def _follow_health(self, channel: grpc.aio.Channel) -> None:
         """Learn when the engine stops admitting requests, and when it does so again. A broken connection is
@@ -336,8 +352,7 @@ async def _wait_until_serving(channel: grpc.aio.Channel) -> None:
 
 async def _watch_health(channel: grpc.aio.Channel) -> AsyncGenerator[bool, None]:
     """Whether the engine serves: now, and whenever that changes."""
-    request = health_pb2.HealthCheckRequest(service=ENGINE_SERVICE)
-    call = health_pb2_grpc.HealthStub(channel).Watch(request, wait_for_ready=True)
+    call = health_pb2_grpc.HealthStub(channel).Watch(_IS_SERVING, wait_for_ready=True)
     try:
         async for response in call:
             yield response.status == health_pb2.HealthCheckResponse.SERVING

@@ -16,6 +16,7 @@ from tokenwire_services.gateway.config import GatewayConfig
         ({"port": 70000}, "--port is 70000"),
         ({"tokenizer": "localhost"}, "expected HOST:PORT"),
         ({"tokenizer": "localhost:http"}, "expected HOST:PORT"),
+        ({"tokenizer": "http://localhost:50052"}, "expected HOST:PORT"),
         ({"workers": 100_000}, "--workers is 100000; expected 1 to"),
         ({"failover_timeout_s": 1e300}, r"--failover-timeout-s is 1e\+300; expected 0 to a day"),
         ({"max_body_bytes": 0}, "--max-body-bytes is 0"),

@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, until
+from tests.services.gateway.fake_tokenizer import MODEL, Answer, FakeTokenizer
 from tokenwire_services.gateway import http_protocol, limits
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -60,6 +61,22 @@ async def test_a_body_that_never_ends_is_given_up(gateway: str, monkeypatch: pyt
     monkeypatch.setattr(limits, "PIECE_TIMEOUT_S", 0.1)
     reply = await reply_to(gateway, HEAD + b"Content-Length: 100\r\n\r\n", b'{"model"')
     assert code_of(reply) == (408, "request_timeout")
+
+
+async def test_whoever_hangs_up_has_all_that_was_sent_at_once_cancelled(
+    gateway: str, tokenizer: FakeTokenizer, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokenizer.answer = lambda request: Answer(["x"] * 10, endless=True)
+    body = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}).encode()
+    request = HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    address = urlsplit(gateway)
+    _, writer = await asyncio.open_connection(address.hostname, address.port)
+    writer.write(request * 5)
+    await until(lambda: len(tokenizer.requests) == 1)
+    writer.transport.abort()
+    await until(lambda: not tokenizer.live)
+    assert len(tokenizer.requests) == 1  # nobody waits for the others
+    assert not caplog.records
 
 
 async def test_a_request_may_come_in_pieces(gateway: str, monkeypatch: pytest.MonkeyPatch) -> None:

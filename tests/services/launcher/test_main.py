@@ -145,6 +145,7 @@ def test_keys_come_from_the_environment_and_from_a_file(run, monkeypatch, tmp_pa
         (["tokenizer", "--workers", "100000"], "--workers is 100000; expected 1 to 128"),
         (["tokenizer", "--failover-timeout-s", "1e300"], "expected 0 to a day"),
         (["tokenizer", "--engine", "here"], "--engine is 'here'; expected host:port"),
+        (["tokenizer", "--engine", "http://here:1"], "--engine is 'http://here:1'; expected host:port"),
         (["gateway", "--cors-origin", "example.com"], "--cors-origin is 'example.com'"),
         (["gateway", "--api-key-file", "/nowhere"], "--api-key-file"),
     ],
