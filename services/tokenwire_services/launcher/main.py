@@ -16,6 +16,7 @@ import typer
 
 from tokenwire_services.launcher import options as opt
 from tokenwire_services.launcher.open_files import allow_many_files
+from tokenwire_services.launcher.standard_streams import open_standard_streams
 
 app = typer.Typer(
     help="Serve large language models as microservices.",
@@ -30,6 +31,7 @@ LOOPBACK = "127.0.0.1"
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit code."""
+    open_standard_streams()
     allow_many_files()
     try:
         code = app(arguments, prog_name="tokenwire", standalone_mode=False)

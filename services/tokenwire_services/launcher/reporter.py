@@ -1,7 +1,8 @@
 """What `serve` shows: the processes' log lines, their start-up, and what the supervisor does.
 
 Every line says where it comes from (`engine    | ...`). On a terminal the names are coloured and start-up is
-a block of live progress bars below the log; elsewhere each phase of it is one plain line.
+a block of live progress bars below the log; elsewhere each phase of it is one plain line. That nobody reads,
+that the terminal is gone, that the disk is full: nothing of the kind ends the processes.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ class PlainReporter:
         self._phases: dict[str, str] = {}
 
     def line(self, process: str, text: str) -> None:
-        with contextlib.suppress(BrokenPipeError):
-            self._stream.write(f"{process:<{self._width}} | {text}\n")
+        encoding = self._stream.encoding or "utf-8"
+        writable = text.encode(encoding, "backslashreplace").decode(encoding)
+        with contextlib.suppress(OSError):
+            self._stream.write(f"{process:<{self._width}} | {writable}\n")
             self._stream.flush()
 
     def progress(self, process: str, progress: Progress) -> None:
@@ -66,11 +69,13 @@ class TerminalReporter:
             redirect_stderr=False,
         )
         self._tasks = {name: self._add_bar(name) for name in processes}
-        self._bars.start()
+        with contextlib.suppress(OSError):
+            self._bars.start()
 
     def line(self, process: str, text: str) -> None:
         prefix = (f"{process:<{self._width}} | ", self._colours.get(process, ""))
-        self._console.print(Text.assemble(prefix, text), soft_wrap=True)
+        with contextlib.suppress(OSError):
+            self._console.print(Text.assemble(prefix, text), soft_wrap=True)
 
     def progress(self, process: str, progress: Progress) -> None:
         task = self._tasks.get(process)
@@ -91,7 +96,8 @@ class TerminalReporter:
 
     def close(self) -> None:
         """Take the progress bars away."""
-        self._bars.stop()
+        with contextlib.suppress(OSError):
+            self._bars.stop()
         self._tasks.clear()
 
     def _add_bar(self, process: str) -> TaskID:

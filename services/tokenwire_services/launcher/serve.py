@@ -10,7 +10,6 @@ import asyncio
 import json
 import os
 import shlex
-import signal
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -22,7 +21,7 @@ from tokenwire_services.launcher.command_line import command_line
 from tokenwire_services.launcher.ports import PortError, check_ports
 from tokenwire_services.launcher.process import ProcessSpec
 from tokenwire_services.launcher.reporter import PlainReporter, TerminalReporter
-from tokenwire_services.launcher.supervisor import StartupError, Supervisor
+from tokenwire_services.launcher.supervisor import supervise
 from tokenwire_services.launcher.workers import worker_specs
 
 if TYPE_CHECKING:
@@ -74,19 +73,7 @@ async def _serve(engine: EngineConfig, tokenizer: TokenizerConfig, gateway: Gate
         reporter.notice(f"{model} is ready after {seconds:.1f} s at {url}/v1; try")
         reporter.notice(example_request(url, model, needs_key=bool(gateway.api_keys)))
 
-    supervisor = Supervisor(specs, reporter, announce)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, supervisor.stop)
-    try:
-        await supervisor.run()
-    except StartupError as error:
-        reporter.close()
-        print(f"tokenwire serve: {error}", file=sys.stderr)
-        return 1
-    finally:
-        reporter.close()
-    return 0
+    return await supervise("serve", specs, reporter, announce)
 
 
 def process_specs(

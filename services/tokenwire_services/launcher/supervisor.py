@@ -8,6 +8,8 @@ them is left.
 from __future__ import annotations
 
 import asyncio
+import signal
+import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -28,6 +30,9 @@ class Reporter(Protocol):
     def notice(self, text: str) -> None:
         """The supervisor itself has something to say."""
 
+    def close(self) -> None:
+        """Nothing more happens."""
+
 
 @dataclass(slots=True, frozen=True)
 class RestartPolicy:
@@ -47,6 +52,29 @@ class RestartPolicy:
 
 class StartupError(Exception):
     """A process could not be started, or ended before it was ever ready."""
+
+
+async def supervise(
+    command: str,
+    specs: Sequence[ProcessSpec],
+    reporter: Reporter,
+    on_ready: Callable[[], Awaitable[None]],
+) -> int:
+    """Run the processes of a command until Ctrl-C, SIGTERM or SIGHUP; its exit code. 1 when one of them did
+    not come up, which the last line on standard error says."""
+    supervisor = Supervisor(specs, reporter, on_ready)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, supervisor.stop)
+    problem = ""
+    try:
+        await supervisor.run()
+    except StartupError as error:
+        problem = str(error)
+    finally:
+        reporter.close()
+    if problem:
+        print(f"tokenwire {command}: {problem}", file=sys.stderr)
+    return 1 if problem else 0
 
 
 class Supervisor:

@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import signal
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -20,7 +19,7 @@ from tokenwire_services.launcher.command_line import command_line
 from tokenwire_services.launcher.ports import PortError, check_ports
 from tokenwire_services.launcher.process import ProcessSpec
 from tokenwire_services.launcher.reporter import PlainReporter
-from tokenwire_services.launcher.supervisor import StartupError, Supervisor
+from tokenwire_services.launcher.supervisor import supervise
 
 if TYPE_CHECKING:
     from tokenwire_services.gateway.config import GatewayConfig
@@ -68,13 +67,4 @@ async def _run(
                 line = json.dumps({"phase": "ready", "port": config.port})
                 os.write(config.status_fd, line.encode() + b"\n")
 
-    supervisor = Supervisor(specs, reporter, announce)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, supervisor.stop)
-    try:
-        await supervisor.run()
-    except StartupError as error:
-        print(f"tokenwire {command}: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return await supervise(command, specs, reporter, announce)

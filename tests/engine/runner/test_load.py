@@ -114,15 +114,12 @@ def test_a_context_whose_positions_do_not_fit_is_refused(tmp_path: Path) -> None
     assert load(directory, max_model_len=64).info.max_model_len == 64
 
 
-@pytest.mark.parametrize("quantization", [None, pytest.param("int8", marks=needs_native)])
-def test_weights_that_are_no_numbers_are_noticed_before_anybody_is_served(
-    tmp_path: Path, quantization: str | None
-) -> None:
+def test_weights_that_are_no_numbers_are_noticed_before_anybody_is_served(tmp_path: Path) -> None:
     directory = write_checkpoint(tmp_path / "model")
     tensors = load_file(directory / "model.safetensors")
     tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = float("nan")
     save_file(tensors, directory / "model.safetensors", {"format": "pt"})
-    runner = load(directory, quantization=quantization)
+    runner = load(directory)
     with pytest.raises(ModelError, match="logits are not finite"):
         runner.warm_up()
 

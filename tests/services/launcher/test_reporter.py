@@ -1,5 +1,8 @@
+import errno
 import io
+import os
 
+import pytest
 from rich.console import Console
 
 from tokenwire_services.launcher.process import Progress
@@ -25,12 +28,32 @@ def test_each_phase_of_a_start_is_one_line():
     assert stream.getvalue() == "engine    | loading weights\nengine    | ready\n"
 
 
-def test_a_reader_that_went_away_stops_nothing():
-    class Broken(io.StringIO):
-        def write(self, text):
-            raise BrokenPipeError
+class Broken(io.StringIO):
+    """Takes nothing."""
 
-    PlainReporter(Broken(), ["engine"]).line("engine", "hello")
+    def __init__(self, number):
+        super().__init__()
+        self.number = number
+
+    def write(self, text):
+        raise OSError(self.number, os.strerror(self.number))
+
+
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.ENOSPC])
+def test_a_reader_that_went_away_or_a_disk_that_is_full_stops_nothing(number):
+    PlainReporter(Broken(number), ["engine"]).line("engine", "hello")
+
+
+def test_a_terminal_that_went_away_stops_nothing():
+    reporter = TerminalReporter(Console(file=Broken(errno.EIO), force_terminal=True), ["engine"])
+    reporter.line("engine", "hello")
+    reporter.close()
+
+
+def test_what_the_stream_cannot_express_is_spelled_out():
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    PlainReporter(stream, ["engine"]).line("engine", "naïve 🙂")
+    assert stream.buffer.getvalue() == b"engine    | na\\xefve \\U0001f642\n"
 
 
 def test_a_terminal_shows_bars_until_all_is_ready_and_leaves_only_the_lines():
