@@ -15,6 +15,12 @@ def client(fake):
         yield client
 
 
+def test_a_proxy_for_the_web_is_not_asked_for_the_service(answer, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    with tokenwire.Client(answer.target, timeout=PATIENCE_S) as client:
+        assert client.generate("Say hello").text == "Hello, world"
+
+
 def test_generate_returns_the_whole_answer(answer, client):
     generation = client.generate("Say hello", max_tokens=5, return_token_ids=True)
 

@@ -14,6 +14,7 @@ import logging
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from tokenwire.channel import DIRECT
 from tokenwire.status import StatusError, unavailable
 from tokenwire.v1 import tokenizer_pb2, tokenizer_pb2_grpc
 from tokenwire_services.duplex.call import DuplexCall, open_call
@@ -47,6 +48,7 @@ _LONGEST_BACK_OFF_S = 2.0
 _SILENCE_S = 3.0
 """How long nothing is said of there being no service, which may only just start."""
 _CHANNEL_OPTIONS = (
+    DIRECT,
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
     ("grpc.initial_reconnect_backoff_ms", int(_SHORTEST_BACK_OFF_S * 1000)),

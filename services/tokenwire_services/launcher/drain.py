@@ -7,6 +7,7 @@ import sys
 
 import grpc
 
+from tokenwire.channel import DIRECT
 from tokenwire.errors import error_from_call
 from tokenwire.v1 import engine_admin_pb2, engine_admin_pb2_grpc
 
@@ -17,7 +18,7 @@ def drain(engine: str, timeout_s: float | None, undo: bool) -> int:
     Args:
         timeout_s: how long requests may go on before they are handed back. None: until they end.
     """
-    with grpc.insecure_channel(engine) as channel:
+    with grpc.insecure_channel(engine, options=[DIRECT]) as channel:
         admin = engine_admin_pb2_grpc.EngineAdminStub(channel)
         try:
             if undo:

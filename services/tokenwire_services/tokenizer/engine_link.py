@@ -19,6 +19,7 @@ from typing import Protocol
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from tokenwire.channel import DIRECT
 from tokenwire.status import unavailable
 from tokenwire.v1 import engine_pb2, engine_pb2_grpc
 from tokenwire_services.duplex.call import DuplexCall, open_call
@@ -48,6 +49,7 @@ _LEAVE_S = 0.3
 _ANSWER_TIMEOUT_S = 120.0
 """For the engine to answer a question about its model once it serves."""
 _CHANNEL_OPTIONS = (
+    DIRECT,
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.min_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 1000),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -25,12 +26,13 @@ sys.exit(run(GatewayConfig(**json.loads(sys.argv[1]))))
 
 
 def start(**options: object) -> subprocess.Popen[str]:
-    """A gateway that reports its progress on standard output."""
+    """A gateway that reports its progress on standard output, where the web is behind a proxy."""
     return subprocess.Popen(
         [sys.executable, "-c", RUN, json.dumps({"status_fd": 1, **options})],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env={**os.environ, "http_proxy": "http://127.0.0.1:1"},
     )
 
 

@@ -29,8 +29,11 @@ async def test_it_reports_its_start_and_ends_cleanly_on_a_signal(
     engine: FakeEngine, number: signal.Signals
 ) -> None:
     reader, writer = os.pipe()
+    behind_a_proxy = {**os.environ, "http_proxy": "http://127.0.0.1:1"}  # which is for the web
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", RUN, f"127.0.0.1:{engine.port}", "0", str(writer), pass_fds=(writer,)
+        *(sys.executable, "-c", RUN, f"127.0.0.1:{engine.port}", "0", str(writer)),
+        pass_fds=(writer,),
+        env=behind_a_proxy,
     )
     os.close(writer)
     with os.fdopen(reader) as lines:
