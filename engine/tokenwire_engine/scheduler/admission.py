@@ -47,7 +47,7 @@ class AdmissionControl:
     @property
     def has_work(self) -> bool:
         """Whether there is something to plan, now or once the steps in flight have completed."""
-        return len(self._running) > 0 or self._waiting.has_queue
+        return len(self._running) > 0 or self._waiting.num_in_line > 0
 
     def add(self, request: Request, ahead: bool = False) -> None:
         """A request waits: behind those that the policy holds equal to it, or ahead of them."""
@@ -82,7 +82,7 @@ class AdmissionControl:
         if request is None or self._is_in_flight(request):
             return
         needed = self._num_needed(request)
-        if self._running.has_free_slot and needed <= self._blocks.num_free:
+        if self._running.num_free_slots and needed <= self._blocks.num_free:
             return
         outranked = [running for running in self._running if self._policy.outranks(request, running)]
         if not outranked or needed > self._blocks.num_free + sum(map(self._blocks.num_held, outranked)):
@@ -92,18 +92,23 @@ class AdmissionControl:
             if self._num_needed(request) <= self._blocks.num_free:
                 return
 
-    def make_room(self) -> None:
-        """Let the least deserving give way until all others get the blocks that their next tokens take."""
+    def num_waiting_for_first_token(self) -> int:
+        """Requests with a slot, or one to get, whose prompts are still to be computed."""
+        return self._running.num_prompts() + min(self._running.num_free_slots, self._waiting.num_in_line)
+
+    def make_room(self, num_waiting: int) -> None:
+        """Let the least deserving give way until all others get the blocks that their next tokens take.
+        `num_waiting`: requests that wait for their first token."""
         if self._blocks.most_growth(len(self._running)) <= self._blocks.num_free:
             return
         ranked: list[Request] | None = None
-        while self._running.growth() > self._blocks.num_free:
+        while self._running.growth(num_waiting) > self._blocks.num_free:
             ranked = ranked or sorted(self._running, key=self._policy.rank)
             self.preempt(ranked.pop())
 
     def admit(self, plan: StepPlan) -> Request | None:
         """Let the first in line run from this step on, if there is a slot and room for it."""
-        if not self._running.has_free_slot or (request := self._waiting.first()) is None:
+        if not self._running.num_free_slots or (request := self._waiting.first()) is None:
             return None
         if self._is_in_flight(request) or self._num_needed(request) > self._blocks.num_free:
             return None

@@ -40,8 +40,8 @@ class Running:
         return reversed(list(self._requests.values()))
 
     @property
-    def has_free_slot(self) -> bool:
-        return bool(self._free_slots)
+    def num_free_slots(self) -> int:
+        return len(self._free_slots)
 
     def enter(self, request: Request) -> list[Copy]:
         """Give a request a slot, and what is found of its tokens; what is to be copied for it."""
@@ -94,8 +94,12 @@ class Running:
         """See `DecodeBatch.split`."""
         return self._decoding.split(rows, token_ids)
 
-    def growth(self) -> int:
-        """Blocks that the next step takes."""
+    def num_prompts(self) -> int:
+        """Requests that have yet to compute more than their latest token."""
+        return sum(request.num_to_go > 1 for request in self._others.values())
+
+    def growth(self, num_waiting: int) -> int:
+        """Blocks that the next step takes, while so many requests have yet to get their first token."""
         num_decodes, prefilling = len(self._decoding), []
         growth = len(self._decoding.at_place(0)) * self._blocks.num_groups
         for request in self._others.values():
@@ -104,7 +108,7 @@ class Running:
             elif not request.must_wait:
                 num_decodes += 1
                 growth += self._blocks.num_lacking(request, request.num_computed + 1)
-        budget = self._budget.prompt_tokens(num_decodes)
+        budget = self._budget.prompt_tokens(num_decodes, num_waiting)
         for request in prefilling:
             count = min(budget, request.num_to_go)
             budget -= count

@@ -155,11 +155,12 @@ class Scheduler:
         self._lifecycle.expire()
         self._running.slide()
         self._admission.make_way()
-        self._admission.make_room()
+        num_waiting = self._admission.num_waiting_for_first_token()
+        self._admission.make_room(num_waiting)
         step = StepInFlight(StepPlan(self.counters.steps))
         # Decodes first, so that no prompt, however long, holds up the others' next tokens.
         prefilling = self._running.decode(step)
-        budget = at_most = self._budget.prompt_tokens(step.num_decodes)
+        budget = at_most = self._budget.prompt_tokens(step.num_decodes, num_waiting)
         for request in prefilling:
             if budget > 0:
                 budget -= self._running.compute(request, budget, step)

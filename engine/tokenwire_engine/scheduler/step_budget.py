@@ -2,8 +2,10 @@
 
 A step is as long as its tokens make it, and every decoding stream waits for all of it. Where the budget
 adapts, prompts may lengthen a step by as much as its decodes take by themselves (so that streams keep at
-least half of their speed), or by `LEAST_EXTRA_S` if that is more. What tokens take is learnt from the steps
-themselves: the time of those without prompts, and what prompts add to it. With nobody decoding there is
+least half of their speed), or by `LEAST_EXTRA_S` if that is more. Where more requests wait for their first
+token than for their next, the streams are the fewer to be kept waiting, and the more of them would soon share
+a step: prompts may take as many times as long, up to `MOST_EXTRA_S`. What tokens take is learnt from the
+steps themselves: the time of those without prompts, and what prompts add to it. With nobody decoding there is
 nobody to wait, and prompts are computed at full speed.
 """
 
@@ -11,6 +13,8 @@ from __future__ import annotations
 
 LEAST_EXTRA_S = 0.02
 """Prompts may add as much in any case: nobody notices it, and they would crawl behind the fastest decodes."""
+MOST_EXTRA_S = 0.25
+"""However many wait, a stream does not stand still for longer, unless its own steps take as long."""
 LEAST_TOKENS = 16
 """However slow prompts are, they get on."""
 WEIGHT = 0.2
@@ -33,12 +37,14 @@ class StepBudget:
         self._prompt_token_s: float | None = None
         """Mean time that a prompt's token adds to a step."""
 
-    def prompt_tokens(self, num_decodes: int) -> int:
-        """Most tokens of prompts in a step with so many decodes."""
+    def prompt_tokens(self, num_decodes: int, num_waiting: int) -> int:
+        """Most tokens of prompts in a step with so many decodes, while so many requests have yet to get their
+        first token."""
         room = self.most - num_decodes
         if not (self._adapts and num_decodes and self._prompt_token_s and self._decode_s is not None):
             return room
-        extra_s = max(self._decode_s, LEAST_EXTRA_S)
+        least_s = max(self._decode_s, LEAST_EXTRA_S)
+        extra_s = max(least_s, min(MOST_EXTRA_S, least_s * num_waiting / num_decodes))
         return min(room, max(LEAST_TOKENS, int(extra_s / self._prompt_token_s)))
 
     def observe(self, seconds: float, num_decodes: int, num_prompt_tokens: int) -> None:

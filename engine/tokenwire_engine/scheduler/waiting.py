@@ -27,9 +27,9 @@ class Waiting:
             yield from held.values()
 
     @property
-    def has_queue(self) -> bool:
-        """Whether somebody's turn will come."""
-        return bool(self._queue)
+    def num_in_line(self) -> int:
+        """Requests whose turn will come."""
+        return len(self._queue)
 
     def first(self) -> Request | None:
         """Whose turn it is."""
