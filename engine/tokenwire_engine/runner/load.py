@@ -9,7 +9,7 @@ import torch
 from tokenwire_engine.config import EngineConfig
 from tokenwire_engine.distributed.shard import Shard
 from tokenwire_engine.models.architecture import Architecture
-from tokenwire_engine.models.decoder import load_decoder
+from tokenwire_engine.models.decoder import Decoder, load_decoder
 from tokenwire_engine.models.errors import ModelError
 from tokenwire_engine.models.families.registry import read_architecture
 from tokenwire_engine.models.host_decoder import packed_bytes, weight_format
@@ -25,6 +25,7 @@ from tokenwire_engine.runner.device import (
 from tokenwire_engine.runner.graphs import Capture
 from tokenwire_engine.runner.local import LocalRunner
 from tokenwire_engine.runner.memory import (
+    CacheGeometry,
     cache_geometry,
     check_positions_fit,
     check_weights_fit,
@@ -44,6 +45,7 @@ from tokenwire_engine.weights.cache_scales import read_cache_scales
 from tokenwire_engine.weights.checkpoint import open_checkpoint, stored_tensors
 from tokenwire_engine.weights.locate import locate
 from tokenwire_engine.weights.reader import WeightReader
+from tokenwire_kernels import Kernels
 
 logger = logging.getLogger(__name__)
 
@@ -87,21 +89,10 @@ def load_runner(config: EngineConfig, progress: Progress, capture: Capture | Non
     if budget is None and device.type == "cpu":
         budget = host_budget(geometry, max_model_len, decoder.embedding.weight.nbytes)
     elif budget is None:
-        progress("sizing the KV cache")
-        with explained("sizing the KV cache", SMALLER_STEP):
-            budget = device_budget(
-                decoder,
-                geometry,
-                kernels,
-                device,
-                config.gpu_memory_utilization,
-                max_step_tokens,
-                config.max_running,
-                captures=config.cuda_graphs,
-            )
+        budget = _device_budget(config, decoder, geometry, kernels, device, max_step_tokens, progress)
     progress("allocating the KV cache")
     num_blocks = num_cache_blocks(geometry, budget, max_model_len, config.max_running)
-    host_budget_bytes = (config.host_cache_memory or 0) if config.prefix_cache else 0
+    host_tier_bytes = (config.host_cache_memory or 0) if config.prefix_cache else 0
     info = ModelInfo(
         name=located.name,
         checkpoint=located.directory,
@@ -117,7 +108,7 @@ def load_runner(config: EngineConfig, progress: Progress, capture: Capture | Non
         num_blocks=num_blocks,
         max_step_tokens=max_step_tokens,
         windows=tuple(group.window for group in architecture.kv_groups),
-        num_host_blocks=host_budget_bytes // geometry.block_bytes,
+        num_host_blocks=host_tier_bytes // geometry.block_bytes,
         default_sampling=default_sampling(checkpoint.generation_config),
     )
     with explained("allocating the KV cache", SMALLER_CACHE):
@@ -132,6 +123,30 @@ def load_runner(config: EngineConfig, progress: Progress, capture: Capture | Non
     if device.type == "cuda":
         torch.cuda.empty_cache()  # what the capture's first runs left on their stream
     return runner
+
+
+def _device_budget(
+    config: EngineConfig,
+    decoder: Decoder,
+    geometry: CacheGeometry,
+    kernels: Kernels,
+    device: torch.device,
+    max_step_tokens: int,
+    progress: Progress,
+) -> int:
+    """Bytes for the cache on a device: what weights and steps leave of the share that is ours."""
+    progress("sizing the KV cache")
+    with explained("sizing the KV cache", SMALLER_STEP):
+        return device_budget(
+            decoder,
+            geometry,
+            kernels,
+            device,
+            config.gpu_memory_utilization,
+            max_step_tokens,
+            config.max_running,
+            captures=config.cuda_graphs,
+        )
 
 
 def _max_model_len(config: EngineConfig, architecture: Architecture) -> int:
