@@ -14,7 +14,7 @@ from tokenwire_services.tokenizer import text
 from tokenwire_services.tokenizer.config import TokenizerConfig
 from tokenwire_services.tokenizer.engines import Engines
 from tokenwire_services.tokenizer.generate import generate
-from tokenwire_services.tokenizer.session import Sessions
+from tokenwire_services.tokenizer.sessions import Sessions
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

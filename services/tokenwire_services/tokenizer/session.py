@@ -1,11 +1,7 @@
-"""Session: all requests of one peer over one stream at a time.
+"""One session: all requests of one peer over one stream at a time.
 
 All text that one engine step brings leaves in one message, as columns. What a request asked for beyond plain
-text comes in `details`.
-
-A session outlives its stream for the grace period that its peer asked for. Its messages are kept until they
-are acknowledged, so that a stream which resumes it goes on behind the last step that the peer received, and
-the count of commands taken in tells the peer which to send again.
+text comes in `details`. Messages are kept until they are acknowledged, for a stream that resumes the session.
 """
 
 from __future__ import annotations
@@ -17,7 +13,7 @@ from collections import deque
 
 import grpc
 
-from tokenwire.status import StatusError, invalid_argument, not_found, unavailable
+from tokenwire.status import StatusError, invalid_argument, unavailable
 from tokenwire.v1 import generation_pb2, tokenizer_pb2
 from tokenwire_services.tokenizer.config import TokenizerConfig
 from tokenwire_services.tokenizer.engines import Engines
@@ -31,75 +27,11 @@ Response = tokenizer_pb2.TokenizerSessionResponse
 Context = grpc.aio.ServicerContext[Request, Response]
 
 
-class Sessions:
-    """The sessions that a peer is connected to or may come back to."""
-
-    def __init__(self, engines: Engines, config: TokenizerConfig) -> None:
-        self._engines = engines
-        self._config = config
-        self._by_id: dict[str, _Session] = {}
-        self._ended = asyncio.Event()
-
-    async def end(self) -> None:
-        """This process goes away: end every peer's stream, so that its requests go on at another process."""
-        self._ended.set()
-        streams = [session.stream for session in self._by_id.values() if session.stream is not None]
-        if streams:
-            await asyncio.wait(streams)
-
-    async def serve(self, context: Context) -> None:
-        """Serve one call from its first message to its end.
-
-        Raises:
-            StatusError: the peer breaks the protocol or reads too slowly, or a newer stream takes over.
-        """
-        opening = await _read_open(context)
-        if opening.HasField("resume_after_step"):
-            session = self._by_id.get(opening.session_id)
-            if session is None or not session.grace_ms:
-                raise not_found("session", opening.session_id, "no such session is held; open a new one")
-            session.rewind(opening.resume_after_step)
-        else:
-            if opening.session_id in self._by_id:
-                message = "open.session_id: is in use by a session; choose another, or resume it"
-                raise StatusError(grpc.StatusCode.ALREADY_EXISTS, message)
-            grace_ms = min(opening.grace_period_ms, round(self._config.session_grace_s * 1000))
-            session = _Session(self._engines, self._config, grace_ms, self._ended)
-            self._by_id[opening.session_id] = session
-        stream = session.attach(context, opening.resume_after_step)
-        is_over = True
-        try:
-            await asyncio.wait([stream])
-            if stream.cancelled():
-                is_over = False
-                raise StatusError(grpc.StatusCode.ABORTED, "a newer stream resumed the session")
-            error = stream.exception()
-            if error is not None and not isinstance(error, _BrokenStreamError):
-                raise error
-            # A connection that breaks may look like a peer that closed its side: both get the grace period.
-            is_over = False
-        except asyncio.CancelledError:  # the peer hung up
-            is_over = False
-            raise
-        finally:
-            if session.stream is stream:
-                stream.cancel()
-                if is_over or not session.grace_ms:
-                    self._forget(opening.session_id)
-                else:
-                    later = asyncio.get_running_loop().call_later
-                    session.expiry = later(session.grace_ms / 1000, self._forget, opening.session_id)
-
-    def _forget(self, session_id: str) -> None:
-        """The session is over, and its requests with it."""
-        self._by_id.pop(session_id).close()
-
-
-class _BrokenStreamError(Exception):
+class BrokenStreamError(Exception):
     """A stream cannot be written to: its peer is gone."""
 
 
-class _Session:
+class Session:
     """One peer's requests, and what is held of their output.
 
     Attributes:
@@ -164,7 +96,7 @@ class _Session:
 
         Raises:
             StatusError: the peer does not follow the protocol, or reads too slowly.
-            _BrokenStreamError: the stream broke.
+            BrokenStreamError: the stream broke.
         """
         # Before anything can go wrong: a call cannot be aborted while its first message is being written.
         await _send(context, first)
@@ -278,7 +210,7 @@ async def _send(context: Context, message: Response) -> None:
     try:
         await context.write(message)
     except Exception as error:  # the library raises what it finds, its internal errors too
-        raise _BrokenStreamError from error
+        raise BrokenStreamError from error
 
 
 def session_response(step: int, deltas: Deltas) -> Response:
@@ -305,13 +237,3 @@ def session_response(step: int, deltas: Deltas) -> Response:
             )
         )
     return response
-
-
-async def _read_open(context: Context) -> Request.Open:
-    """The stream's first message, which opens or resumes a session."""
-    message = await context.read()
-    if not isinstance(message, Request) or message.WhichOneof("command") != "open":
-        raise invalid_argument("open", "missing; a session's first message must be open")
-    if not message.open.session_id:
-        raise invalid_argument("open.session_id", "is empty; expected a random id such as a UUID")
-    return message.open
