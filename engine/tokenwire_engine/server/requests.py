@@ -23,7 +23,6 @@ from tokenwire_engine.scheduler.request import Request
 from tokenwire_engine.server.model import ServedModel
 from tokenwire_engine.server.sampling import check_vocabulary, read_num_logprobs, read_sampling
 
-MAX_REQUEST_ID_BYTES = 256
 MAX_SAMPLES = 128
 """Most continuations of one prompt."""
 
@@ -39,12 +38,8 @@ def read_request(
     if proto.model and proto.model not in model.names:
         served = ", ".join(model.names)
         raise not_found("model", proto.model, f"model: {proto.model!r} is not served here; served: {served}")
-    if len(proto.request_id.encode()) > MAX_REQUEST_ID_BYTES:
-        raise invalid_argument("request_id", f"is longer than {MAX_REQUEST_ID_BYTES} bytes; shorten it")
-    for rule in _RANGES:
+    for rule in _RULES:
         rule.check(proto)
-    for unbuilt in _NOT_BUILT:
-        unbuilt.check(proto)
     if proto.context.priority and model.policy != "priority":
         raise unimplemented(
             "context.priority",
@@ -109,6 +104,18 @@ class _Field:
         return getattr(parent, self._name)
 
 
+class _Length:
+    """How long a field's text may be: it is kept as long as the request is, or longer."""
+
+    def __init__(self, path: str, max_bytes: int) -> None:
+        self._field = _Field(path)
+        self._max_bytes = max_bytes
+
+    def check(self, request: engine_pb2.GenerateRequest) -> None:
+        if len(self._field.read(request).encode()) > self._max_bytes:
+            raise invalid_argument(self._field.path, f"is longer than {self._max_bytes} bytes; shorten it")
+
+
 class _Range:
     """The numbers that a field may have."""
 
@@ -135,7 +142,10 @@ class _NotBuilt:
             raise unimplemented(self._field.path)
 
 
-_RANGES = (
+_RULES = (
+    _Length("request_id", 256),
+    _Length("context.tenant", 1024),
+    _Length("context.cache_salt", 1024),
     _Range("sampling.temperature", lambda value: value >= 0, "a finite number of at least 0"),
     _Range("sampling.top_p", lambda value: 0 < value <= 1, "a number above 0 and not above 1"),
     _Range("sampling.min_p", lambda value: 0 <= value <= 1, "a number from 0 to 1"),
@@ -150,9 +160,8 @@ _RANGES = (
     _Range("logprobs.num_prompt_logprobs", lambda value: value <= MAX_LOGPROBS, f"at most {MAX_LOGPROBS}"),
     _Range("context.priority", lambda value: -100 <= value <= 100, "a number from -100 to 100"),
     _Range("timeout_ms", lambda value: value >= 1, "at least 1"),
+    _NotBuilt("context.adapter"),
 )
-
-_NOT_BUILT = (_NotBuilt("context.adapter"),)
 
 
 def _read_tokens(proto: engine_pb2.GenerateRequest, model: ServedModel) -> tuple[list[int], list[int]]:

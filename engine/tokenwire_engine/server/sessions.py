@@ -17,6 +17,7 @@ from tokenwire_engine.server.dispatch import Dispatcher
 from tokenwire_engine.server.model import ServedModel
 from tokenwire_engine.server.session import BrokenStreamError, Commands, Context, Session
 
+MAX_ID_BYTES = 256
 Open = engine_pb2.SessionRequest.Open
 
 
@@ -99,7 +100,8 @@ async def _read_open(commands: Commands) -> Open:
     async for command in commands:
         if command.WhichOneof("command") != "open":
             raise invalid_argument("open", "is missing; a session's first message opens it")
-        if not command.open.session_id:
-            raise invalid_argument("open.session_id", "is empty; expected a random id such as a UUID")
+        if not 1 <= len(command.open.session_id.encode()) <= MAX_ID_BYTES:
+            problem = f"is empty, or longer than {MAX_ID_BYTES} bytes; expected a random id such as a UUID"
+            raise invalid_argument("open.session_id", problem)
         return command.open
     raise invalid_argument("open", "is missing; the stream ended before its first message")

@@ -16,6 +16,8 @@ from tokenwire_services.tokenizer.config import TokenizerConfig
 from tokenwire_services.tokenizer.engines import Engines
 from tokenwire_services.tokenizer.session import BrokenStreamError, Context, Request, Session
 
+MAX_ID_BYTES = 256
+
 
 class Sessions:
     """The sessions that a peer is connected to or may come back to."""
@@ -86,6 +88,7 @@ async def _read_open(context: Context) -> Request.Open:
     message = await context.read()
     if not isinstance(message, Request) or message.WhichOneof("command") != "open":
         raise invalid_argument("open", "missing; a session's first message must be open")
-    if not message.open.session_id:
-        raise invalid_argument("open.session_id", "is empty; expected a random id such as a UUID")
+    if not 1 <= len(message.open.session_id.encode()) <= MAX_ID_BYTES:
+        problem = f"is empty, or longer than {MAX_ID_BYTES} bytes; expected a random id such as a UUID"
+        raise invalid_argument("open.session_id", problem)
     return message.open

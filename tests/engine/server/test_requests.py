@@ -137,6 +137,8 @@ def test_sampling_parameters_out_of_range_are_refused(field: str, values: list[f
         ({"stop": StopConditions(stop_token_ids=[VOCAB_SIZE])}, "stop.stop_token_ids"),
         ({"stop": StopConditions(max_tokens=0)}, "stop.max_tokens"),
         ({"request_id": "ü" * 129}, "request_id"),
+        ({"context": RequestContext(tenant="ü" * 513)}, "context.tenant"),
+        ({"context": RequestContext(cache_salt="x" * 1025)}, "context.cache_salt"),
         ({"sampling": SamplingParams(logit_bias={VOCAB_SIZE: 1.0})}, "sampling.logit_bias"),
         ({"sampling": SamplingParams(logit_bias={1: 100.5})}, "sampling.logit_bias"),
         ({"sampling": SamplingParams(logit_bias={1: math.nan})}, "sampling.logit_bias"),

@@ -223,6 +223,11 @@ async def test_acknowledged_steps_must_have_been_sent(peer: Peer) -> None:
         ({"cancel": SessionRequest.Cancel(slot=1)}, grpc.StatusCode.INVALID_ARGUMENT, "open"),
         ({"open": SessionRequest.Open()}, grpc.StatusCode.INVALID_ARGUMENT, "open.session_id"),
         (
+            {"open": SessionRequest.Open(session_id="x" * 257)},
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "open.session_id",
+        ),
+        (
             {"open": SessionRequest.Open(session_id="a", resume_after_step=0)},
             grpc.StatusCode.NOT_FOUND,
             None,

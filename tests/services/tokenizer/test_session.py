@@ -174,6 +174,7 @@ async def test_a_peer_that_does_not_read_at_all_loses_its_session(
     ("commands", "code", "field"),
     [
         ([Command(cancel={"slot": 0})], "INVALID_ARGUMENT", "open"),
+        ([Command(open={"session_id": "x" * 257})], "INVALID_ARGUMENT", "open.session_id"),
         ([Command(open={"session_id": "a", "resume_after_step": 3})], "NOT_FOUND", None),
         ([Command(open={"session_id": "a"}), Command(open={"session_id": "a"})], "INVALID_ARGUMENT", "open"),
         ([Command(open={"session_id": "a"}), Command()], "INVALID_ARGUMENT", "command"),
