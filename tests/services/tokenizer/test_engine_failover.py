@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.checkpoints import write_checkpoint
 from tests.cut_proxy import cut_proxy
 from tests.engine.hash_runner import continuation
-from tests.engine.running import StartEngine, connected, is_idle, start_server
+from tests.engine.running import Engine, StartEngine, connected, is_idle, start_server
 from tests.patience import until
 from tests.services.tokenizer.client import Request, generate, open_session, token_ids_of, token_request
 from tests.services.tokenizer.conftest import Service, start_service
@@ -155,11 +155,7 @@ async def test_requests_go_on_at_the_same_engine_when_it_admits_them_again(
         for slot in range(4):
             await peer.submit(slot, token_request([slot], 200))
         await engine.step_until(lambda load: load.running_requests == 4)
-        draining = asyncio.create_task(engine.drain(timeout_ms=0))
-        await engine.until(lambda load: load.draining)
-        await asyncio.sleep(0.1)
-        engine.runner.resume()
-        assert (await draining).handed_back_requests == 4
+        assert await hand_back(engine) == 4
         await peer.cancel(0)
         await peer.finish(1)
         await engine.undrain()
@@ -180,11 +176,7 @@ async def test_all_samples_of_a_request_go_on_after_a_drain(
         engine.runner.hold()
         await peer.submit(0, token_request([1], 200, num_samples=3, seed=5))
         await engine.step_until(lambda load: load.running_requests == 3)
-        draining = asyncio.create_task(engine.drain(timeout_ms=0))
-        await engine.until(lambda load: load.draining)
-        await asyncio.sleep(0.1)
-        engine.runner.resume()
-        assert (await draining).handed_back_requests == 1
+        assert await hand_back(engine) == 1
         await engine.undrain()
         ends = 0
         while ends < 3:
@@ -202,16 +194,21 @@ async def test_requests_that_a_drained_engine_handed_back_wait_no_longer_than_th
         engine.runner.hold()
         await peer.submit(0, token_request([1], 200))
         await engine.step_until(lambda load: load.generated_tokens > 0)
-        draining = asyncio.create_task(engine.drain(timeout_ms=0))
-        await engine.until(lambda load: load.draining)
-        await asyncio.sleep(0.1)
-        engine.runner.resume()
-        await draining
+        assert await hand_back(engine) == 1
         ended = (await peer.finish(1))[0]
         assert "draining" in ended.error.message
         await engine.undrain()
         await until(service.is_up)
         await generate(service, token_request([1], 3))
+
+
+async def hand_back(engine: Engine) -> int:
+    """Drain an engine whose runner is on hold, at once; how many requests it hands back."""
+    draining = asyncio.create_task(engine.drain(timeout_ms=0))
+    await engine.until(lambda load: load.draining)
+    await asyncio.sleep(0.1)
+    engine.runner.resume()
+    return (await draining).handed_back_requests
 
 
 async def run(service: Service, requests: list[Request]) -> dict[int, list[int]]:
