@@ -16,7 +16,7 @@ import typer
 
 from tokenwire_services.launcher import options as opt
 from tokenwire_services.launcher.open_files import allow_many_files
-from tokenwire_services.launcher.standard_streams import open_standard_streams
+from tokenwire_services.launcher.standard_streams import finish_output, open_standard_streams
 
 app = typer.Typer(
     help="Serve large language models as microservices.",
@@ -37,6 +37,11 @@ def main(arguments: list[str] | None = None) -> int:
         code = app(arguments, prog_name="tokenwire", standalone_mode=False)
     except typer.TyperException as error:
         return _refuse(error.format_message(), error.exit_code)
+    except BrokenPipeError:  # whoever read what was written wants no more
+        code = 1
+    except OSError as error:  # a disk that is full
+        code = _refuse(str(error), 1)
+    finish_output()
     return code if isinstance(code, int) else 0
 
 

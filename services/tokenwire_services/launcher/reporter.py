@@ -32,10 +32,8 @@ class PlainReporter:
         self._phases: dict[str, str] = {}
 
     def line(self, process: str, text: str) -> None:
-        encoding = self._stream.encoding or "utf-8"
-        writable = text.encode(encoding, "backslashreplace").decode(encoding)
         with contextlib.suppress(OSError):
-            self._stream.write(f"{process:<{self._width}} | {writable}\n")
+            self._stream.write(f"{process:<{self._width}} | {text}\n")
             self._stream.flush()
 
     def progress(self, process: str, progress: Progress) -> None:

@@ -50,12 +50,6 @@ def test_a_terminal_that_went_away_stops_nothing():
     reporter.close()
 
 
-def test_what_the_stream_cannot_express_is_spelled_out():
-    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    PlainReporter(stream, ["engine"]).line("engine", "naïve 🙂")
-    assert stream.buffer.getvalue() == b"engine    | na\\xefve \\U0001f642\n"
-
-
 def test_a_terminal_shows_bars_until_all_is_ready_and_leaves_only_the_lines():
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=80, color_system="standard")
