@@ -20,7 +20,7 @@ from rich.table import Table
 
 from models.demo.questions import Question, question_sets, trained_sets
 from tokenwire import AsyncClient, UnavailableError
-from tokenwire.requests import Tool
+from tokenwire.options import Tool
 
 _MOST_AT_ONCE = 128
 _START_TIMEOUT_S = 120.0

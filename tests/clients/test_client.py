@@ -116,6 +116,7 @@ def test_a_chat_carries_messages_and_tools(answer, client):
             {"role": "user", "content": "Weather in Oslo?"},
             {"role": "assistant", "content": None, "tool_calls": [call]},
             {"role": "tool", "content": "rain", "tool_call_id": "c1"},
+            {"role": "assistant", "content": "Rain.", "tool_calls": None},
         ],
         tools=[
             {"name": "weather", "description": "Tells it.", "parameters": {"type": "object"}, "strict": True}
@@ -127,7 +128,7 @@ def test_a_chat_carries_messages_and_tools(answer, client):
     )
 
     chat = answer.request.chat
-    assert [message.role for message in chat.messages] == ["user", "assistant", "tool"]
+    assert [message.role for message in chat.messages] == ["user", "assistant", "tool", "assistant"]
     assert not chat.messages[1].HasField("content")
     assert chat.messages[1].tool_calls[0].arguments_json == '{"city": "Oslo"}'
     assert chat.messages[2].tool_call_id == "c1"

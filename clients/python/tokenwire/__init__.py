@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from tokenwire.errors import (
         UnsupportedError as UnsupportedError,
     )
-    from tokenwire.requests import Message as Message
-    from tokenwire.requests import Tool as Tool
+    from tokenwire.options import Message as Message
+    from tokenwire.options import Tool as Tool
     from tokenwire.results import (
         Delta as Delta,
     )
@@ -79,7 +79,7 @@ _MODULES = {
         "UnavailableError",
         "UnsupportedError",
     ),
-    "requests": ("Message", "Tool"),
+    "options": ("Message", "Tool"),
     "results": ("Delta", "FinishReason", "Generation", "ModelCard", "ToolCall", "ToolCallDelta", "Usage"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

@@ -13,7 +13,7 @@ from tokenwire import requests
 from tokenwire.channel import CHANNEL_OPTIONS
 from tokenwire.continuation import FAILOVER_TIMEOUT_S, PAUSE_S, Continuation
 from tokenwire.errors import CancelledError, error_from_call
-from tokenwire.requests import (
+from tokenwire.options import (
     CallOptions,
     ChatOptions,
     DetokenizeOptions,

@@ -1,157 +1,31 @@
-"""What the client's calls take, and the protobuf messages that it becomes.
+"""The protobuf messages that a call's arguments become.
 
-What a caller writes is a plain dictionary or keyword (and type-checked as such); what is left out is left to
-the server's defaults. Values are judged by the server, which knows the model; only what does not fit the
-message at all is refused here.
+Values are judged by the server, which knows the model; only what does not fit the message at all is refused
+here.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, TypedDict
+from typing import Any
 
 from google.protobuf.message import Message as ProtoMessage
 
 from tokenwire.errors import InvalidRequestError
-from tokenwire.results import ToolCall
+from tokenwire.options import (
+    CallOptions,
+    ChatOptions,
+    Constraint,
+    DetokenizeOptions,
+    GenerateOptions,
+    Message,
+    SamplingOptions,
+    TemplateOptions,
+    TokenizeOptions,
+    Tool,
+)
 from tokenwire.v1 import generation_pb2, tokenizer_pb2
-
-
-class _MessageRole(TypedDict):
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-
-
-class Message(_MessageRole, total=False):
-    """One message of a conversation: `{"role": "user", "content": "Hello"}`."""
-
-    content: str | None
-    name: str
-    """The participant's."""
-    tool_calls: Sequence[ToolCall]
-    """Calls that an assistant message makes."""
-    tool_call_id: str
-    """The call that a tool message answers."""
-    reasoning_content: str
-    """The reasoning that preceded an assistant message's content."""
-
-
-class _ToolName(TypedDict):
-    name: str
-
-
-class Tool(_ToolName, total=False):
-    """A function that the model may call."""
-
-    description: str
-    parameters: Mapping[str, Any]
-    """JSON Schema of its parameters."""
-    strict: bool
-    """Whether arguments must follow the schema exactly."""
-
-
-class CallOptions(TypedDict, total=False):
-    """What every call takes."""
-
-    timeout: float
-    """Seconds until the call fails with DeadlineExceededError. Left out: the client's."""
-
-
-class ModelOptions(CallOptions, total=False):
-    """What every call that needs a model takes."""
-
-    model: str
-    """Served model name. Left out: the only model."""
-
-
-class Constraint(TypedDict, total=False):
-    """A language that the output must belong to: exactly one of these."""
-
-    json_schema: Mapping[str, Any] | str
-    """A JSON Schema, also as text."""
-    json_object: bool
-    """Any JSON object."""
-    regex: str
-    """For the whole output."""
-    grammar: str
-    """In Lark or GBNF syntax."""
-    choice: Sequence[str]
-    """One of these texts."""
-
-
-class TemplateOptions(ModelOptions, total=False):
-    """How a conversation becomes a prompt."""
-
-    tools: Sequence[Tool]
-    """Functions that the model may call."""
-    tool_choice: str
-    """Whether and which tool to call: "auto" (default), "none", "required", or a tool's name."""
-    parallel_tool_calls: bool
-    """Whether the model may make several calls in one answer. Default true."""
-    reasoning_effort: str
-    """How hard a model that reasons should do so, such as "low". Left out: the template's default."""
-    add_generation_prompt: bool
-    """End the prompt with the header of a new assistant turn. Default true."""
-    continue_final_message: bool
-    """Leave the last message open, so that the model continues it."""
-    template_kwargs: Mapping[str, Any]
-    """Further variables for the chat template."""
-
-
-class SamplingOptions(ModelOptions, total=False):
-    """How an answer is generated."""
-
-    temperature: float
-    """0 is greedy decoding. Default: the model's, or 1."""
-    top_k: int
-    top_p: float
-    min_p: float
-    repetition_penalty: float
-    presence_penalty: float
-    frequency_penalty: float
-    seed: int
-    """Makes sampling repeatable."""
-    max_tokens: int
-    """Most tokens to generate. Left out: until the context is full."""
-    stop: str | Sequence[str]
-    """Strings that end the generation."""
-    include_stop_string: bool
-    """Keep the stop string at the end of the text."""
-    stop_token_ids: Sequence[int]
-    ignore_eos: bool
-    constraint: Constraint
-    """What the output must look like."""
-    skip_special_tokens: bool
-    """Leave special tokens out of the text. Default true."""
-    return_token_ids: bool
-    request_id: str
-    """To find the request again in logs. Left out: the server chooses one."""
-
-
-class GenerateOptions(SamplingOptions, total=False):
-    """What `generate` takes besides the prompt."""
-
-    add_special_tokens: bool
-    """Whether a text prompt gets the tokenizer's special tokens (BOS). Default true."""
-
-
-class ChatOptions(SamplingOptions, TemplateOptions, total=False):
-    """What `chat` takes besides the messages."""
-
-
-class TokenizeOptions(TemplateOptions, total=False):
-    """What `tokenize` takes besides the text or the messages."""
-
-    add_special_tokens: bool
-    """Whether text gets the tokenizer's special tokens (BOS). Default true."""
-
-
-class DetokenizeOptions(ModelOptions, total=False):
-    """What `detokenize` takes besides the token IDs."""
-
-    skip_special_tokens: bool
-    """Leave special tokens out of the text. Default true."""
-
 
 _SAMPLING = (
     "temperature",
@@ -294,7 +168,7 @@ def _add_message(target: tokenizer_pb2.ChatMessage, message: Message, path: str)
     _check_names(message, Message)
     given = {name: value for name, value in message.items() if value is not None}
     _set_given(target, ("role", "content", "name", "tool_call_id", "reasoning_content"), given, path)
-    for call in message.get("tool_calls", ()):
+    for call in message.get("tool_calls") or ():
         target.tool_calls.add(id=call.id, name=call.name, arguments_json=call.arguments)
 
 

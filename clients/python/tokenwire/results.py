@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from tokenwire.v1 import generation_pb2
 
 if TYPE_CHECKING:
-    from tokenwire.requests import Message
+    from tokenwire.options import Message
     from tokenwire.v1 import tokenizer_pb2
 
 FinishReason: TypeAlias = Literal["stop", "length", "tool_calls", "cancelled", "error"]

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 
 import tokenwire
-from tokenwire.requests import ChatOptions, Message
+from tokenwire.options import ChatOptions, Message
 
 _PROMPT = "> "
 

@@ -371,7 +371,7 @@ def chat(
     seed: opt.Seed = None,
 ) -> int:
     """Chat in the terminal, straight with a tokenizer service."""
-    from tokenwire.requests import ChatOptions
+    from tokenwire.options import ChatOptions
     from tokenwire_services.launcher.chat import chat as run
 
     options: ChatOptions = {"model": model}
