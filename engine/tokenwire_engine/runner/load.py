@@ -42,7 +42,7 @@ from tokenwire_engine.runner.out_of_memory import (
 from tokenwire_engine.runner.profile import device_budget
 from tokenwire_engine.sampling.defaults import default_sampling
 from tokenwire_engine.weights.cache_scales import read_cache_scales
-from tokenwire_engine.weights.checkpoint import open_checkpoint, stored_tensors
+from tokenwire_engine.weights.checkpoint import Checkpoint, open_checkpoint, stored_tensors
 from tokenwire_engine.weights.locate import locate
 from tokenwire_engine.weights.reader import WeightReader
 from tokenwire_kernels import Kernels
@@ -102,7 +102,7 @@ def load_runner(config: EngineConfig, progress: Progress, capture: Capture | Non
         device=str(device),
         vocab_size=architecture.vocab_size,
         max_model_len=max_model_len,
-        eos_token_ids=checkpoint.eos_token_ids(),
+        eos_token_ids=_eos_token_ids(checkpoint, architecture.vocab_size),
         num_parameters=reader.num_parameters,
         block_size=config.block_size,
         num_blocks=num_blocks,
@@ -147,6 +147,14 @@ def _device_budget(
             config.max_running,
             captures=config.cuda_graphs,
         )
+
+
+def _eos_token_ids(checkpoint: Checkpoint, vocab_size: int) -> tuple[int, ...]:
+    """Those that the model can produce."""
+    token_ids = checkpoint.eos_token_ids()
+    if beyond := [token_id for token_id in token_ids if token_id >= vocab_size]:
+        logger.warning("eos_token_id names tokens beyond the vocabulary of %d: %s", vocab_size, beyond)
+    return tuple(token_id for token_id in token_ids if token_id < vocab_size)
 
 
 def _max_model_len(config: EngineConfig, architecture: Architecture) -> int:

@@ -61,6 +61,12 @@ def test_the_recommended_sampling_is_the_checkpoints(directory: Path) -> None:
     file.write_text(before)
 
 
+def test_a_token_beyond_the_vocabulary_ends_no_generation(tmp_path: Path) -> None:
+    directory = write_checkpoint(tmp_path / "model")
+    (directory / "generation_config.json").write_text('{"eos_token_id": [2, 320, 99999]}')
+    assert load(directory).info.eos_token_ids == (2,)
+
+
 def test_the_whole_start_reports_its_phases(directory: Path) -> None:
     phases: list[str] = []
     load_runner(
