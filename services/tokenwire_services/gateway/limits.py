@@ -1,6 +1,7 @@
-"""How large and how slow a request's body may be.
+"""How large and how slow a request's body may be, and how much of all bodies is kept.
 
-A body is refused by its declared length, by its real one as it arrives, and when it stops arriving.
+A body is refused by its declared length, by its real one as it arrives, when it stops arriving, and when it
+is not there at once while too much of others waits for the rest of them.
 """
 
 from __future__ import annotations
@@ -11,21 +12,27 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tokenwire.status import unavailable
 from tokenwire_services.gateway.errors import ApiError
 
 PIECE_TIMEOUT_S = 60.0
 """For the next piece of a body to arrive."""
+RETRY_AFTER_S = 1.0
+MAX_INCOMPLETE_BYTES = 512 << 20
+"""Of all bodies together that have begun to arrive."""
 
 
 class LimitBody:
-    """Answers requests with too large a body with 413, with one that stops with 408.
+    """Answers requests with too large a body with 413, with one that stops with 408, one too many with 503.
 
-    No more than the limit is ever kept in memory.
+    Of one body no more than its limit is kept, and of all that are incomplete no more than theirs, unless
+    there is only one.
     """
 
     def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
         self._app = app
         self._max_body_bytes = max_body_bytes
+        self._incomplete_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -37,7 +44,12 @@ class LimitBody:
         if declared.isdecimal() and int(declared) > limit:
             await ApiError.from_http(413, too_large).response()(scope, receive, send)
             return
-        received, is_whole = 0, False
+        received, is_whole, kept = 0, False, 0
+
+        def keep(num_bytes: int) -> None:
+            nonlocal kept
+            self._incomplete_bytes += num_bytes - kept
+            kept = num_bytes
 
         async def count() -> Message:
             nonlocal received, is_whole
@@ -53,6 +65,12 @@ class LimitBody:
             received += len(event.get("body", b""))
             if received > limit:
                 raise HTTPException(413, too_large)
+            keep(0 if is_whole else received)
+            if 0 < kept < self._incomplete_bytes > MAX_INCOMPLETE_BYTES:
+                raise unavailable("too many request bodies are on their way; try again", RETRY_AFTER_S)
             return event
 
-        await self._app(scope, count, send)
+        try:
+            await self._app(scope, count, send)
+        finally:
+            keep(0)

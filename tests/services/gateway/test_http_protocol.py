@@ -63,6 +63,34 @@ async def test_a_body_that_never_ends_is_given_up(gateway: str, monkeypatch: pyt
     assert code_of(reply) == (408, "request_timeout")
 
 
+async def test_bodies_that_never_end_do_not_fill_the_memory(
+    gateway: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "MAX_INCOMPLETE_BYTES", 1000)
+    address = urlsplit(gateway)
+    begin, rest = HEAD + b"Content-Length: 2000\r\n\r\n" + b" " * 1100, b" " * 900
+
+    async def begun() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection(address.hostname, address.port)
+        writer.write(begin)
+        return reader, writer
+
+    async def status(reader: asyncio.StreamReader) -> int:
+        return int((await asyncio.wait_for(reader.readline(), PATIENCE_S)).split()[1])
+
+    first, first_writer = await begun()  # alone, it may be as large as bodies may be
+    await asyncio.sleep(0.1)
+    second, second_writer = await begun()
+    assert await status(second) == 503
+    first_writer.write(rest)
+    assert await status(first) == 400  # all white space
+    third, third_writer = await begun()
+    third_writer.write(rest)
+    assert await status(third) == 400
+    for writer in (first_writer, second_writer, third_writer):
+        writer.close()
+
+
 async def test_whoever_hangs_up_has_all_that_was_sent_at_once_cancelled(
     gateway: str, tokenizer: FakeTokenizer, caplog: pytest.LogCaptureFixture
 ) -> None:
