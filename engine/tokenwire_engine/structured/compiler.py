@@ -19,7 +19,7 @@ from pathlib import Path
 import grpc
 from llguidance import LLTokenizer
 
-from tokenwire.status import StatusError, invalid_argument, unimplemented
+from tokenwire.status import StatusError, invalid_argument, resource_exhausted, unimplemented
 from tokenwire.v1 import generation_pb2
 from tokenwire_engine.structured.grammar import MatcherGrammar
 from tokenwire_engine.structured.language import load_tokenizer
@@ -31,6 +31,9 @@ logger = logging.getLogger(__name__)
 MAX_TEXT_BYTES = 1 << 20
 MAX_CACHED_BYTES = 256 << 20
 MAX_CACHED = 1024
+MAX_COMPILING = 1024
+"""Constraints that may wait to be compiled, or be at it."""
+RETRY_S = 1.0
 MOST_THREADS = 4
 
 Key = tuple[str, str]
@@ -54,6 +57,7 @@ class GrammarCompiler:
             max_workers=min(MOST_THREADS, os.cpu_count() or 1), thread_name_prefix="grammar"
         )
         self._cache: OrderedDict[Key, _Entry] = OrderedDict()
+        self._num_compiling = 0
 
     async def compile(
         self, constraint: generation_pb2.Constraint, output_token_ids: list[int]
@@ -62,13 +66,13 @@ class GrammarCompiler:
 
         Raises:
             StatusError: INVALID_ARGUMENT naming the constraint's field, or "resumed_token_ids" when the
-                output is none of its language; UNIMPLEMENTED when the model's tokenizer cannot be used.
+                output is none of its language; UNIMPLEMENTED when the model's tokenizer cannot be used;
+                RESOURCE_EXHAUSTED when too many wait.
         """
         key = _read(constraint)
         entry = self._cache.get(key)
         if entry is None:
-            work = asyncio.get_running_loop().run_in_executor(self._threads, self._compile, key)
-            entry = self._cache[key] = _Entry(asyncio.ensure_future(work))
+            entry = self._cache[key] = _Entry(self._begin(key))
         self._cache.move_to_end(key)
         # Others may wait for the same: one that gives up must not take it from them.
         compiled = await asyncio.shield(entry.compiled)
@@ -84,6 +88,18 @@ class GrammarCompiler:
                     "resumed_token_ids", f"token {index} is {token_id}, which the constraint does not allow"
                 )
         return grammar
+
+    def _begin(self, key: Key) -> asyncio.Future[_Compiled | StatusError]:
+        """Compile a constraint on a thread, when its turn comes."""
+        if self._num_compiling >= MAX_COMPILING:
+            raise resource_exhausted(f"{self._num_compiling} constraints wait to be compiled", RETRY_S)
+        self._num_compiling += 1
+        work = asyncio.get_running_loop().run_in_executor(self._threads, self._compile, key)
+        work.add_done_callback(self._end)
+        return work
+
+    def _end(self, work: asyncio.Future[_Compiled | StatusError]) -> None:
+        self._num_compiling -= 1
 
     def close(self) -> None:
         """Give up what is being compiled."""

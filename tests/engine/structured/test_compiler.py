@@ -153,6 +153,21 @@ async def test_requests_at_once_share_one_compilation(compiler: GrammarCompiler)
     assert tried == [PERSON]
 
 
+async def test_when_too_many_wait_to_be_compiled_others_are_told_to_come_again(
+    compiler: GrammarCompiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tokenwire_engine.structured.compiler.MAX_COMPILING", 3)
+    waiting = [
+        asyncio.create_task(compiler.compile(Constraint(regex=letter), [])) for letter in ("a", "b", "c", "a")
+    ]
+    await asyncio.sleep(0)
+    with pytest.raises(StatusError, match="3 constraints wait") as caught:
+        await compiler.compile(Constraint(regex="d"), [])
+    assert (caught.value.code, caught.value.retry_after_s) == (grpc.StatusCode.RESOURCE_EXHAUSTED, 1.0)
+    await asyncio.gather(*waiting)
+    assert await compiler.compile(Constraint(regex="d"), [])
+
+
 async def test_the_process_that_tries_constraints_is_started_again_when_it_is_lost(
     compiler: GrammarCompiler,
 ) -> None:
