@@ -13,16 +13,16 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import Coroutine
 from typing import Protocol
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tokenwire.channel import DIRECT
 from tokenwire.status import unavailable
 from tokenwire.v1 import engine_pb2, engine_pb2_grpc
 from tokenwire_services.duplex.call import DuplexCall, open_call
+from tokenwire_services.tokenizer.engine_health import ENGINE_SERVICE, until_serving, watch_health
 from tokenwire_services.tokenizer.engine_request import EngineRequest
 from tokenwire_services.tokenizer.engine_session import Command, Counts, EngineSession
 from tokenwire_services.tokenizer.kv_view import KvView
@@ -32,16 +32,12 @@ from tokenwire_services.tokenizer.outage import Outage
 
 log = logging.getLogger(__name__)
 
-ENGINE_SERVICE = "tokenwire.v1.Engine"
 _SESSION = f"/{ENGINE_SERVICE}/Session"
-_IS_SERVING = health_pb2.HealthCheckRequest(service=ENGINE_SERVICE)
 RETRY_AFTER_S = 1.0
 """What callers are told to wait while the engine is away."""
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
 """Pauses between attempts to connect; they double from the first to the longest."""
-_SILENCE_S = 3.0
-"""How long nothing is said of there being no engine, which may only just start."""
 _REFUSED_PAUSE_S = 5.0
 """Before an engine that was refused is looked at again."""
 _LEAVE_S = 0.3
@@ -198,11 +194,8 @@ class EngineLink:
 
     async def _serve(self, channel: grpc.aio.Channel) -> None:
         """One connection, from the first contact until it breaks: always ends with an exception."""
-        explaining = asyncio.create_task(self._explain_wait(channel))
-        try:
-            await _wait_until_serving(channel)
-        finally:
-            explaining.cancel()
+        if not await until_serving(channel, self._outage.begin):
+            raise EngineLostError("it ended before its model was loaded")
         stub = engine_pb2_grpc.EngineStub(channel)
         await self._learn(stub)
         call: Call = await open_call(
@@ -236,20 +229,11 @@ class EngineLink:
                 task.cancel()
             call.cancel()
 
-    async def _explain_wait(self, channel: grpc.aio.Channel) -> None:
-        """Say why there is no engine yet: calls that wait for one do not, however wrong its address is."""
-        while True:
-            await asyncio.sleep(_SILENCE_S)
-            try:
-                await health_pb2_grpc.HealthStub(channel).Check(_IS_SERVING, timeout=_SILENCE_S)
-            except grpc.aio.AioRpcError as error:
-                self._outage.begin(error.details() or error.code().name)
-
     async def _follow_health(self, channel: grpc.aio.Channel) -> None:
         """Learn when the engine stops admitting requests, and when it does so again. A broken connection is
         reported by the session's reader."""
         with contextlib.suppress(grpc.aio.AioRpcError):
-            async with contextlib.aclosing(_watch_health(channel)) as watching:
+            async with contextlib.aclosing(watch_health(channel)) as watching:
                 async for is_serving in watching:
                     if not is_serving:
                         self._outage.begin("it is draining")
@@ -341,25 +325,6 @@ class EngineLink:
             self._session.fail_handed_back(error)
         else:
             self._session.abandon(error)
-
-
-async def _wait_until_serving(channel: grpc.aio.Channel) -> None:
-    """Return once the engine is there and its model is loaded, however long that takes."""
-    async with contextlib.aclosing(_watch_health(channel)) as watching:
-        async for is_serving in watching:
-            if is_serving:
-                return
-    raise EngineLostError("it ended before its model was loaded")
-
-
-async def _watch_health(channel: grpc.aio.Channel) -> AsyncGenerator[bool, None]:
-    """Whether the engine serves: now, and whenever that changes."""
-    call = health_pb2_grpc.HealthStub(channel).Watch(_IS_SERVING, wait_for_ready=True)
-    try:
-        async for response in call:
-            yield response.status == health_pb2.HealthCheckResponse.SERVING
-    finally:
-        call.cancel()
 
 
 async def _next(call: Call) -> engine_pb2.SessionResponse:

@@ -14,7 +14,7 @@ from tests.services.tokenizer.conftest import TEXT, Service, saying, start_servi
 from tests.services.tokenizer.fake_engine import FakeEngine
 from tokenwire.status import StatusError
 from tokenwire.v1 import tokenizer_pb2
-from tokenwire_services.tokenizer import engine_link
+from tokenwire_services.tokenizer import engine_health
 from tokenwire_services.tokenizer.model import ModelFilesError, load_model
 
 NAME = "tokenwire.v1.Tokenizer"
@@ -44,7 +44,7 @@ async def test_it_waits_for_an_engine_that_is_not_there_yet(engine: FakeEngine) 
 async def test_what_keeps_it_from_an_engine_is_said(
     engine: FakeEngine, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_link, "_SILENCE_S", 0.1)
+    monkeypatch.setattr(engine_health, "_SILENCE_S", 0.1)
     await engine.stop()
     async for service in start_service(engine, wait=False):
         await until(lambda: f"no engine at 127.0.0.1:{engine.port}: " in caplog.text)
