@@ -94,6 +94,18 @@ def test_a_stream_goes_on_where_it_was_when_a_process_behind_it_is_killed_and_re
     eventually(fragile.is_idle)
 
 
+def test_a_stream_goes_on_when_all_that_is_behind_the_gateway_is_killed_at_once(fragile, openai_client):
+    request = {"model": MODEL, "prompt": "Once", "max_tokens": 900, "temperature": 0.0}
+    ignoring_eos = {"extra_body": {"ignore_eos": True}}
+    undisturbed = openai_client.completions.create(**request, **ignoring_eos)
+    stream = openai_client.completions.create(**request, **ignoring_eos, stream=True)
+    begun = [next(stream) for _ in range(20)]
+    for name in ("engine", "tokenizer"):
+        fragile.children()[name].kill()
+    assert text_of([*begun, *stream]) == undisturbed.choices[0].text
+    eventually(fragile.is_idle)
+
+
 @pytest.mark.parametrize("name", ["engine", "tokenizer"])
 def test_a_process_that_is_killed_is_nothing_that_a_client_notices(fragile, name):
     with tokenwire.Client(fragile.tokenizer, timeout=60) as client:

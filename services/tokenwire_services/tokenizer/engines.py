@@ -12,6 +12,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
+import grpc
+
 from tokenwire.status import StatusError, invalid_argument, not_found, unavailable
 from tokenwire.v1 import engine_pb2
 from tokenwire_services.tokenizer import routing
@@ -35,6 +37,7 @@ class Engines:
     def __init__(self, config: TokenizerConfig, on_change: Callable[[EngineLink], Awaitable[None]]) -> None:
         """`on_change` is told of a link that serves from now on, or does so no more."""
         self._on_change = on_change
+        self._has_changed = asyncio.Event()
         is_watched = len(config.engines) > 1
         self.links = tuple(
             EngineLink(address, self, config.failover_timeout_s, is_watched) for address in config.engines
@@ -76,6 +79,27 @@ class Engines:
         if away:
             raise self._unavailable(away)
         raise not_found("model", name, f"the model {name!r} does not exist; served: {_names(models)}")
+
+    async def model_in_time(self, name: str, timeout_s: float) -> Model:
+        """As `model`, for a caller that can wait: an engine may take so long to come.
+
+        Raises:
+            StatusError: as `model`; no engine with the model came in time.
+        """
+        give_up_at = asyncio.get_running_loop().time() + timeout_s
+        while True:
+            self._has_changed.clear()
+            try:
+                return self.model(name)
+            except StatusError as error:
+                is_unsure = any(link.model is None for link in self.links)
+                if not is_unsure and error.code is not grpc.StatusCode.UNAVAILABLE:
+                    raise
+                try:
+                    async with asyncio.timeout_at(give_up_at):
+                        await self._has_changed.wait()
+                except TimeoutError:
+                    raise error from None
 
     def submit(
         self,
@@ -152,6 +176,7 @@ class Engines:
 
     async def changed(self, link: EngineLink) -> None:
         """A link serves, or does so no more."""
+        self._has_changed.set()
         await self._on_change(link)
 
     def connected(self, link: EngineLink) -> None:

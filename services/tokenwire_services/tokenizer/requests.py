@@ -65,7 +65,10 @@ async def start(
     Raises:
         StatusError: the request cannot be served; nothing was submitted.
     """
-    model = engines.model(request.model)
+    if request.HasField("resumption"):  # this process may have only just started, and so may the engine
+        model = await engines.model_in_time(request.model, config.failover_timeout_s)
+    else:
+        model = engines.model(request.model)
     _check(request)
     prompt = await _encode_prompt(model, config, request)
     limit = model.info.max_model_len

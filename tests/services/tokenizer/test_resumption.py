@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+import grpc
 import pytest
 from tokenizers import Tokenizer
 
+from tests.patience import until
 from tests.services.tokenizer.client import (
     LENGTH,
     STOP,
@@ -19,7 +22,7 @@ from tests.services.tokenizer.client import (
     text_of,
     texts_of,
 )
-from tests.services.tokenizer.conftest import TEXT, Service, said_as_sample, saying
+from tests.services.tokenizer.conftest import TEXT, Service, said_as_sample, saying, start_service
 from tests.services.tokenizer.fake_engine import FakeEngine
 from tokenwire.v1 import generation_pb2, tokenizer_pb2
 
@@ -98,6 +101,31 @@ async def test_a_request_of_which_nothing_was_received_begins_anew(service: Serv
     responses = await generate(service, Request(text="Hello", resumption={"request_id": "lost"}))
 
     assert text_of(responses) == TEXT
+
+
+async def test_a_process_that_has_only_just_started_waits_for_the_engine(
+    engine: FakeEngine, tokenizer: Tokenizer
+) -> None:
+    await engine.stop()
+    ids = tokenizer.encode(TEXT).ids
+    asked = Request(text="Hello", resumption={"request_id": "lost", "samples": [{"ids": ids[:3]}]})
+    async for service in start_service(engine, wait=False):
+        rest = asyncio.create_task(generate(service, asked))
+        assert (await refusal(service, Request(text="Hello"))).code is grpc.StatusCode.UNAVAILABLE
+        await asyncio.sleep(0.2)
+        await engine.start()
+        assert text_of(await rest) == TEXT[len(tokenizer.decode(ids[:3])) :]
+
+
+async def test_it_waits_no_longer_than_the_failover_takes(engine: FakeEngine) -> None:
+    await engine.stop()
+    async for service in start_service(engine, wait=False, failover_timeout_s=0.2):
+        error = await refusal(service, Request(text="Hello", resumption={"request_id": "lost"}))
+        assert error.code is grpc.StatusCode.UNAVAILABLE
+        await engine.start()
+        await until(service.is_up)
+        error = await refusal(service, Request(text="x", model="none", resumption={"request_id": "lost"}))
+        assert error.code is grpc.StatusCode.NOT_FOUND
 
 
 async def test_one_that_was_complete_ends_at_once(
