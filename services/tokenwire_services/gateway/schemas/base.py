@@ -13,7 +13,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from tokenwire_services.gateway.schemas.strict import Integer, Tolerant
+from tokenwire_services.gateway.schemas.strict import WHOLE, Tolerant
 from tokenwire_services.gateway.schemas.structured import ResponseFormat, StructuredOutputs
 from tokenwire_services.gateway.schemas.unused import Unused, only
 
@@ -56,6 +56,8 @@ def _check_bad_word(text: str) -> str:
 
 Float = Annotated[float, Field(ge=-_LARGEST_FLOAT32, le=_LARGEST_FLOAT32)]
 UInt32 = Annotated[int, Field(ge=0, le=_LARGEST_UINT32)]
+Count = Annotated[UInt32, WHOLE]
+PositiveCount = Annotated[int, Field(ge=1, le=_LARGEST_UINT32), WHOLE]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 LogitBias = Annotated[dict[str, Bias], BeforeValidator(_bound_biases), AfterValidator(_check_token_keys)]
 BadWord = Annotated[str, AfterValidator(_check_bad_word)]
@@ -63,6 +65,7 @@ StopString = Annotated[str, Field(min_length=1), AfterValidator(_check_stop)]
 StopStrings = Annotated[list[StopString], Field(max_length=16, fail_fast=True)]
 MAX_LOGPROBS = 20
 """Most alternatives a token."""
+Alternatives = Annotated[int, Field(ge=0, le=MAX_LOGPROBS), WHOLE]
 
 
 class StreamOptions(Tolerant):
@@ -94,12 +97,8 @@ class GenerationRequest(Unused):
     stream: Annotated[bool | None, Field(description="Send the answer as it is produced.")] = None
     stream_options: StreamOptions | None = None
 
-    max_tokens: Annotated[
-        Integer | None, Field(ge=1, le=_LARGEST_UINT32, description="Most tokens to generate.")
-    ] = None
-    min_tokens: Annotated[
-        Integer | None, Field(ge=0, le=_LARGEST_UINT32, description="Fewest tokens to generate.")
-    ] = None
+    max_tokens: Annotated[PositiveCount | None, Field(description="Most tokens to generate.")] = None
+    min_tokens: Annotated[Count | None, Field(description="Fewest tokens to generate.")] = None
     stop: Annotated[
         StopString | StopStrings | None, Field(description="Up to 16 strings that end the answer.")
     ] = None
@@ -109,8 +108,8 @@ class GenerationRequest(Unused):
     skip_special_tokens: bool | None = None
 
     truncate_prompt_tokens: Annotated[
-        Integer | None,
-        Field(ge=-1, le=_LARGEST_UINT32, description="Most of the prompt's tokens to keep; -1: what fits."),
+        Annotated[int, Field(ge=-1, le=_LARGEST_UINT32), WHOLE] | None,
+        Field(description="Most of the prompt's tokens to keep; -1: what fits."),
     ] = None
     truncation_side: Annotated[
         Literal["left", "right"] | None, Field(description="Where it is cut; default left.")
@@ -118,14 +117,15 @@ class GenerationRequest(Unused):
 
     temperature: Annotated[Float | None, Field(ge=0)] = None
     top_p: Annotated[Float | None, Field(gt=0, le=1)] = None
-    top_k: Annotated[Integer | None, Field(ge=-1, le=_LARGEST_UINT32, description="0 or -1: all tokens.")] = (
-        None
-    )
+    top_k: Annotated[
+        Annotated[int, Field(ge=-1, le=_LARGEST_UINT32), WHOLE] | None,
+        Field(description="0 or -1: all tokens."),
+    ] = None
     min_p: Annotated[Float | None, Field(ge=0, le=1)] = None
     presence_penalty: Annotated[Float | None, Field(ge=-2, le=2)] = None
     frequency_penalty: Annotated[Float | None, Field(ge=-2, le=2)] = None
     repetition_penalty: Annotated[Float | None, Field(gt=0)] = None
-    seed: Annotated[Integer | None, Field(ge=-(2**63), le=2**63 - 1)] = None
+    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1), WHOLE] | None = None
 
     logit_bias: Annotated[
         LogitBias | None, Field(description="By token ID: what is added to its logit, from -100 to 100.")
@@ -137,16 +137,19 @@ class GenerationRequest(Unused):
         list[UInt32] | None, Field(min_length=1, fail_fast=True, description="No others are produced.")
     ] = None
 
-    n: Annotated[Integer | None, Field(ge=1, le=128, description="How many answers to give.")] = None
+    n: Annotated[
+        Annotated[int, Field(ge=1, le=128), WHOLE] | None, Field(description="How many answers to give.")
+    ] = None
     prompt_logprobs: Annotated[
-        Integer | None,
-        Field(ge=0, le=MAX_LOGPROBS, description="Return the prompt's log-probabilities, and alternatives."),
+        Alternatives | None,
+        Field(description="Return the prompt's log-probabilities, and alternatives."),
     ] = None
     return_token_ids: Annotated[
         bool | None, Field(description="Return the token IDs of the prompt and of the answer.")
     ] = None
     priority: Annotated[
-        Integer | None, Field(ge=-100, le=100, description="Lower runs first, where priorities count.")
+        Annotated[int, Field(ge=-100, le=100), WHOLE] | None,
+        Field(description="Lower runs first, where priorities count."),
     ] = None
     cache_salt: Annotated[
         str | None,

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationInfo, field_validator
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    JsonValue,
+    Tag,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
 
-from tokenwire_services.gateway.schemas.base import MAX_LOGPROBS, GenerationRequest
-from tokenwire_services.gateway.schemas.strict import Integer, Tolerant
+from tokenwire_services.gateway.schemas.base import Alternatives, GenerationRequest, PositiveCount
+from tokenwire_services.gateway.schemas.strict import Tolerant
 from tokenwire_services.gateway.schemas.unused import Refused, RefusedUnlessFalse, Without, only
 
 _MOST_PIECES = 20_000
@@ -39,8 +48,23 @@ class ToolCall(Tolerant):
     function: FunctionCall
 
 
+_REQUIRED_BY_ROLE: list[JsonValue] = [
+    {
+        "if": {"properties": {"role": {"const": "assistant"}}},
+        "else": {"required": ["content"], "properties": {"content": {"not": {"type": "null"}}}},
+    },
+    {
+        "if": {"properties": {"role": {"const": "tool"}}},
+        "then": {"required": ["tool_call_id"], "properties": {"tool_call_id": {"type": "string"}}},
+    },
+]
+"""What `Message` checks, for the API's description."""
+
+
 class Message(Tolerant):
     """One message of the conversation. What an answer carries is taken back, whole or in part."""
+
+    model_config = ConfigDict(json_schema_extra={"allOf": _REQUIRED_BY_ROLE})
 
     role: Literal["developer", "system", "user", "assistant", "tool"]
     content: Annotated[
@@ -191,7 +215,7 @@ class ChatCompletionRequest(GenerationRequest, Conversation):
     """A conversation to continue."""
 
     max_completion_tokens: Annotated[
-        Integer | None, Field(ge=1, le=2**32 - 1, description="Takes precedence over max_tokens.")
+        PositiveCount | None, Field(description="Takes precedence over max_tokens.")
     ] = None
 
     echo: Annotated[
@@ -201,7 +225,7 @@ class ChatCompletionRequest(GenerationRequest, Conversation):
 
     logprobs: Annotated[bool | None, Field(description="Return each token's log-probability.")] = None
     top_logprobs: Annotated[
-        Integer | None, Field(ge=0, le=MAX_LOGPROBS, description="Alternatives to return with each token.")
+        Alternatives | None, Field(description="Alternatives to return with each token.")
     ] = None
 
     modalities: Annotated[list[str] | None, Field(fail_fast=True), only(["text"])] = None

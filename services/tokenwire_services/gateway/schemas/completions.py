@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from tokenwire_services.gateway.schemas.base import MAX_LOGPROBS, GenerationRequest, UInt32
-from tokenwire_services.gateway.schemas.strict import Integer
+from tokenwire_services.gateway.schemas.base import Alternatives, Count, GenerationRequest, UInt32
+from tokenwire_services.gateway.schemas.strict import WHOLE
 from tokenwire_services.gateway.schemas.unused import RefusedUnlessEmpty, only
 
 TokenIds = Annotated[list[UInt32], Field(min_length=1, fail_fast=True)]
@@ -28,17 +28,18 @@ class CompletionRequest(GenerationRequest):
         bool | None, Field(description="Whether a text gets the tokenizer's special tokens; default true.")
     ] = None
     logprobs: Annotated[
-        Integer | None,
-        Field(ge=0, le=MAX_LOGPROBS, description="Return each token's log-probability, and alternatives."),
+        Alternatives | None, Field(description="Return each token's log-probability, and alternatives.")
     ] = None
 
     echo: Annotated[
         bool | None, Field(validate_default=True, description="Begin each answer with its prompt.")
     ] = None
-    max_tokens: Annotated[
-        Integer | None, Field(ge=0, le=2**32 - 1, description="Most tokens to generate; 0 only with 'echo'.")
+    max_tokens: Annotated[Count | None, Field(description="Most tokens to generate; 0 only with 'echo'.")] = (
+        None
+    )
+    best_of: Annotated[
+        Annotated[int, Field(ge=1), WHOLE] | None, Field(description="Only the value of 'n' is supported.")
     ] = None
-    best_of: Annotated[Integer | None, Field(ge=1, description="Only the value of 'n' is supported.")] = None
     suffix: Annotated[str | None, only("")] = None
     prompt_embeds: RefusedUnlessEmpty = None
 

@@ -8,7 +8,7 @@ than they were given.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 from pydantic_core import PydanticCustomError
@@ -20,7 +20,8 @@ def _integer(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-Integer = Annotated[int, BeforeValidator(_integer)]
+WHOLE = BeforeValidator(_integer)
+"""Has an integer take 5.0. It follows the bounds: those of a type that has it already are not documented."""
 
 
 class Tolerant(BaseModel):

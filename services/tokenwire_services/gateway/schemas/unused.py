@@ -6,26 +6,42 @@ what happens anyway. (A field that is not even named here is passed over, and na
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import orjson
-from pydantic import AfterValidator, Field
-from pydantic_core import PydanticCustomError
+from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from tokenwire_services.gateway.schemas.strict import Tolerant
 
 
-def only(*accepted: Any, instead: str | None = None) -> AfterValidator:
+@dataclass(frozen=True, slots=True)
+class _Only:
+    """Refuses, and documents, all but null and some values."""
+
+    accepted: tuple[Any, ...]
+    reason: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return handler(schema) | {"enum": [*self.accepted, None]}
+
+    def _check(self, value: Any) -> Any:
+        if value is None or value in self.accepted:
+            return value
+        raise PydanticCustomError("unsupported_parameter", "{reason}", {"reason": self.reason})
+
+
+def only(*accepted: Any, instead: str | None = None) -> _Only:
     """A field that is refused unless it is null or has one of these values; `instead` is the one to use."""
     names = " or ".join(_json(value) for value in accepted if value not in ({}, []))
     reason = f"Use '{instead}'" if instead else f"Only {names} is supported" if names else "Leave it out"
-
-    def check(value: Any) -> Any:
-        if value is None or value in accepted:
-            return value
-        raise PydanticCustomError("unsupported_parameter", "{reason}", {"reason": reason})
-
-    return AfterValidator(check)
+    return _Only(accepted, reason)
 
 
 def _json(value: Any) -> str:
