@@ -1,4 +1,5 @@
-"""Whatever the served OpenAPI document allows, and much that it does not, gets no server error."""
+"""Whatever the served OpenAPI document allows, and much that it does not, gets no server error, but what the
+document says."""
 
 from __future__ import annotations
 
@@ -8,10 +9,18 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
 
 from tests.e2e.conftest import KEY
 from tests.e2e.questions import MODEL
 from tests.e2e.stack import Stack
+
+AS_DESCRIBED = [content_type_conformance, response_schema_conformance, status_code_conformance]
+"""What is looked at in each response."""
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +40,10 @@ def check(case: Any) -> None:
             case.body["max_tokens"] = 2
             case.body.pop("max_completion_tokens", None)
             case.body.pop("min_tokens", None)
-    response = case.call(headers={"Authorization": f"Bearer {KEY}"}, timeout=60)
+    headers = {"Authorization": f"Bearer {KEY}"}
+    response = case.call(headers=headers, timeout=60)
     assert response.status_code < 500, (case.as_curl_command(), response.text)
+    case.validate_response(response, checks=AS_DESCRIBED, headers=headers)
     if response.status_code >= 400:
         error = response.json()["error"]
         assert error["message"]

@@ -23,6 +23,6 @@ def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def generation_responses(answer: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
     """What a generation endpoint answers: in one piece as described, or as a stream of such objects."""
-    stream = {"schema": {"type": "string"}, "example": "data: {...}\n\ndata: [DONE]\n\n"}
+    stream = {"example": "data: {...}\n\ndata: [DONE]\n\n"}
     success = {"model": answer, "content": {"text/event-stream": stream}}
     return {200: success, **error_responses(400, 404, 413, 415, 429)}
