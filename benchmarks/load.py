@@ -20,6 +20,8 @@ APIS: tuple[Api, ...] = get_args(Api)
 _PATHS: dict[Api, str] = {"chat": "/v1/chat/completions", "completions": "/v1/completions"}
 _EVENTS_BEFORE_TEXT: dict[Api, int] = {"chat": 1, "completions": 0}
 """A chat's first event says who speaks."""
+_PATIENCE_S = 60.0
+"""For one stream's next bytes."""
 _EVENT = b"data: {"
 _END = b"data: [DONE]"
 
@@ -79,9 +81,8 @@ def text(port: int, model: str, api: Api, tokens: int, prompt: str = "Say someth
         RuntimeError: it says nothing, or does not end as it should.
     """
     url, head = f"http://127.0.0.1:{port}{_PATHS[api]}", {"Content-Type": "application/json"}
-    with urllib.request.urlopen(
-        urllib.request.Request(url, _body(api, model, tokens, prompt), head)
-    ) as answer:
+    request = urllib.request.Request(url, _body(api, model, tokens, prompt), head)
+    with urllib.request.urlopen(request, timeout=_PATIENCE_S) as answer:
         *events, end = [line.removeprefix(b"data: ").strip() for line in answer if line.startswith(b"data: ")]
     choices = [choice for event in events for choice in json.loads(event)["choices"]]
     said = "".join(_text_in(choice) for choice in choices)
