@@ -59,6 +59,11 @@ class Attention:
 def load_attention(
     reader: WeightReader, shard: Shard, architecture: Architecture, layer: int, kernels: Kernels
 ) -> Attention:
+    """One layer's attention, as far as it is this rank's.
+
+    Raises:
+        ModelError: a tensor is missing or has the wrong shape or dtype, or the heads cannot be divided.
+    """
     names = architecture.names
     prefix = names.layer.format(layer)
     attention_norm = prefix + names.attention_norm

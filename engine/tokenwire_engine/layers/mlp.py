@@ -31,6 +31,11 @@ class MLP:
 def load_mlp(
     reader: WeightReader, shard: Shard, architecture: Architecture, layer: int, kernels: Kernels
 ) -> MLP:
+    """One layer's feed-forward block, as far as it is this rank's.
+
+    Raises:
+        ModelError: a tensor is missing or has the wrong shape or dtype, or its features cannot be divided.
+    """
     names = architecture.names
     prefix = names.layer.format(layer)
     hidden_size, intermediate_size = architecture.hidden_size, architecture.intermediate_size

@@ -10,4 +10,9 @@ from tokenwire_kernels import RowNorm
 
 
 def load_norm(reader: WeightReader, name: str, size: int, eps: float) -> RowNorm:
+    """The norm called `name` over `size` features.
+
+    Raises:
+        ModelError: its weight is missing or has the wrong shape or dtype.
+    """
     return RowNorm(reader.read(Piece(f"{name}.weight", (size,))), eps)

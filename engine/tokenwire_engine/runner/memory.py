@@ -100,6 +100,13 @@ class CacheGeometry:
 def cache_geometry(
     architecture: Architecture, block_size: int, dtype: torch.dtype, step_tokens: int
 ) -> CacheGeometry:
+    """The shape of a model's cache.
+
+    Args:
+        block_size: tokens in a block.
+        dtype: of the keys and values that are kept.
+        step_tokens: most tokens in one step.
+    """
     return CacheGeometry(
         groups=architecture.kv_groups,
         num_kv_heads=architecture.num_kv_heads,
