@@ -19,6 +19,7 @@ from prometheus_client.core import (
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from tokenwire.address import authority
 from tokenwire_engine.core.load import Load
 from tokenwire_engine.metrics.histogram import Histogram
 from tokenwire_engine.metrics.recorder import Recorder
@@ -44,7 +45,7 @@ class MetricsServer:
             self._server, self._thread = start_http_server(port, host, registry)
         except OSError as error:
             reason = error.strerror or error
-            raise OSError(f"cannot listen on {host}:{port} for metrics: {reason}") from error
+            raise OSError(f"cannot listen on {authority(host, port)} for metrics: {reason}") from error
         self.port: int = self._server.server_port
 
     def close(self) -> None:

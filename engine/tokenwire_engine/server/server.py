@@ -21,6 +21,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from tokenwire.listen import listen
 from tokenwire.malformed import RefuseMalformed
 from tokenwire.status import StatusError, unavailable
 from tokenwire.v1 import engine_admin_pb2, engine_admin_pb2_grpc, engine_pb2, engine_pb2_grpc
@@ -40,7 +41,6 @@ from tokenwire_engine.server.admin import EngineAdminServicer
 from tokenwire_engine.server.dispatch import Dispatcher
 from tokenwire_engine.server.drain import Drainer
 from tokenwire_engine.server.kv_events import KvEvents
-from tokenwire_engine.server.listen import listen
 from tokenwire_engine.server.model import ServedModel
 from tokenwire_engine.server.servicer import EngineServicer, Serving
 from tokenwire_engine.server.sessions import Sessions

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from tokenwire.address import is_authority
+
 MAX_WORKERS = 128
 
 
@@ -53,9 +55,9 @@ class GatewayConfig:
             raise ValueError("--workers share a port, so --port must be one; it is 0")
         if not 0 <= self.port <= 65535:
             raise ValueError(f"--port is {self.port}; expected 0 to 65535")
-        host, _, port = self.tokenizer.rpartition(":")
-        if not host or "/" in host or not port.isdecimal() or not 0 < int(port) <= 65535:
-            raise ValueError(f"--tokenizer is {self.tokenizer!r}; expected HOST:PORT")
+        if not is_authority(self.tokenizer):
+            expected = "host:port, such as 127.0.0.1:50052 or [::1]:50052"
+            raise ValueError(f"--tokenizer is {self.tokenizer!r}; expected {expected}")
         if self.max_body_bytes < 1:
             raise ValueError(f"--max-body-bytes is {self.max_body_bytes}; expected at least 1")
         if self.request_timeout_s is not None and not self.request_timeout_s > 0:

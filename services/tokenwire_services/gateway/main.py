@@ -12,6 +12,7 @@ import sys
 
 import uvloop
 
+from tokenwire.address import authority
 from tokenwire_services.garbage import keep_what_exists
 from tokenwire_services.gateway.config import GatewayConfig
 from tokenwire_services.gateway.server import GatewayServer, listen
@@ -26,7 +27,8 @@ def run(config: GatewayConfig) -> int:
         listener = listen(config.host, config.port, config.reuse_port)
     except OSError as error:
         reason = error.strerror or error
-        print(f"tokenwire gateway: cannot listen on {config.host}:{config.port}: {reason}", file=sys.stderr)
+        address = authority(config.host, config.port)
+        print(f"tokenwire gateway: cannot listen on {address}: {reason}", file=sys.stderr)
         return 1
     uvloop.run(_serve(config, listener))
     return 0
@@ -41,13 +43,14 @@ async def _serve(config: GatewayConfig, listener: socket.socket) -> None:
 
 async def _announce(server: GatewayServer, config: GatewayConfig, port: int) -> None:
     """Report the port once it listens, and readiness once requests can be served."""
+    url = f"http://{authority(config.host, port)}"
     waiting = f"waiting for the tokenizer service at {config.tokenizer}"
     if config.status_fd is None:  # nobody supervises it, and shows what it reports
-        logging.getLogger(__name__).info("listening on http://%s:%d, %s", config.host, port, waiting)
+        logging.getLogger(__name__).info("listening on %s, %s", url, waiting)
     _report(config.status_fd, waiting, port)
     await server.link.wait_open()
     keep_what_exists()
-    logging.getLogger(__name__).info("serving on http://%s:%d", config.host, port)
+    logging.getLogger(__name__).info("serving on %s", url)
     _report(config.status_fd, "ready", port)
 
 

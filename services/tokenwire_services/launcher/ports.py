@@ -11,6 +11,8 @@ import os
 import socket
 from collections.abc import Mapping
 
+from tokenwire.address import authority
+
 
 class PortError(Exception):
     """A port cannot be listened on."""
@@ -34,7 +36,7 @@ def _check_port(option: str, host: str, port: int) -> None:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except socket.gaierror as error:
-        raise PortError(f"cannot listen on {host}: {error.strerror}") from None
+        raise PortError(f"cannot listen on {host!r}: {error.strerror}") from None
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -44,4 +46,4 @@ def _check_port(option: str, host: str, port: int) -> None:
             if error.errno == errno.EADDRINUSE:
                 raise PortError(f"port {port} is already in use; choose another with {option}") from None
             reason = os.strerror(error.errno) if error.errno else str(error)
-            raise PortError(f"cannot listen on {host}:{port}: {reason}") from None
+            raise PortError(f"cannot listen on {authority(host, port)}: {reason}") from None

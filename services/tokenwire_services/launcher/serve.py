@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 import tokenwire
+from tokenwire.address import authority
 from tokenwire_services.launcher.command_line import command_line
 from tokenwire_services.launcher.ports import PortError, check_ports
 from tokenwire_services.launcher.process import ProcessSpec
@@ -64,7 +65,7 @@ async def _serve(engine: EngineConfig, tokenizer: TokenizerConfig, gateway: Gate
 
     async def announce() -> None:
         seconds = time.monotonic() - started
-        url = f"http://{_reachable(gateway.host)}:{gateway.port}"
+        url = f"http://{authority(_reachable(gateway.host), gateway.port)}"
         try:
             model = await _served_model(tokenizer.port)
         except tokenwire.TokenwireError:  # the tokenizer died just now: it is being restarted
@@ -115,6 +116,4 @@ async def _served_model(tokenizer_port: int) -> str:
 
 def _reachable(host: str) -> str:
     """An address at which this machine reaches what listens on `host`."""
-    if host in ("", "0.0.0.0", "::"):
-        return "127.0.0.1"
-    return f"[{host}]" if ":" in host else host
+    return "127.0.0.1" if host in ("", "0.0.0.0", "::") else host

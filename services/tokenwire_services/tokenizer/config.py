@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tokenwire.address import is_authority
+
 TOOL_PARSERS = ("harmony", "deepseek", "mistral", "hermes", "pythonic", "llama3_json")
 REASONING_PARSERS = ("think", "harmony")
 
@@ -64,9 +66,10 @@ class TokenizerConfig:
             if name not in ("auto", "none", *names):
                 raise ValueError(f"{option} is {name!r}; expected auto, none, {', '.join(names)}")
         for address in self.engines:
-            host, _, port = address.rpartition(":")
-            if not host or "/" in host or not port.isdigit() or not 0 < int(port) < 65536:
-                raise ValueError(f"--engine is {address!r}; expected host:port, such as 127.0.0.1:50051")
+            if not is_authority(address):
+                raise ValueError(
+                    f"--engine is {address!r}; expected host:port, such as 127.0.0.1:50051 or [::1]:50051"
+                )
         if not 1 <= self.workers <= MAX_WORKERS:
             raise ValueError(f"--workers is {self.workers}; expected 1 to {MAX_WORKERS}")
         if self.workers > 1 and self.port == 0:

@@ -17,6 +17,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 from grpc_reflection.v1alpha import reflection
 
+from tokenwire.address import authority
+from tokenwire.listen import listen
 from tokenwire.malformed import RefuseMalformed
 from tokenwire.v1 import tokenizer_pb2, tokenizer_pb2_grpc
 from tokenwire_services.garbage import keep_what_exists
@@ -90,11 +92,16 @@ async def serve(config: TokenizerConfig, stop: asyncio.Event | None = None) -> N
     service = TokenizerService(engines, config)
     server = _make_server(service, status, config)
     await _set_health(status, (*_SERVICES, *config.engines), serving=False)
-    port = _listen(server, config)
+    try:
+        port = listen(server, config.host, config.port, config.reuse_port)
+    except OSError as error:
+        raise StartError(str(error)) from error
     with _serving_metrics(engines, config) as metrics:
         await server.start()
         log.info(
-            "listening on %s:%d, waiting for the engine at %s", config.host, port, " or ".join(config.engines)
+            "listening on %s, waiting for the engine at %s",
+            authority(config.host, port),
+            " or ".join(config.engines),
         )
         progress.waiting(port)
         linked = asyncio.create_task(engines.run())
@@ -142,20 +149,6 @@ def _make_server(
     return server
 
 
-def _listen(server: grpc.aio.Server, config: TokenizerConfig) -> int:
-    """The port.
-
-    Raises:
-        StartError: the address cannot be listened on.
-    """
-    try:
-        return server.add_insecure_port(f"{config.host}:{config.port}")
-    except RuntimeError as error:
-        raise StartError(
-            f"cannot listen on {config.host}:{config.port}: {error}; is another process using it?"
-        ) from error
-
-
 def _serving_metrics(engines: Engines, config: TokenizerConfig) -> contextlib.ExitStack:
     """What serves the metrics, if anything does, until it is closed.
 
@@ -167,9 +160,8 @@ def _serving_metrics(engines: Engines, config: TokenizerConfig) -> contextlib.Ex
         try:
             serving.enter_context(serving_metrics(engines, config.metrics_host, config.metrics_port))
         except OSError as error:
-            raise StartError(
-                f"cannot listen on {config.metrics_host}:{config.metrics_port} for metrics: {error.strerror}"
-            ) from error
+            address = authority(config.metrics_host, config.metrics_port)
+            raise StartError(f"cannot listen on {address} for metrics: {error.strerror}") from error
     return serving
 
 
