@@ -228,13 +228,29 @@ TW_INLINE void prepare_row(const tw_input &input, int64_t row, int64_t k, int64_
     for (int64_t i = k; i < inputs; ++i) out[i] = 0.0f;
 }
 
-// Spread a row's 32-bit elements over its column of the tile.
-TW_INLINE void place_row(uint32_t *tile, int64_t height, int64_t row, const uint32_t *elements, int64_t count) {
-    if (height == 1) {
-        memcpy(tile, elements, static_cast<size_t>(count) * 4);
-        return;
+// Rows that are prepared before they are spread over a tile, four columns of it at a time.
+constexpr int64_t kRowsTogether = 4;
+
+// Spread up to so many rows of `count` 32-bit elements, one behind the other, over their columns of the tile.
+TW_INLINE void place_rows(uint32_t *tile, int64_t height, const uint32_t *elements, int64_t rows, int64_t count) {
+    int64_t i = 0;
+    if (rows == kRowsTogether) {
+        typedef uint32_t Four __attribute__((vector_size(16)));
+        for (; i + 4 <= count; i += 4) {
+            Four a, b, c, d;
+            memcpy(&a, elements + i, 16);
+            memcpy(&b, elements + count + i, 16);
+            memcpy(&c, elements + 2 * count + i, 16);
+            memcpy(&d, elements + 3 * count + i, 16);
+            const Four ac0 = __builtin_shufflevector(a, c, 0, 4, 1, 5), ac1 = __builtin_shufflevector(a, c, 2, 6, 3, 7);
+            const Four bd0 = __builtin_shufflevector(b, d, 0, 4, 1, 5), bd1 = __builtin_shufflevector(b, d, 2, 6, 3, 7);
+            const Four columns[4] = {__builtin_shufflevector(ac0, bd0, 0, 4, 1, 5), __builtin_shufflevector(ac0, bd0, 2, 6, 3, 7),
+                                     __builtin_shufflevector(ac1, bd1, 0, 4, 1, 5), __builtin_shufflevector(ac1, bd1, 2, 6, 3, 7)};
+            for (int column = 0; column < 4; ++column) memcpy(tile + (i + column) * height, &columns[column], 16);
+        }
     }
-    for (int64_t i = 0; i < count; ++i) tile[i * height + row] = elements[i];
+    for (int64_t row = 0; row < rows; ++row)
+        for (int64_t index = i; index < count; ++index) tile[index * height + row] = elements[row * count + index];
 }
 
 #if TW_LEVEL >= TW_AVX512_BF16
@@ -282,29 +298,31 @@ TW_INLINE float to_quads(const float *x, int64_t count, uint32_t *out, int32_t &
 TW_INLINE void pack_tile(Worker &worker, const tw_matrix &matrix, const Layout &layout, const tw_input &input,
                          int64_t first, int64_t rows, uint8_t *tile) {
     const int64_t height = tile_height(rows), inputs = layout.inputs;
-    float *row_floats = static_cast<float *>(worker.scratch(kScratchRow, static_cast<size_t>(inputs) * 8));
-    uint32_t *elements = reinterpret_cast<uint32_t *>(row_floats + inputs);
+    float *floats = static_cast<float *>(worker.scratch(kScratchRow, static_cast<size_t>(inputs) * 4 * (kRowsTogether + 1)));
+    uint32_t *elements = reinterpret_cast<uint32_t *>(floats + inputs);
     uint32_t *out = reinterpret_cast<uint32_t *>(tile);
     const int64_t count = layout.path == kPairs ? inputs / 2 : layout.path == kQuads ? inputs / 4 : inputs;
     float *scales = reinterpret_cast<float *>(tile + inputs * height);
     int32_t *offsets = reinterpret_cast<int32_t *>(scales + inputs / layout.step * height);
     if (rows < height) memset(tile, 0, static_cast<size_t>(activation_bytes(layout, height)));
     for (int64_t row = 0; row < rows; ++row) {
+        const int64_t place = row % kRowsTogether;
+        uint32_t *row_elements = height == 1 ? out : elements + place * count;
+        float *row_floats = layout.path == kWiden ? reinterpret_cast<float *>(row_elements) : floats;
         prepare_row(input, first + row, matrix.k, inputs, row_floats);
         if (layout.path == kPairs) {
-            to_pairs(row_floats, inputs, elements);
+            to_pairs(row_floats, inputs, row_elements);
         } else if (layout.path == kQuads) {
             const int32_t constant = matrix.format == TW_W_INT8 ? 128 : 8;
             for (int64_t group = 0; group < inputs / layout.step; ++group) {
                 const int64_t start = group * layout.step;
                 int32_t sum;
-                scales[group * height + row] = to_quads(row_floats + start, layout.step, elements + start / 4, sum);
+                scales[group * height + row] = to_quads(row_floats + start, layout.step, row_elements + start / 4, sum);
                 offsets[group * height + row] = -constant * sum;
             }
-        } else {
-            elements = reinterpret_cast<uint32_t *>(row_floats);
         }
-        place_row(out, height, row, elements, count);
+        if (height > 1 && (place + 1 == kRowsTogether || row + 1 == rows))
+            place_rows(out + row - place, height, elements, place + 1, count);
     }
 }
 
@@ -342,13 +360,25 @@ TW_INLINE void prefetch_ahead(const uint8_t *weights) {
     __builtin_prefetch(weights + kBytesAhead + 64);
 }
 
-// `kReads`: the weights come from memory, not from a buffer.
-template <int M, bool kReads>
-__attribute__((noinline)) void multiply_floats(const float *tile, const float *weights, int64_t inputs, float *results) {
+// What a product asks memory for while it computes: `step` bytes with each input, at most two cache lines.
+struct Ahead {
+    const uint8_t *at;
+    int64_t step;
+
+    void fetch() {
+        __builtin_prefetch(at);
+        __builtin_prefetch(at + 64);
+        at += step;
+    }
+};
+
+template <int M>
+__attribute__((noinline)) void multiply_floats(const float *tile, const float *weights, int64_t inputs, float *results,
+                                               Ahead ahead) {
     vf acc[M][2];
     load_results<M>(acc, results);
     for (int64_t i = 0; i < inputs; ++i, weights += NR, tile += M) {
-        if (kReads && (M > 1 || kFetchesForOneRow)) prefetch_ahead(reinterpret_cast<const uint8_t *>(weights));
+        if (M > 1 || kFetchesForOneRow) ahead.fetch();
         const vf w0 = load(weights), w1 = load(weights + W);
         TW_UNROLL for (int m = 0; m < M; ++m) {
             const vf x = splat(tile[m]);
@@ -375,11 +405,12 @@ TW_INLINE void load_two_inputs(const f16 *weights, vf first[2], vf second[2]) {
 // they are widened to is left in `wide` for tiles to come.
 template <int M, bool kKeeps, class T>
 __attribute__((noinline)) void multiply_halves(const float *tile, const T *weights, int64_t inputs, float *results,
-                                               float *wide) {
+                                               float *wide, Ahead ahead) {
     vf acc[M][2];
     load_results<M>(acc, results);
+    ahead.step *= 2;
     for (int64_t i = 0; i < inputs; i += 2, weights += 2 * NR, tile += 2 * M) {
-        if (M > 1 || kFetchesForOneRow) prefetch_ahead(reinterpret_cast<const uint8_t *>(weights));
+        if (M > 1 || kFetchesForOneRow) ahead.fetch();
         vf w[2][2];
         load_two_inputs(weights, w[0], w[1]);
         for (int input = 0; input < 2; ++input) {
@@ -676,12 +707,12 @@ TW_INLINE void finish_rows(const LinearArguments &a, const Layout &layout, int64
 // The first of a block's tiles, with weights in 16 bits; `keeps`: there are others.
 template <class T>
 TW_INLINE void multiply_first(int64_t height, bool keeps, const float *x, const T *weights, int64_t inputs, float *results,
-                              float *wide) {
+                              float *wide, Ahead ahead) {
     if (keeps) {  // Of full height.
-        multiply_halves<MR, true>(x, weights, inputs, results, wide);
+        multiply_halves<MR, true>(x, weights, inputs, results, wide, ahead);
         return;
     }
-#define TW_CALL(M) multiply_halves<M, false>(x, weights, inputs, results, wide)
+#define TW_CALL(M) multiply_halves<M, false>(x, weights, inputs, results, wide, ahead)
     TW_FOR_HEIGHT(height, TW_CALL)
 #undef TW_CALL
 }
@@ -696,31 +727,31 @@ void multiply_panel(Worker &worker, const LinearArguments &a, const Layout &layo
     const uint8_t *codes = matrix.panels + panel * layout.panel_bytes;
     if (layout.path == kWiden) {
         const bool has_halves = matrix.format == TW_W_BFLOAT16 || matrix.format == TW_W_FLOAT16;
-        const int64_t piece = matrix.format == TW_W_FLOAT32 ? kFloatInputs : kWidenedInputs;
+        const bool is_float = matrix.format == TW_W_FLOAT32;
+        const int64_t piece = is_float && tiles == 1 ? kFloatInputs : kWidenedInputs;
+        const int64_t input_bytes = is_float ? NR * 4 : NR * 2;
         float *buffer = static_cast<float *>(worker.scratch(kScratchWeights, kWidenedInputs * NR * 4));
         for (int64_t from = 0; from < layout.inputs; from += piece) {
             const int64_t to = min_of(layout.inputs, from + piece);
             const float *weights = has_halves ? buffer : widened(matrix, layout, panel, from, to, buffer);
-            for (int64_t tile = 0; tile < tiles; ++tile) {
+            Ahead ahead{codes + from * input_bytes + kBytesAhead, input_bytes};
+            if (tiles > 1) ahead = {codes + to * input_bytes, input_bytes / tiles};
+            for (int64_t tile = 0; tile < tiles; ++tile, ahead.at += (to - from) * ahead.step) {
                 const int64_t height = tile_height(rows - tile * MR);
                 const float *x = reinterpret_cast<const float *>(block + tile * tile_bytes) + from * height;
                 float *out = results + tile * MR * NR;
                 if (has_halves && tile == 0) {
                     const uint8_t *halves = codes + from * NR * 2;
                     if (matrix.format == TW_W_BFLOAT16) {
-                        multiply_first(height, tiles > 1, x, reinterpret_cast<const bf16 *>(halves), to - from, out, buffer);
+                        multiply_first(height, tiles > 1, x, reinterpret_cast<const bf16 *>(halves), to - from, out, buffer,
+                                       ahead);
                     } else {
-                        multiply_first(height, tiles > 1, x, reinterpret_cast<const f16 *>(halves), to - from, out, buffer);
+                        multiply_first(height, tiles > 1, x, reinterpret_cast<const f16 *>(halves), to - from, out, buffer,
+                                       ahead);
                     }
                     continue;
                 }
-                if (matrix.format == TW_W_FLOAT32 && tile == 0) {
-#define TW_CALL(M) multiply_floats<M, true>(x, weights, to - from, out)
-                    TW_FOR_HEIGHT(height, TW_CALL)
-#undef TW_CALL
-                    continue;
-                }
-#define TW_CALL(M) multiply_floats<M, false>(x, weights, to - from, out)
+#define TW_CALL(M) multiply_floats<M>(x, weights, to - from, out, ahead)
                 TW_FOR_HEIGHT(height, TW_CALL)
 #undef TW_CALL
             }
