@@ -1,0 +1,147 @@
+// Activations in tiles: up to MR rows, input by input, as the microkernels read them.
+
+#pragma once
+
+#include "panels.h"
+
+namespace {
+
+TW_INLINE int64_t tile_height(int64_t rows) {
+    if (rows >= MR) return MR;
+    if (rows <= 2) return rows;
+    if (rows <= 4) return 4;
+    return rows <= 8 && MR > 8 ? 8 : MR;
+}
+
+TW_INLINE int64_t activation_bytes(const Layout &layout, int64_t rows) {
+    switch (layout.path) {
+        case kPairs: return layout.inputs * 2 * rows;
+        case kQuads: return layout.inputs * rows + layout.inputs / layout.step * 8 * rows;
+        default: return layout.inputs * 4 * rows;
+    }
+}
+
+TW_INLINE float inverse_rms(const float *x, int64_t count, float eps) {
+    vf sum = zero();
+    int64_t i = 0;
+    for (; i + W <= count; i += W) {
+        const vf v = load(x + i);
+        sum = fma(v, v, sum);
+    }
+    const vf last = load_some(x + i, count - i);
+    sum = fma(last, last, sum);
+    return 1.0f / sqrtf(sum_of(sum) / static_cast<float>(count) + eps);
+}
+
+// The row as the product sees it, padded with zeros to `inputs`.
+TW_INLINE void prepare_row(const tw_input &input, int64_t row, int64_t k, int64_t inputs, float *out) {
+    const float *x = input.x + row * input.stride;
+    if (input.norm == nullptr) {
+        memcpy(out, x, static_cast<size_t>(k) * 4);
+    } else {
+        const vf scale = splat(inverse_rms(x, k, input.eps));
+        for (int64_t i = 0; i < k; i += W)
+            store_some(out + i, mul(mul(load_some(x + i, k - i), scale), load_some(input.norm + i, k - i)), k - i);
+    }
+    for (int64_t i = k; i < inputs; ++i) out[i] = 0.0f;
+}
+
+// Rows that are prepared before they are spread over a tile, four columns of it at a time.
+constexpr int64_t kRowsTogether = 4;
+
+// Spread up to so many rows of `count` 32-bit elements, one behind the other, over their columns of the tile.
+TW_INLINE void place_rows(uint32_t *tile, int64_t height, const uint32_t *elements, int64_t rows, int64_t count) {
+    int64_t i = 0;
+    if (rows == kRowsTogether) {
+        typedef uint32_t Four __attribute__((vector_size(16)));
+        for (; i + 4 <= count; i += 4) {
+            Four a, b, c, d;
+            memcpy(&a, elements + i, 16);
+            memcpy(&b, elements + count + i, 16);
+            memcpy(&c, elements + 2 * count + i, 16);
+            memcpy(&d, elements + 3 * count + i, 16);
+            const Four ac0 = __builtin_shufflevector(a, c, 0, 4, 1, 5), ac1 = __builtin_shufflevector(a, c, 2, 6, 3, 7);
+            const Four bd0 = __builtin_shufflevector(b, d, 0, 4, 1, 5), bd1 = __builtin_shufflevector(b, d, 2, 6, 3, 7);
+            const Four columns[4] = {__builtin_shufflevector(ac0, bd0, 0, 4, 1, 5), __builtin_shufflevector(ac0, bd0, 2, 6, 3, 7),
+                                     __builtin_shufflevector(ac1, bd1, 0, 4, 1, 5), __builtin_shufflevector(ac1, bd1, 2, 6, 3, 7)};
+            for (int column = 0; column < 4; ++column) memcpy(tile + (i + column) * height, &columns[column], 16);
+        }
+    }
+    for (int64_t row = 0; row < rows; ++row)
+        for (int64_t index = i; index < count; ++index) tile[index * height + row] = elements[row * count + index];
+}
+
+#if TW_LEVEL >= TW_AVX512_BF16
+TW_INLINE void to_pairs(const float *x, int64_t count, uint32_t *out) {
+    bf16 *halves = reinterpret_cast<bf16 *>(out);
+    int64_t i = 0;
+    for (; i + W <= count; i += W) {
+        const __m256bh rounded = _mm512_cvtneps_pbh(load(x + i));
+        memcpy(halves + i, &rounded, sizeof rounded);
+    }
+    for (; i < count; ++i) from_float(x[i], halves + i);
+}
+#else
+TW_INLINE void to_pairs(const float *, int64_t, uint32_t *) {}
+#endif
+
+// Rounds `count` values to int8 with one scale; returns it, and the sum of what they became.
+TW_INLINE float to_quads(const float *x, int64_t count, uint32_t *out, int32_t &sum) {
+    int8_t *codes = reinterpret_cast<int8_t *>(out);
+    vf largest = zero();
+    int64_t i = 0;
+    for (; i + W <= count; i += W) largest = vmax(largest, vmax(load(x + i), sub(zero(), load(x + i))));
+    float magnitude = largest_of(largest);
+    for (; i < count; ++i) magnitude = fabsf(x[i]) > magnitude ? fabsf(x[i]) : magnitude;
+    const float inverse = magnitude > 0.0f ? 127.0f / magnitude : 0.0f;
+    sum = 0;
+    i = 0;
+#if TW_LEVEL >= TW_AVX512
+    __m512i sums = _mm512_setzero_si512();
+    for (; i + W <= count; i += W) {
+        const __m512i rounded = _mm512_cvtps_epi32(mul(load(x + i), splat(inverse)));
+        sums = _mm512_add_epi32(sums, rounded);
+        _mm_storeu_si128(reinterpret_cast<__m128i *>(codes + i), _mm512_cvtepi32_epi8(rounded));
+    }
+    sum = _mm512_reduce_add_epi32(sums);
+#endif
+    for (; i < count; ++i) {
+        codes[i] = static_cast<int8_t>(lrintf(x[i] * inverse));
+        sum += codes[i];
+    }
+    return magnitude / 127.0f;
+}
+
+// Rows [first, first + rows) of the input as one tile.
+TW_INLINE void pack_tile(Worker &worker, const tw_matrix &matrix, const Layout &layout, const tw_input &input,
+                         int64_t first, int64_t rows, uint8_t *tile) {
+    const int64_t height = tile_height(rows), inputs = layout.inputs;
+    float *floats = static_cast<float *>(worker.scratch(kScratchRow, static_cast<size_t>(inputs) * 4 * (kRowsTogether + 1)));
+    uint32_t *elements = reinterpret_cast<uint32_t *>(floats + inputs);
+    uint32_t *out = reinterpret_cast<uint32_t *>(tile);
+    const int64_t count = layout.path == kPairs ? inputs / 2 : layout.path == kQuads ? inputs / 4 : inputs;
+    float *scales = reinterpret_cast<float *>(tile + inputs * height);
+    int32_t *offsets = reinterpret_cast<int32_t *>(scales + inputs / layout.step * height);
+    if (rows < height) memset(tile, 0, static_cast<size_t>(activation_bytes(layout, height)));
+    for (int64_t row = 0; row < rows; ++row) {
+        const int64_t place = row % kRowsTogether;
+        uint32_t *row_elements = height == 1 ? out : elements + place * count;
+        float *row_floats = layout.path == kWiden ? reinterpret_cast<float *>(row_elements) : floats;
+        prepare_row(input, first + row, matrix.k, inputs, row_floats);
+        if (layout.path == kPairs) {
+            to_pairs(row_floats, inputs, row_elements);
+        } else if (layout.path == kQuads) {
+            const int32_t constant = matrix.format == TW_W_INT8 ? 128 : 8;
+            for (int64_t group = 0; group < inputs / layout.step; ++group) {
+                const int64_t start = group * layout.step;
+                int32_t sum;
+                scales[group * height + row] = to_quads(row_floats + start, layout.step, row_elements + start / 4, sum);
+                offsets[group * height + row] = -constant * sum;
+            }
+        }
+        if (height > 1 && (place + 1 == kRowsTogether || row + 1 == rows))
+            place_rows(out + row - place, height, elements, place + 1, count);
+    }
+}
+
+}  // namespace
