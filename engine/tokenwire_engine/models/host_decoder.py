@@ -17,6 +17,7 @@ from tokenwire_engine.layers.embedding import Embedding
 from tokenwire_engine.layers.rotary import RotaryTable, rotary_table
 from tokenwire_engine.models.architecture import Architecture
 from tokenwire_engine.models.batch import ForwardBatch
+from tokenwire_engine.models.errors import ModelError
 from tokenwire_engine.quantization.rounding import quantize_natively
 from tokenwire_engine.quantization.schemes import SCHEMES
 from tokenwire_engine.weights.reader import Piece, WeightReader
@@ -76,7 +77,8 @@ def load_host_decoder(
     """Read and pack a model's parameters; `quantization` names a scheme, None keeps the reader's dtype.
 
     Raises:
-        ModelError: a tensor is missing or has the wrong shape or dtype.
+        ModelError: a tensor is missing or has the wrong shape or dtype, or is to be quantized and holds
+            NaN or infinity.
     """
     names = architecture.names
     packer = _Packer(reader, context, weight_format(reader.dtype, quantization))
@@ -128,15 +130,22 @@ class _Packer:
         first_row = 0
         for name, rows in zip(names, out_features, strict=True):
             (weight,) = self.reader.views(Piece(f"{name}.weight", (rows, in_features)))
-            self._pack(packed, first_row, weight.contiguous())
+            if self.form.name in SCHEMES:
+                self._pack_quantized(packed, first_row, weight.contiguous(), f"{name}.weight")
+            else:
+                packed.pack(first_row, weight.contiguous())
             first_row += rows
         return packed
 
-    def _pack(self, packed: PackedMatrix, first_row: int, weight: Tensor) -> None:
-        if self.form.name not in SCHEMES:
-            packed.pack(first_row, weight)
-            return
+    def _pack_quantized(self, packed: PackedMatrix, first_row: int, weight: Tensor, name: str) -> None:
+        """
+        Raises:
+            ModelError: the weight holds NaN or infinity, which the codes would hide from whoever looks at the
+                logits.
+        """
         for rows in torch.split(weight, ROWS_AT_ONCE):
+            if not (rows.sum().isfinite() or rows.isfinite().all()):  # a sum costs little, but may overflow
+                raise ModelError(f"{name} holds NaN or infinity; download the checkpoint again")
             quantized = quantize_natively(rows, SCHEMES[self.form.name], self.context)
             packed.pack_codes(first_row, quantized.codes, quantized.scales)
             first_row += len(rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -120,14 +121,39 @@ def test_a_context_whose_positions_do_not_fit_is_refused(tmp_path: Path) -> None
     assert load(directory, max_model_len=64).info.max_model_len == 64
 
 
-def test_weights_that_are_no_numbers_are_noticed_before_anybody_is_served(tmp_path: Path) -> None:
-    directory = write_checkpoint(tmp_path / "model")
+def write_broken_checkpoint(directory: Path, value: float) -> Path:
+    """A checkpoint whose second layer has one weight with this value."""
+    write_checkpoint(directory)
     tensors = load_file(directory / "model.safetensors")
-    tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = float("nan")
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = value
     save_file(tensors, directory / "model.safetensors", {"format": "pt"})
-    runner = load(directory)
+    return directory
+
+
+def test_weights_that_are_no_numbers_are_noticed_before_anybody_is_served(tmp_path: Path) -> None:
+    runner = load(write_broken_checkpoint(tmp_path / "model", math.nan))
     with pytest.raises(ModelError, match="logits are not finite"):
         runner.warm_up()
+
+
+@needs_native
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+def test_weights_that_are_no_numbers_are_not_quantized(
+    quantization: str, value: float, tmp_path: Path
+) -> None:
+    directory = write_broken_checkpoint(tmp_path / "model", value)
+    with pytest.raises(ModelError, match=r"model\.layers\.1\.mlp\.up_proj\.weight holds NaN or infinity"):
+        load(directory, quantization=quantization)
+
+
+@needs_native
+def test_weights_whose_sum_is_beyond_their_dtype_are_quantized(tmp_path: Path) -> None:
+    directory = write_broken_checkpoint(tmp_path / "model", 65504.0)
+    tensors = load_file(directory / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][:2] = 65504.0
+    save_file(tensors, directory / "model.safetensors", {"format": "pt"})
+    load(directory, dtype="float16", quantization="int8")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
