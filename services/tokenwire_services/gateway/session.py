@@ -12,12 +12,12 @@ import asyncio
 import secrets
 import time
 import uuid
-from collections import deque
 
 import grpc
 
 from tokenwire.status import StatusError, unavailable
 from tokenwire.v1 import generation_pb2, tokenizer_pb2
+from tokenwire_services.duplex.commands import Commands
 from tokenwire_services.gateway.generation import Generation, Submission
 from tokenwire_services.gateway.latencies import Latencies
 from tokenwire_services.gateway.metrics import Metrics
@@ -61,10 +61,7 @@ class Session:
         """Received last."""
         self._acked_step = 0
         self._ack_due = False
-        self._unconfirmed: deque[Command] = deque()
-        """Commands that were not counted; the first `_num_sent` are sent on this stream."""
-        self._num_sent = 0
-        self._num_confirmed = 0
+        self._commands = Commands[Command]()
         self._free_slots = [slot for slot in range(self._num_slots) if slot not in self._live]
         for submission in self._live.values():
             self._submit(submission)
@@ -97,11 +94,14 @@ class Session:
         return Command(open=opening)
 
     def opened(self, opened: tokenizer_pb2.TokenizerSessionResponse.Opened) -> None:
-        """The answer: from here on, `next_command` has what the tokenizer service does not know yet."""
+        """The answer: from here on, `next_command` has what the tokenizer service does not know yet.
+
+        Raises:
+            ValueError: the service breaks the protocol.
+        """
         self._was_opened = True
         self._grace_ms = opened.grace_period_ms
-        self._confirm(opened.commands_received)
-        self._num_sent = 0
+        self._commands.begin_stream(opened.commands_received)
         self._outgoing_added.set()
 
     @property
@@ -161,11 +161,9 @@ class Session:
     async def next_command(self) -> Command | None:
         """The next command to send over this stream; None once the session was closed and all were taken."""
         while True:
-            if self._num_sent < len(self._unconfirmed):
-                self._num_sent += 1
-                command = self._unconfirmed[self._num_sent - 1]
-                if not self._grace_ms:  # it will not be sent again
-                    self._confirm(self._num_confirmed + 1)
+            if (command := self._commands.take()) is not None:
+                if not self._grace_ms:
+                    self._commands.forget_taken()
                 return command
             if self._ack_due:
                 self._ack_due = False
@@ -180,7 +178,7 @@ class Session:
         now = time.monotonic()
         self._step = message.step
         if self._grace_ms:
-            self._confirm(message.commands_received)
+            self._commands.count(message.commands_received)
         for detail in message.details:  # a slot's text waits for them, as they say what comes before it
             for generation in self._generations(detail.slot):
                 generation.write_text = None
@@ -281,15 +279,8 @@ class Session:
         self._send(Command(submit=Command.Submit(slot=submission.slot, request=submission.request)))
 
     def _send(self, command: Command) -> None:
-        self._unconfirmed.append(command)
+        self._commands.add(command)
         self._outgoing_added.set()
-
-    def _confirm(self, commands_received: int) -> None:
-        """The tokenizer service has so many of the session's commands."""
-        while self._num_confirmed < commands_received:
-            self._num_confirmed += 1
-            self._num_sent -= 1
-            self._unconfirmed.popleft()
 
 
 def _stream(slot: int, sample_index: int) -> int:

@@ -27,7 +27,7 @@ from tokenwire_services.tokenizer.engine_request import EngineRequest
 from tokenwire_services.tokenizer.engine_session import Command, Counts, EngineSession
 from tokenwire_services.tokenizer.kv_view import KvView
 from tokenwire_services.tokenizer.load_view import LoadView
-from tokenwire_services.tokenizer.model import Model, fetch_files, fingerprint, load_model
+from tokenwire_services.tokenizer.model import Model, ModelFilesError, fetch_files, fingerprint, load_model
 from tokenwire_services.tokenizer.outage import Outage
 
 log = logging.getLogger(__name__)
@@ -178,6 +178,12 @@ class EngineLink:
                 except EngineLostError as error:
                     problem = str(error)
                     is_refused = isinstance(error, EngineRefusedError)
+                except ModelFilesError:
+                    raise
+                except Exception as error:  # an engine that breaks the protocol must not end the service
+                    log.exception("the session with the engine at %s failed", self.address)
+                    problem = repr(error)
+                    self._session.move()
                 pause = _FIRST_PAUSE_S if self._is_connected else min(2 * pause, _LONGEST_PAUSE_S)
                 self._disconnected(problem)
                 await asyncio.sleep(_REFUSED_PAUSE_S if is_refused else pause)

@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,8 +23,10 @@ import grpc
 
 from tokenwire.status import StatusError, unavailable
 from tokenwire.v1 import engine_pb2
+from tokenwire_services.duplex.commands import Commands
 from tokenwire_services.tokenizer.engine_request import EngineRequest, read_handed_back
 from tokenwire_services.tokenizer.samples import Samples
+from tokenwire_services.wakeup import Wakeup
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class EngineSession:
         self._ending: set[int] = set()  # cancelled; the engine's finish event is on its way
         self._handed_back: set[int] = set()  # live, but no engine has them
         self._free_slots: list[int] = []
-        self._has_commands = asyncio.Event()
+        self._has_news = Wakeup()  # for whoever sends commands
         self._has_ended = asyncio.Event()
         self._renew()
 
@@ -63,10 +64,7 @@ class EngineSession:
         self._was_opened = False
         self._step = 0
         """Received last."""
-        self._unconfirmed: deque[Command] = deque()
-        """Commands that the engine has not counted; the first `_num_sent` are sent on this connection."""
-        self._num_sent = 0
-        self._num_confirmed = 0
+        self._commands = Commands[Command]()
         self._unacked_messages = 0
         self._unacked_tokens = 0
         self._ack_due = False
@@ -195,29 +193,33 @@ class EngineSession:
         return Command(open=opening)
 
     def opened(self, opened: engine_pb2.SessionResponse.Opened) -> None:
-        """The engine's answer: from here on, `next_command` has what it does not know yet."""
-        self._confirm(opened.commands_received)
-        self._num_sent = 0
-        if self._unconfirmed:
-            self._has_commands.set()
+        """The engine's answer: from here on, `next_command` has what it does not know yet.
+
+        Raises:
+            ValueError: the engine breaks the protocol.
+        """
+        self._commands.begin_stream(opened.commands_received)
+        self._has_news.set()
 
     async def next_command(self) -> Command:
         """The next command to send over this connection, in order."""
         while True:
-            if self._num_sent < len(self._unconfirmed):
-                self._num_sent += 1
-                return self._unconfirmed[self._num_sent - 1]
+            if (command := self._commands.take()) is not None:
+                return command
             if self._ack_due:
                 self._ack_due = False
                 return Command(ack=Command.Ack(step=self._step))
-            self._has_commands.clear()
-            await self._has_commands.wait()
+            await self._has_news.wait()
 
     def receive(self, message: engine_pb2.SessionResponse) -> bool:
-        """Route one engine step's output. Whether the engine handed a request back."""
+        """Route one engine step's output. Whether the engine handed a request back.
+
+        Raises:
+            Exception: of one kind or another, as there are many ways to break the protocol.
+        """
         num_handed_back = len(self._handed_back)
         self._step = message.step
-        self._confirm(message.commands_received)
+        self._commands.count(message.commands_received)
         live = self._live
         for event in message.finished:
             if event.HasField("stop_token_id") and event.slot in live:
@@ -254,7 +256,7 @@ class EngineSession:
             self._unacked_messages = 0
             self._unacked_tokens = 0
             self._ack_due = True
-            self._has_commands.set()
+            self._has_news.set()
         return len(self._handed_back) > num_handed_back
 
     def _finish(self, event: engine_pb2.SessionResponse.FinishEvent) -> None:
@@ -284,15 +286,8 @@ class EngineSession:
         self._has_ended.set()
 
     def _send(self, command: Command) -> None:
-        self._unconfirmed.append(command)
-        self._has_commands.set()
-
-    def _confirm(self, commands_received: int) -> None:
-        """The engine has so many of the session's commands."""
-        while self._num_confirmed < commands_received:
-            self._num_confirmed += 1
-            self._num_sent -= 1
-            self._unconfirmed.popleft()
+        self._commands.add(command)
+        self._has_news.set()
 
 
 @dataclass(slots=True)

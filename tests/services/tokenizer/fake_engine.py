@@ -48,6 +48,8 @@ class FakeEngine(engine_pb2_grpc.EngineServicer):
     flowing: asyncio.Event = field(default_factory=asyncio.Event)
     """Cleared: no step is computed."""
     tokens_per_step: int = 1
+    garbled_steps: int = 0
+    """How many of the steps to come have a token too many."""
     requests: list[engine_pb2.GenerateRequest] = field(default_factory=list)
     cancelled: list[int] = field(default_factory=list)
     """Slots, in the order of the commands."""
@@ -187,6 +189,9 @@ class FakeEngine(engine_pb2_grpc.EngineServicer):
                 usage.prompt_tokens = len(live.request.prompt_token_ids)
                 usage.completion_tokens = sum(live.sent)
                 del self.live[slot]
+        if self.garbled_steps and response.slots:
+            self.garbled_steps -= 1
+            response.token_ids.append(0)
         return response
 
     def _sample(self, response: engine_pb2.SessionResponse, slot: int, live: Live, sample: int) -> None:

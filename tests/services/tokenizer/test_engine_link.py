@@ -98,6 +98,22 @@ async def test_requests_in_flight_go_on_when_the_engine_comes_back(
     assert len(moved.resumed_token_ids) > 0
 
 
+async def test_requests_go_on_when_the_engine_breaks_the_protocol_and_fail_when_it_goes_on_so(
+    service: Service, engine: FakeEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine.garbled_steps = 1
+    assert text_of(await generate(service, Request(text="Hello"))) == TEXT
+    assert f"the session with the engine at 127.0.0.1:{engine.port} failed" in caplog.text
+
+    engine.garbled_steps = 1 << 30
+    error = await refusal(service, Request(text="Hello"))
+    assert error.code is grpc.StatusCode.UNAVAILABLE
+    assert error.message == "the request has lost 4 engines and is not tried again"
+
+    engine.garbled_steps = 0
+    assert text_of(await generate(service, Request(text="Hello"))) == TEXT
+
+
 async def test_a_request_that_is_submitted_during_a_brief_outage_waits_for_its_end(
     service: Service, engine: FakeEngine
 ) -> None:
