@@ -1,76 +1,28 @@
-from __future__ import annotations
+"""Sessions: all of a peer's requests over one stream."""
 
-import asyncio
-import uuid
-from collections import defaultdict
+from __future__ import annotations
 
 import grpc
 import pytest
 
 from tests.engine.hash_runner import HashRunner, continuation, model_info
 from tests.engine.running import Engine, StartEngine
-from tests.patience import PATIENCE_S
+from tests.engine.server.peers import Peer
 from tokenwire.status import StatusError
 from tokenwire.v1 import generation_pb2
-from tokenwire.v1.engine_pb2 import GenerateRequest, SessionRequest, SessionResponse
+from tokenwire.v1.engine_pb2 import SessionRequest, SessionResponse
 from tokenwire_engine.server import outbox
-
-FinishEvent = SessionResponse.FinishEvent
-REFUSED = 99
-"""A slot for a request that says nothing."""
-
-
-class Peer:
-    """A client of one session."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.call = engine.stub.Session()
-        self.tokens: dict[int, list[int]] = defaultdict(list)
-        self.finished: dict[int, FinishEvent] = {}
-        self.messages: list[SessionResponse] = []
-
-    async def open(self, session_id: str | None = None) -> SessionResponse:
-        await self.send(open=SessionRequest.Open(session_id=session_id or str(uuid.uuid4())))
-        return await self.read()
-
-    async def send(self, **command: object) -> None:
-        await self.call.write(SessionRequest(**command))  # type: ignore[arg-type]
-
-    async def submit(self, slot: int, prompt: list[int], max_tokens: int | None = 8) -> None:
-        stop = generation_pb2.StopConditions(max_tokens=max_tokens)
-        request = GenerateRequest(prompt_token_ids=prompt, stop=stop)
-        await self.send(submit=SessionRequest.Submit(slot=slot, request=request))
-
-    async def read(self) -> SessionResponse:
-        """The next message; its columns are added to what each slot got."""
-        message = await asyncio.wait_for(self.call.read(), PATIENCE_S)
-        assert isinstance(message, SessionResponse), "the stream ended"
-        assert not self.messages or message.step > self.messages[-1].step
-        self.messages.append(message)
-        for slot, token in zip(message.slots, message.token_ids, strict=True):
-            self.tokens[slot].append(token)
-        self.finished.update((event.slot, event) for event in message.finished)
-        return message
-
-    async def until_taken_in(self) -> None:
-        """Return when the engine has taken in all that was sent: what it refuses, it answers at once."""
-        await self.submit(REFUSED, [])
-        await self.read_until_finished(REFUSED)
-
-    async def read_until_finished(self, *slots: int) -> None:
-        while not set(slots) <= set(self.finished):
-            await self.read()
 
 
 @pytest.fixture
 async def peer(engine: Engine) -> Peer:
-    peer = Peer(engine)
+    peer = Peer(engine.stub)
     await peer.open()
     return peer
 
 
 async def test_the_first_message_answers_open(engine: Engine) -> None:
-    first = await Peer(engine).open()
+    first = await Peer(engine.stub).open()
     assert first.HasField("opened")
     assert not first.opened.resumed
     assert (await engine.load()).sessions == 1
@@ -129,7 +81,7 @@ async def test_cancel_ends_one_request_and_leaves_the_others(engine: Engine, pee
     await peer.submit(2, [6], max_tokens=None)
     engine.runner.allow(1)
     await peer.read()
-    await peer.send(cancel=SessionRequest.Cancel(slot=1))
+    await peer.cancel(1)
     await peer.until_taken_in()
     engine.runner.resume()
     await peer.read_until_finished(1, 2)
@@ -140,7 +92,7 @@ async def test_cancel_ends_one_request_and_leaves_the_others(engine: Engine, pee
 
 
 async def test_cancelling_a_free_slot_does_nothing(peer: Peer) -> None:
-    await peer.send(cancel=SessionRequest.Cancel(slot=3))
+    await peer.cancel(3)
     await peer.submit(3, [5])
     await peer.read_until_finished(3)
     assert peer.finished[3].reason == generation_pb2.FINISH_REASON_LENGTH
@@ -181,7 +133,7 @@ async def test_requests_run_to_their_end_after_the_peer_closed_its_side(peer: Pe
 async def test_steps_are_put_together_for_a_peer_that_does_not_read(start_engine: StartEngine) -> None:
     info = model_info(num_blocks=4096, max_model_len=16_384, max_step_tokens=128)
     engine = await start_engine(HashRunner(info), max_running=64)
-    peer = Peer(engine)
+    peer = Peer(engine.stub)
     await peer.open()
     for slot in range(64):
         await peer.submit(slot, [slot], max_tokens=1000)
@@ -196,7 +148,7 @@ async def test_a_long_backlog_is_sent_in_pieces_with_the_ends_last(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outbox, "MAX_MESSAGE_TOKENS", 3)
-    peer = Peer(engine)
+    peer = Peer(engine.stub)
     await peer.open()
     engine.runner.hold()
     for slot in range(8):
@@ -237,7 +189,7 @@ async def test_acknowledged_steps_must_have_been_sent(peer: Peer) -> None:
 async def test_a_session_must_be_opened_properly(
     engine: Engine, first: dict[str, object], code: grpc.StatusCode, field: str | None
 ) -> None:
-    peer = Peer(engine)
+    peer = Peer(engine.stub)
     await peer.send(**first)
     assert await failure(peer) == (code, field)
 
@@ -257,7 +209,7 @@ async def test_a_message_that_cannot_be_decoded_ends_the_session_and_its_request
         return message if isinstance(message, bytes) else message.SerializeToString()
 
     engine.runner.hold()
-    peer = Peer(engine)
+    peer = Peer(engine.stub)
     peer.call = engine.channel.stream_stream(
         "/tokenwire.v1.Engine/Session", as_sent, SessionResponse.FromString
     )()
@@ -268,20 +220,13 @@ async def test_a_message_that_cannot_be_decoded_ends_the_session_and_its_request
 
 
 async def test_a_session_id_in_use_is_refused(engine: Engine) -> None:
-    await Peer(engine).open("mine")
-    second = Peer(engine)
+    await Peer(engine.stub).open("mine")
+    second = Peer(engine.stub)
     await second.send(open=SessionRequest.Open(session_id="mine"))
     assert (await failure(second))[0] is grpc.StatusCode.ALREADY_EXISTS
 
 
 async def failure(peer: Peer) -> tuple[grpc.StatusCode, str | None]:
-    """What the stream ends with."""
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await read_to_the_end(peer)
-    error = StatusError.from_call(caught.value)
+    """Code and field of what the stream ends with."""
+    error = await peer.error()
     return error.code, error.field
-
-
-async def read_to_the_end(peer: Peer) -> None:
-    while await peer.call.read() is not grpc.aio.EOF:
-        pass
