@@ -1,3 +1,5 @@
+"""Hashes of cached blocks: clients compute those that the engine tells of."""
+
 from __future__ import annotations
 
 from hashlib import blake2b

@@ -1,3 +1,5 @@
+"""SiLU and its product, of every backend."""
+
 from __future__ import annotations
 
 from types import ModuleType

@@ -1,3 +1,5 @@
+"""Attention over a paged cache, of every backend, in every shape and cache format."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass

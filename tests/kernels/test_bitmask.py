@@ -1,3 +1,5 @@
+"""Withholding the tokens that a grammar's bitmask leaves out."""
+
 from __future__ import annotations
 
 from types import ModuleType

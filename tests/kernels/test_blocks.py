@@ -1,3 +1,5 @@
+"""Moving blocks within the cache, and between it and host memory."""
+
 from __future__ import annotations
 
 from types import ModuleType

@@ -1,3 +1,5 @@
+"""What moves decoding rows on from step to step on the device."""
+
 from __future__ import annotations
 
 from types import ModuleType

@@ -1,3 +1,5 @@
+"""Log-probabilities, ranks and the most likely tokens."""
+
 from __future__ import annotations
 
 from types import ModuleType

@@ -1,3 +1,5 @@
+"""RMS norms, alone and with the residual's addition."""
+
 from __future__ import annotations
 
 from types import ModuleType

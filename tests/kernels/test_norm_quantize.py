@@ -1,3 +1,5 @@
+"""Norms whose output is rounded to 8 bits at once."""
+
 from __future__ import annotations
 
 from types import ModuleType

@@ -1,3 +1,5 @@
+"""Repetition, presence and frequency penalties."""
+
 from __future__ import annotations
 
 from types import ModuleType

@@ -1,3 +1,5 @@
+"""Random numbers that depend on seed, position, sample and token alone."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""Which kernels serve which device."""
+
 from __future__ import annotations
 
 import subprocess

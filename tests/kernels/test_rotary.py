@@ -1,3 +1,5 @@
+"""Rotating queries and keys, and storing keys and values."""
+
 from __future__ import annotations
 
 from types import ModuleType

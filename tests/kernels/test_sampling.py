@@ -1,3 +1,5 @@
+"""Choosing tokens: greedily, and by draws under every filter."""
+
 from __future__ import annotations
 
 import itertools

@@ -1,3 +1,5 @@
+"""The thread that schedules and computes: commands in, outputs out, and what failures leave intact."""
+
 from __future__ import annotations
 
 import threading

@@ -1,3 +1,5 @@
+"""Blocks are held by those who were given them, and by nobody else."""
+
 from __future__ import annotations
 
 import pytest

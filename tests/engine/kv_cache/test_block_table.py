@@ -1,3 +1,5 @@
+"""How many blocks a sequence needs."""
+
 from __future__ import annotations
 
 from tokenwire_engine.kv_cache.block_table import BlockTable, ceil_div

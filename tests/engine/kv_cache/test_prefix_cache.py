@@ -1,3 +1,5 @@
+"""What the prefix cache finds, keeps and evicts."""
+
 from __future__ import annotations
 
 from hypothesis import settings

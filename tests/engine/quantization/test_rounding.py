@@ -1,3 +1,5 @@
+"""What rounding to codes costs, by torch and by the native kernels."""
+
 from __future__ import annotations
 
 import pytest

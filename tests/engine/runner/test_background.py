@@ -1,3 +1,5 @@
+"""Steps on a thread of their own: in order, whatever fails."""
+
 from __future__ import annotations
 
 import threading

@@ -1,3 +1,5 @@
+"""What of the kernels would compute with an option set, and what is refused."""
+
 from __future__ import annotations
 
 import pytest

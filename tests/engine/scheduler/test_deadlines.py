@@ -1,3 +1,5 @@
+"""Requests end when their time is up, wherever they are."""
+
 from __future__ import annotations
 
 from tests.engine.hash_runner import continuation

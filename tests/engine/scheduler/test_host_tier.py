@@ -1,3 +1,5 @@
+"""Blocks that are evicted to host memory, and come back."""
+
 from __future__ import annotations
 
 from tests.engine.hash_runner import continuation

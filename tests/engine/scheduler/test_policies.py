@@ -1,3 +1,5 @@
+"""Who is served first, and who gives way, under each policy."""
+
 from __future__ import annotations
 
 from hypothesis import given, settings

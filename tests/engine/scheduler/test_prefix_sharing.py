@@ -1,3 +1,5 @@
+"""What a request need not compute, because another has."""
+
 from __future__ import annotations
 
 from tests.engine.hash_runner import continuation

@@ -1,3 +1,5 @@
+"""Several samples of one prompt: its blocks are shared, and copied where they part."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""From requests to plans: what each step computes, who waits, and how requests end."""
+
 from __future__ import annotations
 
 import pytest

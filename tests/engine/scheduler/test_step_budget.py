@@ -1,3 +1,5 @@
+"""How many prompt tokens a step takes in, by what steps have cost so far."""
+
 from __future__ import annotations
 
 import pytest

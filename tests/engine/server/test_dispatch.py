@@ -1,3 +1,5 @@
+"""Between the calls and the core's thread: outputs find their receivers, ids are taken once."""
+
 from __future__ import annotations
 
 import grpc

@@ -1,3 +1,5 @@
+"""The Generate call: one request, one stream."""
+
 from __future__ import annotations
 
 import asyncio

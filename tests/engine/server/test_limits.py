@@ -1,3 +1,5 @@
+"""What the engine's own limits refuse and end: its queue, its timeouts, its policy."""
+
 from __future__ import annotations
 
 import asyncio

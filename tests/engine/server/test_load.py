@@ -1,3 +1,5 @@
+"""GetLoad and WatchLoad: how busy the engine says it is."""
+
 from __future__ import annotations
 
 import asyncio

@@ -1,3 +1,5 @@
+"""The engine's /metrics, and the port that it is served on."""
+
 from __future__ import annotations
 
 import asyncio

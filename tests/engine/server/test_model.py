@@ -1,3 +1,5 @@
+"""GetModel and GetTokenizerFiles: what whoever encodes for the engine learns from it."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""The prefix cache as its users see it: usage, salts, resets."""
+
 from __future__ import annotations
 
 from tests.engine.hash_runner import continuation

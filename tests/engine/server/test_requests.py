@@ -1,3 +1,5 @@
+"""From a GenerateRequest to what the core computes, and what is refused on the way."""
+
 from __future__ import annotations
 
 import dataclasses

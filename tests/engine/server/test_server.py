@@ -1,3 +1,5 @@
+"""The server's life: loading, serving, stopping, failing."""
+
 from __future__ import annotations
 
 import asyncio

@@ -1,3 +1,5 @@
+"""Where the time until readiness goes."""
+
 from __future__ import annotations
 
 from tokenwire_engine.server.startup import StartupClock

@@ -1,3 +1,5 @@
+"""Grammars are compiled over this tokenizer's vocabulary."""
+
 from __future__ import annotations
 
 import pytest

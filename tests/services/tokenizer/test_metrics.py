@@ -1,3 +1,5 @@
+"""The tokenizer service's /metrics."""
+
 from __future__ import annotations
 
 import asyncio
