@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.kernels.attention_cases import make_case
 from tests.kernels.tables import Heads
-from tests.kernels.test_attention import make_case
 from tokenwire_kernels import RowNorm, triton
 from tokenwire_kernels.triton.dependent import launch_options
 from tokenwire_kernels.triton.target import HOPPER, assuming, gpu_of, launch_dependents
