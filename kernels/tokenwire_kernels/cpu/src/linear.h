@@ -140,7 +140,7 @@ void multiply_panel(Worker &worker, const LinearArguments &a, const Layout &layo
         const bool has_halves = matrix.format == TW_W_BFLOAT16 || matrix.format == TW_W_FLOAT16;
         const bool is_float = matrix.format == TW_W_FLOAT32;
         const int64_t piece = is_float && tiles == 1 ? kFloatInputs : kWidenedInputs;
-        const int64_t input_bytes = is_float ? NR * 4 : NR * 2;
+        const int64_t input_bytes = layout.panel_bytes / layout.inputs;
         float *buffer = static_cast<float *>(worker.scratch(kScratchWeights, kWidenedInputs * NR * 4));
         for (int64_t from = 0; from < layout.inputs; from += piece) {
             const int64_t to = min_of(layout.inputs, from + piece);

@@ -33,10 +33,11 @@ constexpr int64_t kBytesAhead = 4096;
 constexpr bool kFetchesForOneRow = TW_LEVEL < TW_AVX512_BF16;
 
 // Two cache lines, as many as a step of a product reads. Past the matrix's end nothing is read, only fetched.
-TW_INLINE void prefetch_ahead(const uint8_t *weights) {
-    __builtin_prefetch(weights + kBytesAhead);
-    __builtin_prefetch(weights + kBytesAhead + 64);
+TW_INLINE void fetch_lines(const uint8_t *at) {
+    __builtin_prefetch(at);
+    __builtin_prefetch(at + 64);
 }
+TW_INLINE void prefetch_ahead(const uint8_t *weights) { fetch_lines(weights + kBytesAhead); }
 
 // What a product asks memory for while it computes: `step` bytes with each input, at most two cache lines.
 struct Ahead {
@@ -44,8 +45,7 @@ struct Ahead {
     int64_t step;
 
     void fetch() {
-        __builtin_prefetch(at);
-        __builtin_prefetch(at + 64);
+        fetch_lines(at);
         at += step;
     }
 };
