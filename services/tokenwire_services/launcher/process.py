@@ -26,11 +26,13 @@ class ProcessSpec:
         name: of the process, for people.
         arguments: what follows the Python interpreter on the command line.
         environment: variables set beside the launcher's own; None removes one.
+        service: what the process is one of; those of one service stop together. Empty: one by itself.
     """
 
     name: str
     arguments: tuple[str, ...]
     environment: Mapping[str, str | None] = field(default_factory=dict)
+    service: str = ""
 
 
 @dataclass(slots=True, frozen=True)

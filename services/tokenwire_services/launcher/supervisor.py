@@ -2,12 +2,13 @@
 
 A process that ends before it was ever ready would end so again: it stops everything. One that dies later is
 restarted, at first at once and then ever more slowly, while the others go on. When `run` returns, none of
-them is left.
+them is left, and that takes no longer for several that hang than for one.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import signal
 import sys
 import time
@@ -88,7 +89,7 @@ class Supervisor:
         policy: RestartPolicy | None = None,
         grace_s: float = 10.0,
     ) -> None:
-        """`on_ready` runs once, when all processes are ready; a stopping process has `grace_s` seconds."""
+        """`on_ready` runs once, when all processes are ready; all together have `grace_s` seconds to stop."""
         self._specs = specs
         self._reporter = reporter
         self._on_ready = on_ready
@@ -124,12 +125,26 @@ class Supervisor:
             for task in tasks:
                 task.cancel()
             outcomes = await asyncio.gather(*tasks, return_exceptions=True)
-            for spec in reversed(self._specs):
-                if spec.name in self._running:
-                    await self._running[spec.name].stop(self._grace_s, self._hurry)
+            await self._stop_all()
         for outcome in outcomes:
             if isinstance(outcome, Exception):
                 raise outcome
+
+    async def _stop_all(self) -> None:
+        """Stop one service after the other, those first that need others; kill what is left at the end of the
+        grace. One that hangs is not waited for longer than leaves the others an equal share of it."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._grace_s
+        services = itertools.groupby(reversed(self._specs), key=lambda spec: spec.service or spec.name)
+        children = [[spec.name for spec in specs if spec.name in self._running] for _, specs in services]
+        stopping: list[asyncio.Task[None]] = []
+        for index, names in enumerate(children):
+            left_s = max(deadline - loop.time(), 0.0)
+            ending = [asyncio.create_task(self._running[name].stop(left_s, self._hurry)) for name in names]
+            if ending:
+                await asyncio.wait(ending, timeout=left_s / (len(children) - index))
+            stopping += ending
+        await asyncio.gather(*stopping)
 
     async def _announce(self) -> None:
         for ready in self._was_ready.values():

@@ -38,7 +38,8 @@ def worker_specs(
         metrics_port = getattr(worker, "metrics_port", None)
         if metrics_port is not None:
             worker = dataclasses.replace(worker, metrics_port=metrics_port + index)
-        specs.append(ProcessSpec(f"{command}-{index}", command_line(command, worker), environment))
+        arguments = command_line(command, worker)
+        specs.append(ProcessSpec(f"{command}-{index}", arguments, environment, service=command))
     return specs
 
 

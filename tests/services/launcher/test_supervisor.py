@@ -5,6 +5,7 @@ import contextlib
 import errno
 import os
 import signal
+import tempfile
 
 import psutil
 import pytest
@@ -163,6 +164,65 @@ async def test_a_process_that_does_not_stop_is_killed_after_its_grace():
         supervisor.stop()
         await running
         assert recorder.lines[-1] == ("one", "not yet")
+
+
+async def test_several_processes_that_do_not_stop_share_one_grace(monkeypatch):
+    graces = []
+    stop = ChildProcess.stop
+
+    async def recording(child, grace_s, hurry):
+        graces.append(grace_s)
+        await stop(child, grace_s, hurry)
+
+    monkeypatch.setattr(ChildProcess, "stop", recording)
+    names = ("one", "two", "three")
+    async with supervising(*(spec(name, STUBBORN) for name in names), grace_s=0.9) as (
+        supervisor,
+        recorder,
+        _,
+        running,
+    ):
+        await recorder.until(lambda: all(map(recorder.pids, names)))
+        supervisor.stop()
+        await running
+    # Each was asked later than the one before, to be gone by the same time.
+    assert 0.9 >= graces[0] > graces[1] > graces[2]
+    assert {name for name, text in recorder.lines if text == "not yet"} == set(names)
+
+
+async def test_what_a_hanging_process_needs_still_stops_by_itself():
+    program = "signal.signal(signal.SIGTERM, lambda *_: (print('bye', flush=True), sys.exit(0))); " + SERVE
+    async with supervising(spec("needed", program), spec("hanging", STUBBORN), grace_s=4) as (
+        supervisor,
+        recorder,
+        _,
+        running,
+    ):
+        await recorder.until(lambda: all(map(recorder.pids, ("needed", "hanging"))))
+        supervisor.stop()
+        await recorder.until(lambda: ("needed", "bye") in recorder.lines)
+        supervisor.stop()
+        await running
+
+
+async def test_the_processes_of_one_service_stop_together():
+    meet = """
+def leave(*_):
+    open(sys.argv[1], "w").close()
+    while not os.path.exists(sys.argv[2]): time.sleep(0.01)
+    sys.exit(0)
+signal.signal(signal.SIGTERM, leave)
+"""
+    with tempfile.TemporaryDirectory() as folder:
+        first, second = f"{folder}/first", f"{folder}/second"
+        specs = [
+            ProcessSpec(name, ("-c", PREAMBLE + meet + SERVE, *paths), {"PYTHONUNBUFFERED": "1"}, "service")
+            for name, paths in (("one", (first, second)), ("two", (second, first)))
+        ]
+        async with supervising(*specs, grace_s=1000) as (supervisor, recorder, _, running):
+            await recorder.until(lambda: all(map(recorder.pids, ("one", "two"))))
+            supervisor.stop()
+            await asyncio.wait_for(running, PATIENCE_S)
 
 
 async def test_asked_twice_to_stop_nothing_is_waited_for():
