@@ -6,18 +6,19 @@ Only what differs from the default is said, so that `ps` shows what was asked fo
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from tokenwire_services.launcher.options.engine import ENGINE
+from tokenwire_services.launcher.options.gateway import GATEWAY
+from tokenwire_services.launcher.options.process_options import ProcessOptions
+from tokenwire_services.launcher.options.tokenizer import TOKENIZER
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 _MODULE = "tokenwire_services.launcher"
-_OPTION_OF_FIELD = {
-    "engines": "--engine",
-    "served_names": "--served-model-name",
-    "cors_origins": "--cors-origin",
-}
-_UNSAID = {"model", "status_fd", "api_keys", "api_key_file"}
+_PROCESSES: dict[str, ProcessOptions[Any]] = {"engine": ENGINE, "tokenizer": TOKENIZER, "gateway": GATEWAY}
+_UNSAID = {"model", "status_fd", "api_key", "api_key_file"}
 
 
 def command_line(command: str, config: DataclassInstance) -> tuple[str, ...]:
@@ -27,11 +28,13 @@ def command_line(command: str, config: DataclassInstance) -> tuple[str, ...]:
     """
     model = getattr(config, "model", None)
     arguments = ["-P", "-m", _MODULE, command, *([] if model is None else [model])]
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if field.name in _UNSAID or value == field.default:
+    process = _PROCESSES[command]
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    for name in process.options:
+        value = getattr(config, process.field(name))
+        if name in _UNSAID or value == defaults[process.field(name)]:
             continue
-        option = _OPTION_OF_FIELD.get(field.name, "--" + field.name.replace("_", "-"))
+        option = "--" + name.replace("_", "-")
         if isinstance(value, bool):
             arguments.append(option if value else "--no-" + option.removeprefix("--"))
             continue

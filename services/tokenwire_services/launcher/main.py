@@ -10,12 +10,18 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from tokenwire_services.launcher import options as opt
+from tokenwire.address import authority
 from tokenwire_services.launcher.open_files import allow_many_files
+from tokenwire_services.launcher.options import serve as in_serve
+from tokenwire_services.launcher.options import shared
+from tokenwire_services.launcher.options.engine import ENGINE
+from tokenwire_services.launcher.options.gateway import GATEWAY
+from tokenwire_services.launcher.options.process_options import takes
+from tokenwire_services.launcher.options.tokenizer import TOKENIZER
 from tokenwire_services.launcher.standard_streams import finish_output, open_standard_streams
 
 app = typer.Typer(
@@ -25,8 +31,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-LOOPBACK = "127.0.0.1"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -95,169 +99,30 @@ def _root(
 
 
 @app.command()
-def serve(
-    model: opt.Model = None,
-    host: opt.Host = LOOPBACK,
-    port: opt.Port = 8000,
-    tokenizer_port: opt.TokenizerPort = 50052,
-    engine_port: opt.EnginePort = 50051,
-    tokenizer_metrics_port: opt.TokenizerMetricsPort = None,
-    engine_metrics_port: opt.EngineMetricsPort = None,
-    served_model_name: opt.ServedModelName = None,
-    device: opt.Device = "auto",
-    dtype: opt.Dtype = "auto",
-    quantization: opt.Quantization = None,
-    cpu_instruction_set: opt.CpuInstructionSet = None,
-    max_model_len: opt.MaxModelLen = None,
-    max_running: opt.MaxRunning = 256,
-    max_waiting: opt.MaxWaiting = 4096,
-    policy: opt.Policy = "fcfs",
-    max_step_tokens: opt.MaxStepTokens = None,
-    block_size: opt.BlockSize = 16,
-    prefix_cache: opt.PrefixCache = True,
-    overlap: opt.Overlap = True,
-    cuda_graphs: opt.CudaGraphs = True,
-    kv_cache_dtype: opt.KvCacheDtype = "auto",
-    kv_cache_memory: opt.KvCacheMemory = None,
-    host_cache_memory: opt.HostCacheMemory = None,
-    gpu_memory_utilization: opt.GpuMemoryUtilization = 0.9,
-    session_grace_s: opt.SessionGraceS = 10.0,
-    failover_timeout_s: opt.FailoverTimeoutS = 30.0,
-    trust_request_chat_template: opt.TrustRequestChatTemplate = False,
-    tool_parser: opt.ToolParser = "auto",
-    reasoning_parser: opt.ReasoningParser = "auto",
-    tokenizer_workers: opt.TokenizerWorkers = 1,
-    gateway_workers: opt.GatewayWorkers = 1,
-    api_key: opt.ApiKey = None,
-    api_key_file: opt.ApiKeyFile = None,
-    cors_origin: opt.CorsOrigin = None,
-    max_body_bytes: opt.MaxBodyBytes = 16 << 20,
-    request_timeout_s: opt.RequestTimeoutS = None,
-    access_log: opt.AccessLog = False,
-) -> int:
+@takes(in_serve.GATEWAY, in_serve.TOKENIZER, in_serve.ENGINE)
+def serve(**values: Any) -> int:
     """Serve a model on this machine: engine, tokenizer and gateway as three supervised processes."""
-    from tokenwire_engine.config import EngineConfig
-    from tokenwire_services.gateway.config import GatewayConfig
     from tokenwire_services.launcher.serve import serve as run
-    from tokenwire_services.tokenizer.config import TokenizerConfig
 
     with _options():
-        engine_config = EngineConfig(
-            model=model,
-            served_names=tuple(served_model_name or ()),
-            host=LOOPBACK,
-            port=engine_port,
-            device=device,
-            dtype=dtype,
-            quantization=quantization,
-            cpu_instruction_set=cpu_instruction_set,
-            max_model_len=max_model_len,
-            max_running=max_running,
-            max_waiting=max_waiting,
-            policy=policy,
-            max_step_tokens=max_step_tokens,
-            block_size=block_size,
-            prefix_cache=prefix_cache,
-            overlap=overlap,
-            cuda_graphs=cuda_graphs,
-            kv_cache_dtype=kv_cache_dtype,
-            kv_cache_memory=kv_cache_memory,
-            host_cache_memory=host_cache_memory,
-            gpu_memory_utilization=gpu_memory_utilization,
-            metrics_port=engine_metrics_port,
-            session_grace_s=session_grace_s,
-        )
-        tokenizer_config = TokenizerConfig(
-            engines=(f"{LOOPBACK}:{engine_port}",),
-            host=LOOPBACK,
-            workers=tokenizer_workers,
-            port=tokenizer_port,
-            metrics_port=tokenizer_metrics_port,
-            session_grace_s=session_grace_s,
-            failover_timeout_s=failover_timeout_s,
-            trust_request_chat_template=trust_request_chat_template,
-            tool_parser=tool_parser,
-            reasoning_parser=reasoning_parser,
-        )
-        gateway_config = GatewayConfig(
-            tokenizer=f"{LOOPBACK}:{tokenizer_port}",
-            host=host,
-            workers=gateway_workers,
-            port=port,
-            api_keys=tuple(api_key or ()),
-            api_key_file=api_key_file,
-            cors_origins=tuple(cors_origin or ()),
-            max_body_bytes=max_body_bytes,
-            request_timeout_s=request_timeout_s,
-            failover_timeout_s=failover_timeout_s,
-            access_log=access_log,
-        )
-    return run(engine_config, tokenizer_config, gateway_config)
+        engine = in_serve.ENGINE.build(values)
+        tokenizer = in_serve.TOKENIZER.build(values, engines=(authority(engine.host, engine.port),))
+        gateway = in_serve.GATEWAY.build(values, tokenizer=authority(tokenizer.host, tokenizer.port))
+    return run(engine, tokenizer, gateway)
 
 
 @app.command()
+@takes(ENGINE)
 def engine(
-    model: opt.Model = None,
-    host: opt.Host = LOOPBACK,
-    port: opt.Port = 50051,
-    metrics_host: opt.MetricsHost = LOOPBACK,
-    metrics_port: opt.MetricsPort = None,
-    served_model_name: opt.ServedModelName = None,
-    device: opt.Device = "auto",
-    dtype: opt.Dtype = "auto",
-    quantization: opt.Quantization = None,
-    cpu_instruction_set: opt.CpuInstructionSet = None,
-    max_model_len: opt.MaxModelLen = None,
-    max_running: opt.MaxRunning = 256,
-    max_waiting: opt.MaxWaiting = 4096,
-    policy: opt.Policy = "fcfs",
-    max_step_tokens: opt.MaxStepTokens = None,
-    block_size: opt.BlockSize = 16,
-    prefix_cache: opt.PrefixCache = True,
-    overlap: opt.Overlap = True,
-    cuda_graphs: opt.CudaGraphs = True,
-    kv_cache_dtype: opt.KvCacheDtype = "auto",
-    kv_cache_memory: opt.KvCacheMemory = None,
-    host_cache_memory: opt.HostCacheMemory = None,
-    gpu_memory_utilization: opt.GpuMemoryUtilization = 0.9,
-    session_grace_s: opt.SessionGraceS = 10.0,
-    drain_timeout_s: opt.DrainTimeoutS = 5.0,
-    print_kernels: opt.PrintKernels = False,
-    status_fd: opt.StatusFd = None,
-    parent_pid: opt.ParentPid = None,
+    print_kernels: Annotated[
+        bool, typer.Option("--print-kernels", help="Show what would compute the model here, and exit.")
+    ] = False,
+    parent_pid: shared.ParentPid = None,
+    **values: Any,
 ) -> int:
     """Start an engine alone: token IDs in, token IDs out, over gRPC."""
-    from tokenwire_engine.config import EngineConfig
-
     with _options():
-        config = EngineConfig(
-            model=model,
-            served_names=tuple(served_model_name or ()),
-            host=host,
-            port=port,
-            device=device,
-            dtype=dtype,
-            quantization=quantization,
-            cpu_instruction_set=cpu_instruction_set,
-            max_model_len=max_model_len,
-            max_running=max_running,
-            max_waiting=max_waiting,
-            policy=policy,
-            max_step_tokens=max_step_tokens,
-            block_size=block_size,
-            prefix_cache=prefix_cache,
-            overlap=overlap,
-            cuda_graphs=cuda_graphs,
-            kv_cache_dtype=kv_cache_dtype,
-            kv_cache_memory=kv_cache_memory,
-            host_cache_memory=host_cache_memory,
-            gpu_memory_utilization=gpu_memory_utilization,
-            metrics_host=metrics_host,
-            metrics_port=metrics_port,
-            session_grace_s=session_grace_s,
-            drain_timeout_s=drain_timeout_s,
-            status_fd=status_fd,
-        )
+        config = ENGINE.build(values)
     with _packages("engine", "engine", "torch", "safetensors"):
         from tokenwire_engine.server.main import print_kernels as show
         from tokenwire_engine.server.main import run
@@ -266,45 +131,15 @@ def engine(
 
 
 @app.command()
-def tokenizer(
-    engine: opt.Engines = None,
-    host: opt.Host = LOOPBACK,
-    port: opt.Port = 50052,
-    metrics_host: opt.MetricsHost = LOOPBACK,
-    metrics_port: opt.MetricsPort = None,
-    session_grace_s: opt.SessionGraceS = 10.0,
-    failover_timeout_s: opt.FailoverTimeoutS = 30.0,
-    trust_request_chat_template: opt.TrustRequestChatTemplate = False,
-    tool_parser: opt.ToolParser = "auto",
-    reasoning_parser: opt.ReasoningParser = "auto",
-    workers: opt.Workers = 1,
-    reuse_port: opt.ReusePort = False,
-    status_fd: opt.StatusFd = None,
-    parent_pid: opt.ParentPid = None,
-) -> int:
+@takes(TOKENIZER)
+def tokenizer(parent_pid: shared.ParentPid = None, **values: Any) -> int:
     """Start a tokenizer service alone: text in, text out, over gRPC."""
-    from tokenwire_services.tokenizer.config import TokenizerConfig
-
     with _options():
-        config = TokenizerConfig(
-            engines=tuple(engine or (f"{LOOPBACK}:50051",)),
-            host=host,
-            port=port,
-            metrics_host=metrics_host,
-            metrics_port=metrics_port,
-            session_grace_s=session_grace_s,
-            failover_timeout_s=failover_timeout_s,
-            trust_request_chat_template=trust_request_chat_template,
-            tool_parser=tool_parser,
-            reasoning_parser=reasoning_parser,
-            workers=workers,
-            reuse_port=reuse_port,
-            status_fd=status_fd,
-        )
+        config = TOKENIZER.build(values)
     with _packages("tokenizer", "services"):
         from tokenwire_services.tokenizer.main import run
 
-    if workers > 1:
+    if config.workers > 1:
         from tokenwire_services.launcher.workers import run_workers
 
         return run_workers("tokenizer", config, {})
@@ -312,45 +147,15 @@ def tokenizer(
 
 
 @app.command()
-def gateway(
-    tokenizer: opt.Tokenizer = f"{LOOPBACK}:50052",
-    host: opt.Host = LOOPBACK,
-    port: opt.Port = 8000,
-    api_key: opt.ApiKey = None,
-    api_key_file: opt.ApiKeyFile = None,
-    cors_origin: opt.CorsOrigin = None,
-    max_body_bytes: opt.MaxBodyBytes = 16 << 20,
-    request_timeout_s: opt.RequestTimeoutS = None,
-    failover_timeout_s: opt.FailoverTimeoutS = 30.0,
-    access_log: opt.AccessLog = False,
-    workers: opt.Workers = 1,
-    reuse_port: opt.ReusePort = False,
-    status_fd: opt.StatusFd = None,
-    parent_pid: opt.ParentPid = None,
-) -> int:
+@takes(GATEWAY)
+def gateway(parent_pid: shared.ParentPid = None, **values: Any) -> int:
     """Start a gateway alone: the OpenAI-style HTTP API."""
-    from tokenwire_services.gateway.config import GatewayConfig
-
     with _options():
-        config = GatewayConfig(
-            tokenizer=tokenizer,
-            host=host,
-            port=port,
-            api_keys=tuple(api_key or ()),
-            api_key_file=api_key_file,
-            cors_origins=tuple(cors_origin or ()),
-            max_body_bytes=max_body_bytes,
-            request_timeout_s=request_timeout_s,
-            failover_timeout_s=failover_timeout_s,
-            access_log=access_log,
-            workers=workers,
-            reuse_port=reuse_port,
-            status_fd=status_fd,
-        )
+        config = GATEWAY.build(values)
     with _packages("gateway", "services"):
         from tokenwire_services.gateway.main import run
 
-    if workers > 1:
+    if config.workers > 1:
         from tokenwire_services.launcher.serve import API_KEY_VARIABLE
         from tokenwire_services.launcher.workers import run_workers
 
@@ -361,14 +166,18 @@ def gateway(
 
 @app.command()
 def chat(
-    tokenizer: opt.Tokenizer = f"{LOOPBACK}:50052",
-    model: opt.ChatModel = "",
-    system: opt.System = "",
-    temperature: opt.Temperature = None,
-    top_p: opt.TopP = None,
-    top_k: opt.TopK = None,
-    max_tokens: opt.MaxTokens = None,
-    seed: opt.Seed = None,
+    tokenizer: shared.Tokenizer = "127.0.0.1:50052",
+    model: Annotated[str, typer.Option(help="Served model name. Left out: the only model.")] = "",
+    system: Annotated[str, typer.Option(help="System message to begin with.")] = "",
+    temperature: Annotated[
+        float | None, typer.Option(min=0.0, help="Sampling temperature; 0 is greedy.")
+    ] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Sample from the most likely tokens of this mass.")
+    ] = None,
+    top_k: Annotated[int | None, typer.Option(min=0, help="Sample from this many tokens.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens an answer has.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
 ) -> int:
     """Chat in the terminal, straight with a tokenizer service."""
     from tokenwire.options import ChatOptions
@@ -390,9 +199,16 @@ def chat(
 
 @app.command()
 def drain(
-    engine: opt.Engine = f"{LOOPBACK}:50051",
-    timeout_s: opt.TimeoutS = None,
-    undo: opt.Undo = False,
+    engine: shared.Engine = "127.0.0.1:50051",
+    timeout_s: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            help="Seconds for which requests may go on; then they are handed back, to be continued "
+            "elsewhere. Left out: until they end.",
+        ),
+    ] = None,
+    undo: Annotated[bool, typer.Option("--undo", help="Admit requests again.")] = False,
 ) -> int:
     """Let an engine admit no more requests, and wait until it has none."""
     from tokenwire_services.launcher.drain import drain as run
