@@ -10,10 +10,13 @@ from types import ModuleType
 import pytest
 import torch
 
+from tests import interpreter
 from tests.kernels.native import native_instruction_sets, operators_of
 from tokenwire_kernels import reference
 from tokenwire_kernels import triton as triton_kernels
 from tokenwire_kernels.cpu import Operators
+
+interpreter.prepare_once()
 
 
 @pytest.fixture

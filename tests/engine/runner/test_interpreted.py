@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests import interpreter
 from tests.checkpoints import write_checkpoint
 from tests.engine.driver import generate
 from tests.engine.runner.loading import load_on_cpu
@@ -19,6 +20,7 @@ from tokenwire_engine.sampling.params import SamplingParams
 from tokenwire_kernels import Kernels
 from tokenwire_kernels import triton as triton_kernels
 
+interpreter.prepare_once()
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="kernels are not interpreted with a GPU")
 SAMPLING = [
     SamplingParams(temperature=0.0),
