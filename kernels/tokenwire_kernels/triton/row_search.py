@@ -45,7 +45,7 @@ def find_rank(
     """
     digit = tl.arange(0, 16).to(tl.uint32)
     found = tl.full([], 0, tl.uint32)
-    for step in tl.static_range(8):
+    for step in range(8):
         pivot = found + (digit << (28 - 4 * step))
         above = tl.zeros([16, COLUMNS], tl.float32)
         for start in range(0, vocab_size, COLUMNS):

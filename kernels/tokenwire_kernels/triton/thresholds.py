@@ -217,7 +217,7 @@ def _find(
     those not below `least`, `above` included."""
     digit = tl.arange(0, 16).to(tl.uint32)
     found = tl.full([], 0, tl.uint32)
-    for step in tl.static_range(8):
+    for step in range(8):
         pivot = found + (digit << (28 - 4 * step))
         sums = tl.zeros([16, PARTS * WIDTH], tl.float32)
         for start in range(0, longest, WIDTH):
