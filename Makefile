@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PEERS := llama.cpp vllm
+WORKERS ?= 2
+IN_WORKERS = -n $(WORKERS) --dist loadfile
 GOOGLE_APIS = $(shell $(BIN)/python -c "import google.rpc, pathlib; print(pathlib.Path(next(iter(google.rpc.__path__))).parent.parent)")
 
 # A machine with a GPU often has PyTorch already, and perhaps no network: there, nothing is installed.
@@ -28,11 +30,12 @@ $(STAMP): pyproject.toml constraints.txt hatch_build.py protos/generate.py $(wil
 serve: install
 	$(BIN)/tokenwire serve $(ARGS)
 
+# Each file's tests run in one of WORKERS processes.
 test: install
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(IN_WORKERS) $(ARGS)
 
 test-all: install
-	$(BIN)/python -m pytest -m "" $(ARGS)
+	$(BIN)/python -m pytest -m "" $(IN_WORKERS) $(ARGS)
 
 # The kernels natively, and the engine's tokens beside a CPU's; skipped, with the reason, without a GPU.
 test-gpu: $(GPU_NEEDS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 from collections.abc import Iterator
 from concurrent import futures
@@ -11,6 +10,7 @@ from dataclasses import dataclass, field
 import grpc
 import pytest
 
+from tests.ports import free_ports
 from tokenwire.status import DETAILS_KEY, StatusError
 from tokenwire.v1 import generation_pb2, tokenizer_pb2, tokenizer_pb2_grpc
 
@@ -99,6 +99,5 @@ def answer(fake: FakeTokenizer) -> FakeTokenizer:
 @pytest.fixture
 def unused_port() -> int:
     """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    (port,) = free_ports(1)
+    return port

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ import grpc
 import psutil
 
 from tests.patience import PATIENCE_S
+from tests.ports import free_ports
 from tokenwire.v1 import engine_pb2, engine_pb2_grpc
 
 START_S = 60
@@ -139,15 +139,6 @@ def serving(*options: str, key: str | None = None) -> Iterator[Stack]:
         _kill(stack)
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on."""
-    with contextlib.ExitStack() as sockets:
-        probes = [sockets.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-
-
 def has_ended(process: psutil.Process) -> bool:
     """Whether a process runs no more (one that nobody has waited for yet has ended, too)."""
     with contextlib.suppress(psutil.NoSuchProcess):
@@ -156,9 +147,8 @@ def has_ended(process: psutil.Process) -> bool:
 
 
 def _popen(arguments: tuple[str, ...], key: str | None) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     # One thread: on a busy machine, two that compute one small step mostly wait for each other.
-    environment.setdefault("OMP_NUM_THREADS", "1")
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
     environment.pop("TOKENWIRE_API_KEY", None)
     if key is not None:
         environment["TOKENWIRE_API_KEY"] = key

@@ -7,7 +7,8 @@ import pytest
 import tokenwire
 from tests.e2e.conftest import KEY
 from tests.e2e.questions import MODEL
-from tests.e2e.stack import free_ports, running
+from tests.e2e.stack import running
+from tests.ports import free_ports
 
 HELLO = [{"role": "user", "content": "Hello"}]
 

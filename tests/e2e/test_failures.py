@@ -12,8 +12,9 @@ import pytest
 
 import tokenwire
 from tests.e2e.questions import MODEL
-from tests.e2e.stack import free_ports, has_ended, running, serving
+from tests.e2e.stack import has_ended, running, serving
 from tests.patience import eventually
+from tests.ports import free_ports
 
 HELLO = [{"role": "user", "content": "Hello"}]
 LONG = {"max_tokens": 900, "ignore_eos": True}

@@ -7,8 +7,8 @@ import urllib.request
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.e2e.stack import free_ports
 from tests.patience import PATIENCE_S, until
+from tests.ports import free_ports
 from tests.services.tokenizer.conftest import start_service
 from tests.services.tokenizer.fake_engine import FakeEngine
 from tokenwire.v1 import tokenizer_pb2
