@@ -2,6 +2,7 @@ import socket
 
 import pytest
 
+from tests.ports import free_ports
 from tokenwire_services.launcher.ports import PortError, check_ports
 
 
@@ -28,8 +29,9 @@ def test_a_port_in_use_is_refused_and_names_the_option(listener):
 
 
 def test_a_port_given_twice_is_refused():
-    with pytest.raises(PortError, match="--engine-port and --port are both 8000"):
-        check_ports({"--port": ("127.0.0.1", 8000), "--engine-port": ("127.0.0.1", 8000)})
+    (port,) = free_ports(1)
+    with pytest.raises(PortError, match=f"--engine-port and --port are both {port}"):
+        check_ports({"--port": ("127.0.0.1", port), "--engine-port": ("127.0.0.1", port)})
 
 
 def test_an_address_that_is_not_this_machines_is_refused():
