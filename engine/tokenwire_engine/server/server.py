@@ -68,8 +68,7 @@ GRPC_OPTIONS = (
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
-    # Peers may ask as often for us.
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    # Peers may ask for us, however little there is to say.
     ("grpc.http2.max_ping_strikes", 0),
 )
 

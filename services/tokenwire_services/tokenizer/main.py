@@ -137,9 +137,8 @@ def _make_server(
             ("grpc.so_reuseport", int(config.reuse_port)),
             ("grpc.max_receive_message_length", config.max_message_bytes),
             ("grpc.max_send_message_length", -1),
-            # Peers may check every few seconds that this process is still there.
-            ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
-            ("grpc.keepalive_permit_without_calls", 1),
+            # Peers may ask whether this process is still there, however little there is to say.
+            ("grpc.http2.max_ping_strikes", 0),
         ],
     )
     tokenizer_pb2_grpc.add_TokenizerServicer_to_server(service, server)
