@@ -27,7 +27,7 @@ def stack() -> Iterator[Stack]:
         eventually(stack.is_idle)
         assert {name: child.pid for name, child in stack.children().items()} == {
             name: child.pid for name, child in children.items()
-        }, "a process was restarted"
+        }, "\n".join(["a process was restarted:", *stack.lines])
         assert stack.stop(signal.SIGINT) == 0
         assert all(map(has_ended, children.values()))
         eventually(lambda: set(os.listdir("/dev/shm")) <= shared_memory)  # others may be using some
