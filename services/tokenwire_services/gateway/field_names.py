@@ -49,6 +49,7 @@ _STRUCTURED_OUTPUTS: _Names = (
 _RENAMED_EVERYWHERE: _Names = (
     ("stop_strings", "stop"),
     ("include_stop_string", "include_stop_str_in_output"),
+    ("truncation.max_tokens", "truncate_prompt_tokens"),
     ("sampling.num_samples", "n"),
     ("logprobs.num_prompt_logprobs", "prompt_logprobs"),
     ("sampling.", ""),

@@ -200,6 +200,8 @@ def _check(request: tokenizer_pb2.TokenizerGenerateRequest) -> None:
         num_samples = request.sampling.num_samples
         if not 1 <= num_samples <= MAX_SAMPLES:
             raise invalid_argument("sampling.num_samples", f"{num_samples}; expected 1 to {MAX_SAMPLES}")
+    if request.truncation.HasField("max_tokens") and not request.truncation.max_tokens:
+        raise invalid_argument("truncation.max_tokens", "0; expected at least 1")
     if len(request.stop_strings) > MAX_STOP_STRINGS:
         raise invalid_argument(
             "stop_strings", f"{len(request.stop_strings)} strings; expected at most {MAX_STOP_STRINGS}"

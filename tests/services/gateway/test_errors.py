@@ -64,6 +64,7 @@ async def test_an_unknown_model_is_not_found(client: openai.AsyncOpenAI) -> None
     [
         ("sampling.top_p", "top_p", "top_p"),
         ("stop.max_tokens", "max_tokens", "max_tokens"),
+        ("truncation.max_tokens", "truncate_prompt_tokens", "truncate_prompt_tokens"),
         ("stop_strings[3]", "stop[3]", "stop[3]"),
         ("include_stop_string", "include_stop_str_in_output", "include_stop_str_in_output"),
         ("chat.messages[2].role", "messages[2].role", "prompt"),

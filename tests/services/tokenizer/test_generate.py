@@ -253,10 +253,10 @@ async def test_a_prompt_is_shortened_to_what_leaves_room_for_the_answer(
     assert len(engine.requests[-1].prompt_token_ids) == kept
 
 
-async def test_a_prompt_of_which_nothing_is_kept_is_empty(service: Service) -> None:
+async def test_something_of_a_prompt_must_be_kept(service: Service) -> None:
     error = await refusal(service, Request(text="Hello", truncation={"max_tokens": 0}))
 
-    assert error.field == "prompt"
+    assert error.field == "truncation.max_tokens"
 
 
 async def test_an_unknown_model_is_not_found(service: Service) -> None:
