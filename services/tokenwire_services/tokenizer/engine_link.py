@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
 from collections.abc import Coroutine
 from typing import Protocol
@@ -20,19 +19,24 @@ import grpc
 
 from tokenwire.channel import DIRECT
 from tokenwire.status import unavailable
-from tokenwire.v1 import engine_pb2, engine_pb2_grpc
-from tokenwire_services.duplex.call import DuplexCall, open_call
-from tokenwire_services.tokenizer.engine_health import ENGINE_SERVICE, until_serving, watch_health
+from tokenwire.v1 import engine_pb2_grpc
+from tokenwire_services.tokenizer.engine_call import (
+    EngineLostError,
+    next_response,
+    open_session,
+    send_commands,
+)
+from tokenwire_services.tokenizer.engine_health import until_serving, watch_health
+from tokenwire_services.tokenizer.engine_model import EngineModel, Meeting
 from tokenwire_services.tokenizer.engine_request import EngineRequest
-from tokenwire_services.tokenizer.engine_session import Command, Counts, EngineSession
+from tokenwire_services.tokenizer.engine_session import Counts, EngineSession
 from tokenwire_services.tokenizer.kv_view import KvView
 from tokenwire_services.tokenizer.load_view import LoadView
-from tokenwire_services.tokenizer.model import Model, ModelFilesError, fetch_files, fingerprint, load_model
+from tokenwire_services.tokenizer.model import Model, ModelFilesError
 from tokenwire_services.tokenizer.outage import Outage
 
 log = logging.getLogger(__name__)
 
-_SESSION = f"/{ENGINE_SERVICE}/Session"
 RETRY_AFTER_S = 1.0
 """What callers are told to wait while the engine is away."""
 
@@ -42,8 +46,6 @@ _REFUSED_PAUSE_S = 5.0
 """Before an engine that was refused is looked at again."""
 _LEAVE_S = 0.3
 """For the engine to hear that this process goes away."""
-_ANSWER_TIMEOUT_S = 120.0
-"""For the engine to answer a question about its model once it serves."""
 _CHANNEL_OPTIONS = (
     DIRECT,
     ("grpc.initial_reconnect_backoff_ms", 50),
@@ -54,12 +56,6 @@ _CHANNEL_OPTIONS = (
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
 )
-
-Call = DuplexCall[Command, engine_pb2.SessionResponse]
-
-
-class EngineLostError(Exception):
-    """The connection is over, without a gRPC status saying why."""
 
 
 class EngineRefusedError(EngineLostError):
@@ -106,8 +102,7 @@ class EngineLink:
         self._session = EngineSession(grace_ms=round(failover_timeout_s * 1000))
         self.blocks = KvView()
         self.load = LoadView(self._session.counts)
-        self._model: Model | None = None  # outlives the connection: the engine may come back with it
-        self._is_checked = False
+        self._model = EngineModel(owner.find_model, lambda model: owner.check(self, model))
         self._is_serving = False
         self._is_connected = False
         self._outage = Outage(address, failover_timeout_s, self)
@@ -150,12 +145,12 @@ class EngineLink:
     @property
     def model(self) -> Model | None:
         """What the engine serves, or served last."""
-        return self._model
+        return self._model.last
 
     @property
     def claimed_model(self) -> Model | None:
         """What the engine serves, if it is there."""
-        return self._model if self._is_checked else None
+        return self._model.last if self._model.is_there else None
 
     def take_stranded(self) -> list[EngineRequest]:
         """Give away the requests that wait for an engine."""
@@ -203,10 +198,13 @@ class EngineLink:
         if not await until_serving(channel, self._outage.begin):
             raise EngineLostError("it ended before its model was loaded")
         stub = engine_pb2_grpc.EngineStub(channel)
-        await self._learn(stub)
-        call: Call = await open_call(
-            self.address, _SESSION, engine_pb2.SessionRequest, engine_pb2.SessionResponse
-        )
+        match await self._model.meet(stub):
+            case Meeting.SAME_MODEL:
+                self._session.move()
+            case Meeting.OTHER_MODEL:
+                reason = f"the engine at {self.address} was replaced by one with another model"
+                self._session.abandon(unavailable(reason, 0.0))
+        call = await open_session(self.address, self._session)
         tasks: list[asyncio.Task[None]] = []
 
         def begin(work: Coroutine[None, None, None]) -> asyncio.Task[None]:
@@ -215,15 +213,14 @@ class EngineLink:
             return task
 
         try:
-            await self._open(call)
-            begin(_write(call, self._session))
+            begin(send_commands(call, self._session))
             if self._is_watched:
                 begin(self.blocks.follow(stub))
                 begin(self.load.follow(stub))
             await self._connected()
             follower = begin(self._follow_health(channel))
             while True:
-                if self._session.receive(await _next(call)):
+                if self._session.receive(await next_response(call)):
                     self._outage.wait_for_engine()
                     self._owner.stranded(self)
                     # Looks again: it may have heard of the drain's beginning, or end, before or after this.
@@ -247,58 +244,10 @@ class EngineLink:
                         self._session.submit_again()
                         await self._connected()
 
-    async def _learn(self, stub: engine_pb2_grpc.EngineAsyncStub) -> None:
-        """Ask which engine this is. At another process than before, the requests move if its model is the
-        same, and fail if it is not."""
-        info = await stub.GetModel(engine_pb2.GetModelRequest(), timeout=_ANSWER_TIMEOUT_S)
-        known = self._model
-        if known is not None and info.instance_id and info.instance_id == known.info.instance_id:
-            self._check(known)
-            return
-        files = await fetch_files(stub, _ANSWER_TIMEOUT_S)
-        digest = fingerprint(info, files)
-        if known is not None and known.fingerprint == digest:
-            self._check(dataclasses.replace(known, info=info))
-            self._session.move()
-            return
-        if (same := self._owner.find_model(digest)) is not None:
-            model = dataclasses.replace(same, info=info)
-        else:
-            model = await asyncio.to_thread(load_model, info, files)
-        self._check(model)
-        if known is not None:
-            self._session.abandon(
-                unavailable(f"the engine at {self.address} was replaced by one with another model", 0.0)
-            )
-
-    def _check(self, model: Model) -> None:
-        """Serve a model from now on, unless the owner minds."""
-        self._owner.check(self, model)
-        self._model = model
-        self._is_checked = True
-
-    async def _open(self, call: Call) -> None:
-        """Open the session over a new stream, or resume it.
-
-        Raises:
-            EngineLostError: the engine has forgotten the session; the next attempt opens a new one.
-        """
-        try:
-            # A stream that is refused breaks under the write; reading says why.
-            with contextlib.suppress(grpc.aio.AioRpcError):
-                await call.write(self._session.opening())
-            first = await _next(call)
-        except grpc.aio.AioRpcError as error:
-            if error.code() is not grpc.StatusCode.NOT_FOUND:
-                raise
-            self._session.move()
-            raise EngineLostError("it has forgotten the session") from error
-        self._session.opened(first.opened)
-
     async def _connected(self) -> None:
         self._outage.end()
-        assert self._model is not None
-        log.info("connected to the engine at %s: %s", self.address, self._model.info.served_names[0])
+        assert self._model.last is not None
+        log.info("connected to the engine at %s: %s", self.address, self._model.last.info.served_names[0])
         self._is_connected = True
         if not self._is_serving:
             self._is_serving = True
@@ -307,7 +256,7 @@ class EngineLink:
 
     def _disconnected(self, problem: str) -> None:
         was_connected, self._is_connected = self._is_connected, False
-        self._is_checked = False
+        self._model.is_there = False
         self._outage.begin(problem)
         if was_connected:
             self._outage.wait_for_engine()
@@ -331,17 +280,3 @@ class EngineLink:
             self._session.fail_handed_back(error)
         else:
             self._session.abandon(error)
-
-
-async def _next(call: Call) -> engine_pb2.SessionResponse:
-    message = await call.read()
-    if isinstance(message, engine_pb2.SessionResponse):
-        return message
-    raise EngineLostError("it ended the session")
-
-
-async def _write(call: Call, session: EngineSession) -> None:
-    """Send a session's commands in order. A broken call is reported by its reader."""
-    with contextlib.suppress(grpc.aio.AioRpcError):
-        while True:
-            await call.write(await session.next_command())
