@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tokenwire.address import authority
+from tokenwire.address import authority, is_authority
 from tokenwire_services.launcher.open_files import allow_many_files
 from tokenwire_services.launcher.options import serve as in_serve
 from tokenwire_services.launcher.options import shared
@@ -67,6 +67,13 @@ def _options() -> Iterator[None]:
         yield
     except ValueError as error:
         raise OptionError(str(error)) from None
+
+
+def _check_address(option: str, address: str) -> None:
+    if not is_authority(address):
+        raise OptionError(
+            f"{option} is {address!r}; expected host:port, such as 127.0.0.1:50052 or [::1]:50052"
+        )
 
 
 @contextmanager
@@ -183,6 +190,7 @@ def chat(
     from tokenwire.options import ChatOptions
     from tokenwire_services.launcher.chat import chat as run
 
+    _check_address("--tokenizer", tokenizer)
     options: ChatOptions = {"model": model}
     if temperature is not None:
         options["temperature"] = temperature
@@ -213,4 +221,5 @@ def drain(
     """Let an engine admit no more requests, and wait until it has none."""
     from tokenwire_services.launcher.drain import drain as run
 
+    _check_address("--engine", engine)
     return run(engine, timeout_s, undo)

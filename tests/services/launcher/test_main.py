@@ -148,6 +148,8 @@ def test_keys_come_from_the_environment_and_from_a_file(run, monkeypatch, tmp_pa
         (["tokenizer", "--engine", "http://here:1"], "--engine is 'http://here:1'; expected host:port"),
         (["gateway", "--cors-origin", "example.com"], "--cors-origin is 'example.com'"),
         (["gateway", "--api-key-file", "/nowhere"], "--api-key-file"),
+        (["chat", "--tokenizer", "here"], "--tokenizer is 'here'; expected host:port"),
+        (["drain", "--engine", "here"], "--engine is 'here'; expected host:port"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
