@@ -84,10 +84,10 @@ class TokenizerConfig:
         ):
             if not 0 <= seconds < 86_400:
                 raise ValueError(f"{option} is {seconds:g}; expected 0 to a day (86400)")
-        for option, value in (
-            ("--max-prompt-bytes", self.max_prompt_bytes),
-            ("--max-message-bytes", self.max_message_bytes),
-            ("--max-backlog-bytes", self.max_backlog_bytes),
+        for name, value in (
+            ("max_prompt_bytes", self.max_prompt_bytes),
+            ("max_message_bytes", self.max_message_bytes),
+            ("max_backlog_bytes", self.max_backlog_bytes),
         ):
             if value < 1:
-                raise ValueError(f"{option} is {value}; expected at least 1")
+                raise ValueError(f"{name} is {value}; expected at least 1")

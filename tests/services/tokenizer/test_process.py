@@ -87,7 +87,7 @@ def test_it_loads_neither_torch_nor_an_http_framework_nor_the_engine() -> None:
         ({"engines": ("localhost",)}, "expected host:port"),
         ({"engines": ("localhost:99999",)}, "expected host:port"),
         ({"port": 70000}, "--port is 70000"),
-        ({"max_prompt_bytes": 0}, "--max-prompt-bytes is 0"),
+        ({"max_prompt_bytes": 0}, "max_prompt_bytes is 0"),
     ],
 )
 def test_a_wrong_option_is_named(options: dict[str, object], message: str) -> None:
