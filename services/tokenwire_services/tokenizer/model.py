@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ from tokenwire_services.tokenizer.chat_template import ChatTemplate, ChatTemplat
 from tokenwire_services.tokenizer.control_tokens import ControlTokens
 from tokenwire_services.tokenizer.token_bytes import TokenBytes
 from tokenwire_services.tokenizer.whole_tokens import WholeTokens
+
+log = logging.getLogger(__name__)
 
 MAX_FILES = 64
 MAX_FILES_BYTES = 512 << 20
@@ -99,6 +102,7 @@ def load_model(info: engine_pb2.GetModelResponse, files: Mapping[str, bytes]) ->
             template = ChatTemplate(source, special_tokens)
         except ChatTemplateError as error:
             problem = f"the model's chat template cannot be used: {error}"
+            log.warning("%s", problem)
     added = tokenizer.get_added_tokens_decoder()
     return Model(
         info,
