@@ -74,17 +74,21 @@ class Stack:
     """Replaying engine, tokenizer and gateway as processes."""
 
     step_ms: float
+    session_socket: bool = True
+    """Whether gateway and tokenizer have one between them, as `tokenwire serve` sees to."""
     port: int = field(default_factory=free_port)
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def __enter__(self) -> Stack:
         engine, tokenizer = free_port(), free_port()
         command = [sys.executable, "-m", "tokenwire_services.launcher"]
+        behind = ["--engine", f"127.0.0.1:{engine}", "--port", str(tokenizer)]
         replay = [sys.executable, "-m", "benchmarks.replay_engine", str(CHECKPOINT)]
-        link = ["--tokenizer", f"127.0.0.1:{tokenizer}", "--port", str(self.port)]
+        socket = ["--session-socket", f"@tokenwire-benchmark-{tokenizer}"] if self.session_socket else []
+        link = ["--tokenizer", f"127.0.0.1:{tokenizer}", "--port", str(self.port), *socket]
         for name, arguments in {
             "engine": [*replay, "--port", str(engine), "--step-ms", str(self.step_ms)],
-            "tokenizer": [*command, "tokenizer", "--engine", f"127.0.0.1:{engine}", "--port", str(tokenizer)],
+            "tokenizer": [*command, "tokenizer", *behind, *socket],
             "gateway": [*command, "gateway", *link],
         }.items():
             self.processes[name] = subprocess.Popen(arguments, stdout=subprocess.DEVNULL)

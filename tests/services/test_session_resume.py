@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import grpc
 import openai
@@ -73,38 +74,44 @@ async def test_a_request_that_comes_during_a_brief_outage_waits(chain: Chain) ->
     assert await stream(chain.client) == TEXT
 
 
+@pytest.fixture(params=["tcp", "unix"])
+def session_socket(request: pytest.FixtureRequest, tmp_path: Path) -> str | None:
+    """Where sessions are served: by the gRPC library, or at a Unix socket."""
+    return str(tmp_path / "sessions") if request.param == "unix" else None
+
+
 async def open_with_grace(service: Service) -> Peer:
-    peer = Peer(service.stub)
+    peer = Peer(service)
     opened = await peer.open(grace_period_ms=60_000)
     assert (opened.grace_period_ms, opened.resumed) == (2000, False)
     return peer
 
 
 async def test_a_session_that_nobody_resumes_is_forgotten_with_its_requests(
-    engine: FakeEngine, tokenizer: Tokenizer
+    engine: FakeEngine, tokenizer: Tokenizer, session_socket: str | None
 ) -> None:
     engine.reply = saying(tokenizer, TEXT * 500)
     engine.info.max_model_len = 1 << 20
-    async for service in start_service(engine, session_grace_s=0.1):
+    async for service in start_service(engine, session_grace_s=0.1, session_socket=session_socket):
         peer = await open_session(service, grace_period_ms=60_000)
         await peer.submit(0, Request(text="Hello"))
         await peer.read()
         peer.call.cancel()
         await until(lambda: engine.cancelled and not engine.live)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await Peer(service.stub).open(resume_after_step=0)
+            await Peer(service).open(resume_after_step=0)
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
 async def test_a_resumed_stream_goes_on_behind_the_step_that_was_received(
-    engine: FakeEngine, tokenizer: Tokenizer
+    engine: FakeEngine, session_socket: str | None
 ) -> None:
-    async for service in start_service(engine, session_grace_s=2.0):
+    async for service in start_service(engine, session_grace_s=2.0, session_socket=session_socket):
         peer = await open_with_grace(service)
         await peer.submit(0, Request(text="Hello"))
         first = await peer.read()
         peer.call.cancel()
-        again = Peer(service.stub)
+        again = Peer(service)
         opened = await again.open(resume_after_step=first.step, grace_period_ms=60_000)
         assert (opened.resumed, opened.commands_received) == (True, 1)
         await again.finish(1)
@@ -112,13 +119,13 @@ async def test_a_resumed_stream_goes_on_behind_the_step_that_was_received(
         assert text == TEXT
 
 
-async def test_a_newer_stream_takes_over(engine: FakeEngine) -> None:
-    async for service in start_service(engine, session_grace_s=2.0):
+async def test_a_newer_stream_takes_over(engine: FakeEngine, session_socket: str | None) -> None:
+    async for service in start_service(engine, session_grace_s=2.0, session_socket=session_socket):
         peer = await open_with_grace(service)
-        assert (await Peer(service.stub).open(resume_after_step=0)).resumed
+        assert (await Peer(service).open(resume_after_step=0)).resumed
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await peer.call.read()
         assert caught.value.code() is grpc.StatusCode.ABORTED
         with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await Peer(service.stub).open(resume_after_step=99)
+            await Peer(service).open(resume_after_step=99)
         assert StatusError.from_call(refused.value).field == "open.resume_after_step"

@@ -1,7 +1,7 @@
 """HTTP/2 (RFC 9113) as far as one request on a connection of its own needs it: frames, flow control, headers.
 
-Without I/O: bytes from the peer go in, and `outgoing` collects those for it. What the peer sends is credited
-as it arrives, so a reader that falls behind has to stop reading from the socket.
+Either end of it, without I/O: bytes from the peer go in, and `outgoing` collects those for it. What the peer
+sends is credited as it arrives, so a reader that falls behind has to stop reading from the socket.
 
 A session's messages are few and each waits for the one before, so what counts is what one costs: the gRPC
 library hands each on to threads of its own three times, which here is left out.
@@ -16,8 +16,9 @@ from hpack import Decoder, Encoder
 from hpack.exceptions import HPACKError
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-_STREAM = 1
-"""The one that there is."""
+_FIRST_STREAM = 1
+"""Of those that a client begins."""
+_NOT_BEGUN = -1
 _HEAD_BYTES = 9
 _LARGEST_FRAME = 1 << 14
 """In bytes; the default, which is left as it is for the peer and taken for ourselves."""
@@ -54,6 +55,7 @@ _HAS_PRIORITY = 0x20
 
 class _Setting(IntEnum):
     ENABLE_PUSH = 2
+    MAX_CONCURRENT_STREAMS = 3
     INITIAL_WINDOW_SIZE = 4
     MAX_FRAME_SIZE = 5
 
@@ -62,42 +64,61 @@ class Http2Error(Exception):
     """The peer does not follow the protocol, or refuses the request at its level; says how."""
 
 
-class Http2Request:
-    """One request, and the response to it.
+class Http2Stream:
+    """One request and its response, at one end of the connection. Made by `request` or `response`.
 
     Attributes:
         outgoing: to be written to the peer, by whoever takes it.
-        headers: the response's, in lower case; None before they came.
-        trailers: what ended the response, or its headers where they did.
+        headers: the peer's, in lower case; None before they came.
+        trailers: what ended the peer's side, or its headers where they did.
         reset_code: what the peer reset the stream with.
     """
 
-    def __init__(self, headers: Iterable[tuple[str, str]]) -> None:
-        self.outgoing = bytearray(_PREFACE)
+    def __init__(self, is_client: bool, settings: Iterable[tuple[_Setting, int]]) -> None:
+        self.outgoing = bytearray(_PREFACE if is_client else b"")
         self.headers: dict[str, str] | None = None
         self.trailers: dict[str, str] | None = None
         self.reset_code: int | None = None
+        self._is_client = is_client
+        self._stream = _FIRST_STREAM if is_client else _NOT_BEGUN
         self._rest = b""
         """The beginning of a frame."""
+        self._has_preface = is_client
         self._has_settings = False
         self._max_frame = _LARGEST_FRAME
         self._connection_window = self._stream_window = _DEFAULT_WINDOW
         """Bytes that may be sent."""
         self._initial_window = _DEFAULT_WINDOW
         self._uncredited = 0
+        self._encoder = Encoder()
         self._decoder = Decoder(_MAX_HEADER_BYTES)
         self._header_block: bytearray | None = None
         """Of headers that go on in the next frame."""
         self._ends_with_headers = False
-        settings = ((_Setting.ENABLE_PUSH, 0), (_Setting.INITIAL_WINDOW_SIZE, _WINDOW))
         self._add(_Kind.SETTINGS, 0, 0, b"".join(_int(2, name) + _int(4, value) for name, value in settings))
         self._add(_Kind.WINDOW_UPDATE, 0, 0, _int(4, _WINDOW - _DEFAULT_WINDOW))
-        self._add(_Kind.HEADERS, _END_HEADERS, _STREAM, Encoder().encode(headers))
+
+    @classmethod
+    def request(cls, headers: Iterable[tuple[str, str]]) -> Http2Stream:
+        """The client's end, with the request's headers sent."""
+        http2 = cls(True, [(_Setting.ENABLE_PUSH, 0), (_Setting.INITIAL_WINDOW_SIZE, _WINDOW)])
+        http2.send_headers(headers)
+        return http2
+
+    @classmethod
+    def response(cls) -> Http2Stream:
+        """The server's end; `headers` will be the request's."""
+        return cls(False, [(_Setting.MAX_CONCURRENT_STREAMS, 1), (_Setting.INITIAL_WINDOW_SIZE, _WINDOW)])
 
     @property
     def is_over(self) -> bool:
         """Whether nothing more comes."""
         return self.trailers is not None or self.reset_code is not None
+
+    def send_headers(self, headers: Iterable[tuple[str, str]], is_end: bool = False) -> None:
+        """Send headers, or trailers. Raises nothing: they are few, and no credit is asked for them."""
+        flags = _END_HEADERS | (_END_STREAM if is_end else 0)
+        self._add(_Kind.HEADERS, flags, self._stream, self._encoder.encode(headers))
 
     def send(self, data: bytes, begin: int = 0) -> int:
         """Put as much of `data[begin:]` into frames as flow control lets; where the rest begins."""
@@ -106,7 +127,7 @@ class Http2Request:
             if room <= 0:
                 break
             part = data[begin : begin + room]
-            self._add(_Kind.DATA, 0, _STREAM, part)
+            self._add(_Kind.DATA, 0, self._stream, part)
             self._connection_window -= len(part)
             self._stream_window -= len(part)
             begin += len(part)
@@ -114,11 +135,11 @@ class Http2Request:
 
     def end(self) -> None:
         """Nothing more is sent."""
-        self._add(_Kind.DATA, _END_STREAM, _STREAM, b"")
+        self._add(_Kind.DATA, _END_STREAM, self._stream, b"")
 
     def reset(self, code: int) -> None:
         """Give the request up."""
-        self._add(_Kind.RESET, 0, _STREAM, _int(4, code))
+        self._add(_Kind.RESET, 0, self._stream, _int(4, code))
 
     def ping(self) -> None:
         """Have the peer answer something."""
@@ -134,6 +155,13 @@ class Http2Request:
             data = self._rest + data
         parts: list[bytes] = []
         begin, size = 0, len(data)
+        if not self._has_preface:
+            if not _PREFACE.startswith(data[: len(_PREFACE)]):
+                raise Http2Error("it does not speak HTTP/2")
+            if size < len(_PREFACE):
+                self._rest = data
+                return parts
+            self._has_preface, begin = True, len(_PREFACE)
         while size - begin >= _HEAD_BYTES:
             body = begin + _HEAD_BYTES
             end = body + int.from_bytes(data[begin : begin + 3])
@@ -142,10 +170,11 @@ class Http2Request:
             if end > size:
                 break
             kind, flags = data[begin + 3], data[begin + 4]
-            if kind == _Kind.DATA and self._header_block is None:
+            stream = int.from_bytes(data[begin + 5 : body])
+            if kind == _Kind.DATA and stream == self._stream and self._header_block is None:
                 parts.append(self._data(flags, data[body:end]))
             else:
-                self._on_frame(kind, flags, int.from_bytes(data[begin + 5 : body]), data[body:end])
+                self._on_frame(kind, flags, stream, data[body:end])
             begin = end
         self._rest = data[begin:]
         return parts
@@ -153,7 +182,7 @@ class Http2Request:
     def _data(self, flags: int, payload: bytes) -> bytes:
         self._uncredited += len(payload)
         if self._uncredited >= _WINDOW // 2:
-            for stream in (0, _STREAM):
+            for stream in (0, self._stream):
                 self._add(_Kind.WINDOW_UPDATE, 0, stream, _int(4, self._uncredited))
             self._uncredited = 0
         if flags & _END_STREAM and self.trailers is None:
@@ -166,7 +195,10 @@ class Http2Request:
         if (self._header_block is not None) != (kind == _Kind.CONTINUATION):
             raise Http2Error("a block of headers is broken off")
         match kind:
+            case _Kind.DATA:
+                raise Http2Error("it sends data of a stream that there is not")
             case _Kind.HEADERS:
+                self._begin_headers(stream)
                 payload = _without_padding(flags, payload)
                 self._header_block = bytearray(payload[5:] if flags & _HAS_PRIORITY else payload)
                 self._ends_with_headers = bool(flags & _END_STREAM)
@@ -175,32 +207,38 @@ class Http2Request:
                 assert self._header_block is not None
                 self._header_block += payload
                 self._end_headers(flags)
-            case _Kind.RESET if stream == _STREAM:
+            case _Kind.RESET if stream == self._stream:
                 self.reset_code = int.from_bytes(payload)
             case _Kind.SETTINGS if not flags & _ACK:
                 self._has_settings = True
                 self._on_settings(payload)
             case _Kind.PING if not flags & _ACK:
                 self._add(_Kind.PING, _ACK, 0, payload)
-            case _Kind.GO_AWAY:  # which a server that drains says; what it has begun it finishes
-                if int.from_bytes(payload[:4]) < _STREAM:
+            case _Kind.GO_AWAY if self._is_client:  # of a server that drains; what it has begun it finishes
+                if int.from_bytes(payload[:4]) < self._stream:
                     raise Http2Error("it takes no requests on this connection")
             case _Kind.WINDOW_UPDATE:
                 self._on_window_update(stream, int.from_bytes(payload))
             case _Kind.PUSH_PROMISE:
                 raise Http2Error("it pushes, which it was told not to")
 
+    def _begin_headers(self, stream: int) -> None:
+        if self._stream == _NOT_BEGUN and stream % 2:
+            self._stream = stream
+        if stream != self._stream:
+            raise Http2Error("it begins another stream on the connection")
+
     def _end_headers(self, flags: int) -> None:
         assert self._header_block is not None
         if len(self._header_block) > _MAX_HEADER_BYTES:
-            raise Http2Error("the response's headers are too large")
+            raise Http2Error("its headers are too large")
         if not flags & _END_HEADERS:
             return
         try:
             block = self._decoder.decode(bytes(self._header_block), raw=True)
             fields = {name.decode(): value.decode() for name, value in block}
         except (HPACKError, UnicodeDecodeError) as error:
-            raise Http2Error(f"the response's headers cannot be read: {error}") from error
+            raise Http2Error(f"its headers cannot be read: {error}") from error
         self._header_block = None
         if self.headers is None:
             self.headers = fields

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tokenwire.address import is_authority
+from tokenwire_services.duplex.unix import check_socket
 
 MAX_WORKERS = 128
 
@@ -27,6 +28,8 @@ class GatewayConfig:
     """Port to listen on. 0: one that is free, which the status line names."""
     tokenizer: str = "127.0.0.1:50052"
     """Address of the tokenizer service."""
+    session_socket: str | None = None
+    """Unix socket at which it serves sessions, where it does: a path, or "@" and a name."""
     api_keys: tuple[str, ...] = ()
     """Keys that requests must present; those of `api_key_file` are added. Empty: no key is asked for."""
     api_key_file: Path | None = None
@@ -58,6 +61,8 @@ class GatewayConfig:
         if not is_authority(self.tokenizer):
             expected = "host:port, such as 127.0.0.1:50052 or [::1]:50052"
             raise ValueError(f"--tokenizer is {self.tokenizer!r}; expected {expected}")
+        if self.session_socket is not None:
+            check_socket("--session-socket", self.session_socket)
         if self.max_body_bytes < 1:
             raise ValueError(f"--max-body-bytes is {self.max_body_bytes}; expected at least 1")
         if self.request_timeout_s is not None and not self.request_timeout_s > 0:

@@ -35,7 +35,11 @@ class GatewayServer(uvicorn.Server):
     def __init__(self, config: GatewayConfig) -> None:
         metrics = Metrics()
         self.link = TokenizerLink(
-            config.tokenizer, metrics, config.request_timeout_s, config.failover_timeout_s
+            config.tokenizer,
+            metrics,
+            config.request_timeout_s,
+            config.failover_timeout_s,
+            config.session_socket,
         )
         super().__init__(
             uvicorn.Config(

@@ -18,6 +18,7 @@ from tokenwire.channel import DIRECT
 from tokenwire.status import StatusError, unavailable
 from tokenwire.v1 import tokenizer_pb2, tokenizer_pb2_grpc
 from tokenwire_services.duplex.call import DuplexCall, open_call
+from tokenwire_services.duplex.unix import UNIX
 from tokenwire_services.gateway.metrics import Metrics
 from tokenwire_services.gateway.session import Command, Session
 
@@ -73,9 +74,14 @@ class TokenizerLink:
         metrics: Metrics,
         request_timeout_s: float | None = None,
         failover_timeout_s: float = 30.0,
+        session_socket: str | None = None,
     ) -> None:
-        """`failover_timeout_s`: how long requests wait for a process when theirs was lost."""
+        """`failover_timeout_s`: how long requests wait for a process when theirs was lost.
+
+        `session_socket`: the Unix socket that the service serves sessions at, where it does.
+        """
         self._address = address
+        self._session_address = address if session_socket is None else UNIX + session_socket
         self._failover_timeout_s = failover_timeout_s
         self._session = Session(metrics, request_timeout_s)
         self._opened = asyncio.Event()
@@ -286,7 +292,7 @@ class TokenizerLink:
         while True:
             try:
                 return await open_call(
-                    self._address,
+                    self._session_address,
                     _SESSION,
                     tokenizer_pb2.TokenizerSessionRequest,
                     tokenizer_pb2.TokenizerSessionResponse,

@@ -7,8 +7,10 @@ shows what the processes say.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
+import secrets
 import shlex
 import sys
 import time
@@ -88,6 +90,10 @@ def process_specs(
         "RAYON_NUM_THREADS": os.environ.get("RAYON_NUM_THREADS", threads),
     }
     keys = {API_KEY_VARIABLE: " ".join(gateway.api_keys) or None}
+    if tokenizer.workers == 1:
+        socket = f"@tokenwire-{os.getpid()}-{secrets.token_hex(8)}"
+        tokenizer = dataclasses.replace(tokenizer, session_socket=socket)
+        gateway = dataclasses.replace(gateway, session_socket=socket)
     return [
         ProcessSpec("engine", command_line("engine", engine), common),
         *worker_specs("tokenizer", tokenizer, common | encoding),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tokenwire.address import is_authority
+from tokenwire_services.duplex.unix import check_socket
 
 TOOL_PARSERS = ("harmony", "deepseek", "mistral", "hermes", "pythonic", "llama3_json")
 REASONING_PARSERS = ("think", "harmony")
@@ -28,6 +29,8 @@ class TokenizerConfig:
     host: str = "127.0.0.1"
     port: int = 50052
     """0: any free port; the ready line on `status_fd` says which."""
+    session_socket: str | None = None
+    """Unix socket that sessions may be opened at, too: a path, or "@" and a name. None: there is none."""
     metrics_host: str = "127.0.0.1"
     metrics_port: int | None = None
     """Where Prometheus finds the service's metrics. None: they are not served; 0: any free port."""
@@ -74,6 +77,12 @@ class TokenizerConfig:
             raise ValueError(f"--workers is {self.workers}; expected 1 to {MAX_WORKERS}")
         if self.workers > 1 and self.port == 0:
             raise ValueError("--workers share a port, so --port must be one; it is 0")
+        if self.session_socket is not None:
+            check_socket("--session-socket", self.session_socket)
+            if self.workers > 1 or self.reuse_port:
+                raise ValueError(
+                    "--session-socket is one process's; leave it out where --workers share a port"
+                )
         if not 0 <= self.port < 65536:
             raise ValueError(f"--port is {self.port}; expected 0 to 65535")
         if self.metrics_port is not None and not 0 <= self.metrics_port < 65536:

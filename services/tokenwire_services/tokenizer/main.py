@@ -21,6 +21,7 @@ from tokenwire.address import authority
 from tokenwire.listen import listen
 from tokenwire.malformed import RefuseMalformed
 from tokenwire.v1 import tokenizer_pb2, tokenizer_pb2_grpc
+from tokenwire_services.duplex.server import CallServer, serve_calls
 from tokenwire_services.garbage import keep_what_exists
 from tokenwire_services.tokenizer.config import TokenizerConfig
 from tokenwire_services.tokenizer.engine_link import EngineLink
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 
 SERVICE: str = tokenizer_pb2.DESCRIPTOR.services_by_name["Tokenizer"].full_name
 
+_SESSION = f"/{SERVICE}/Session"
 _SERVICES = ("", SERVICE)
 """Of health: whether any engine serves. Whether a certain one does is asked by its address."""
 _SHUTDOWN_GRACE_S = 0.3
@@ -98,6 +100,7 @@ async def serve(config: TokenizerConfig, stop: asyncio.Event | None = None) -> N
         raise StartError(str(error)) from error
     with _serving_metrics(engines, config) as metrics:
         await server.start()
+        sessions = await _serve_sessions(service, config)
         log.info(
             "listening on %s, waiting for the engine at %s",
             authority(config.host, port),
@@ -111,6 +114,8 @@ async def serve(config: TokenizerConfig, stop: asyncio.Event | None = None) -> N
             if linked.done():
                 await linked
         finally:
+            if sessions is not None:
+                sessions.close()
             await service.end_sessions()
             await engines.leave()
             for task in (linked, stopped):
@@ -146,6 +151,22 @@ def _make_server(
     names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
     return server
+
+
+async def _serve_sessions(service: TokenizerService, config: TokenizerConfig) -> CallServer | None:
+    """What serves sessions at a Unix socket, if they are to be.
+
+    Raises:
+        StartError: it cannot be listened on.
+    """
+    path = config.session_socket
+    if path is None:
+        return None
+    request = tokenizer_pb2.TokenizerSessionRequest
+    try:
+        return await serve_calls(path, _SESSION, request, service.serve_session, config.max_message_bytes)
+    except OSError as error:
+        raise StartError(f"cannot listen on {path}: {error.strerror or error}") from error
 
 
 def _serving_metrics(engines: Engines, config: TokenizerConfig) -> contextlib.ExitStack:

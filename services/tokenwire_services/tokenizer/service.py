@@ -14,6 +14,7 @@ from tokenwire_services.tokenizer import text
 from tokenwire_services.tokenizer.config import TokenizerConfig
 from tokenwire_services.tokenizer.engines import Engines
 from tokenwire_services.tokenizer.generate import generate
+from tokenwire_services.tokenizer.session import Stream
 from tokenwire_services.tokenizer.sessions import Sessions
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -45,6 +46,14 @@ class TokenizerService(tokenizer_pb2_grpc.TokenizerServicer):
     ) -> None:
         async with _errors_to(context):
             await self._sessions.serve(context)
+
+    async def serve_session(self, call: Stream) -> None:
+        """A call of Session that did not come through the gRPC library.
+
+        Raises:
+            StatusError: what to end it with.
+        """
+        await self._sessions.serve(call)
 
     async def Tokenize(  # noqa: N802
         self, request: tokenizer_pb2.TokenizeRequest, context: Context

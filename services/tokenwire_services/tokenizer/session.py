@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import logging
 from collections import deque
+from typing import Protocol
 
 import grpc
 
@@ -24,7 +25,16 @@ log = logging.getLogger(__name__)
 
 Request = tokenizer_pb2.TokenizerSessionRequest
 Response = tokenizer_pb2.TokenizerSessionResponse
-Context = grpc.aio.ServicerContext[Request, Response]
+
+
+class Stream(Protocol):
+    """A call of the method, as a session needs it."""
+
+    async def read(self) -> Request | object:
+        """The peer's next message; anything else once it has closed its side."""
+
+    async def write(self, message: Response) -> None:
+        """Send a message, once the peer takes it."""
 
 
 class BrokenStreamError(Exception):
@@ -61,7 +71,7 @@ class Session:
         self._num_sent = 0
         self._kept_bytes = 0
 
-    def attach(self, context: Context, after_step: int) -> asyncio.Task[None]:
+    def attach(self, stream: Stream, after_step: int) -> asyncio.Task[None]:
         """Serve a stream from now on; the task that does. An older stream's is cancelled."""
         is_resumed = self.stream is not None
         if self.stream is not None:
@@ -71,7 +81,7 @@ class Session:
         opened = Response.Opened(
             grace_period_ms=self.grace_ms, resumed=is_resumed, commands_received=self._num_commands
         )
-        self.stream = asyncio.create_task(self._serve(context, Response(step=after_step, opened=opened)))
+        self.stream = asyncio.create_task(self._serve(stream, Response(step=after_step, opened=opened)))
         return self.stream
 
     def close(self) -> None:
@@ -91,7 +101,7 @@ class Session:
         self._acknowledge(step)
         self._num_sent = 0
 
-    async def _serve(self, context: Context, first: Response) -> None:
+    async def _serve(self, stream: Stream, first: Response) -> None:
         """Serve a stream until its peer has no more commands.
 
         Raises:
@@ -99,10 +109,10 @@ class Session:
             BrokenStreamError: the stream broke.
         """
         # Before anything can go wrong: a call cannot be aborted while its first message is being written.
-        await _send(context, first)
+        await _send(stream, first)
         tasks: list[asyncio.Task[None]] = [
-            asyncio.create_task(self._read(context)),
-            asyncio.create_task(self._write(context)),
+            asyncio.create_task(self._read(stream)),
+            asyncio.create_task(self._write(stream)),
             asyncio.create_task(self._watch_backlog()),
             asyncio.create_task(self._watch_end()),
         ]
@@ -114,9 +124,9 @@ class Session:
             for task in tasks:
                 task.cancel()
 
-    async def _read(self, context: Context) -> None:
+    async def _read(self, stream: Stream) -> None:
         """Obey the peer until it ends its side of the stream."""
-        while isinstance(message := await context.read(), Request):
+        while isinstance(message := await stream.read(), Request):
             match message.WhichOneof("command"):
                 case "submit":
                     self._num_commands += 1
@@ -168,7 +178,7 @@ class Session:
         # A step may be acknowledged that this stream has not been sent again yet.
         self._num_sent = max(self._num_sent, 0)
 
-    async def _write(self, context: Context) -> None:
+    async def _write(self, stream: Stream) -> None:
         """Send what is kept, and then what the outbox holds, one message at a time."""
         while True:
             if self._num_sent < len(self._kept):
@@ -176,7 +186,7 @@ class Session:
                 self._num_sent += 1
             else:
                 message = self._make(await self._outbox.take())
-            await _send(context, message)
+            await _send(stream, message)
 
     def _make(self, deltas: Deltas) -> Response:
         """Deltas as the session's next message."""
@@ -206,9 +216,9 @@ class Session:
         raise unavailable("the tokenizer service is shutting down; go on at another process", 0.0)
 
 
-async def _send(context: Context, message: Response) -> None:
+async def _send(stream: Stream, message: Response) -> None:
     try:
-        await context.write(message)
+        await stream.write(message)
     except Exception as error:  # the library raises what it finds, its internal errors too
         raise BrokenStreamError from error
 

@@ -12,9 +12,10 @@ import asyncio
 import grpc
 
 from tokenwire.status import StatusError, invalid_argument, not_found
+from tokenwire_services.duplex.server import BrokenCallError
 from tokenwire_services.tokenizer.config import TokenizerConfig
 from tokenwire_services.tokenizer.engines import Engines
-from tokenwire_services.tokenizer.session import BrokenStreamError, Context, Request, Session
+from tokenwire_services.tokenizer.session import BrokenStreamError, Request, Session, Stream
 
 MAX_ID_BYTES = 256
 
@@ -35,13 +36,13 @@ class Sessions:
         if streams:
             await asyncio.wait(streams)
 
-    async def serve(self, context: Context) -> None:
+    async def serve(self, call: Stream) -> None:
         """Serve one call from its first message to its end.
 
         Raises:
             StatusError: the peer breaks the protocol or reads too slowly, or a newer stream takes over.
         """
-        opening = await _read_open(context)
+        opening = await _read_open(call)
         if opening.HasField("resume_after_step"):
             session = self._by_id.get(opening.session_id)
             if session is None or not session.grace_ms:
@@ -54,7 +55,7 @@ class Sessions:
             grace_ms = min(opening.grace_period_ms, round(self._config.session_grace_s * 1000))
             session = Session(self._engines, self._config, grace_ms, self._ended)
             self._by_id[opening.session_id] = session
-        stream = session.attach(context, opening.resume_after_step)
+        stream = session.attach(call, opening.resume_after_step)
         is_over = True
         try:
             await asyncio.wait([stream])
@@ -62,7 +63,7 @@ class Sessions:
                 is_over = False
                 raise StatusError(grpc.StatusCode.ABORTED, "a newer stream resumed the session")
             error = stream.exception()
-            if error is not None and not isinstance(error, BrokenStreamError):
+            if error is not None and not isinstance(error, BrokenStreamError | BrokenCallError):
                 raise error
             # A connection that breaks may look like a peer that closed its side: both get the grace period.
             is_over = False
@@ -83,9 +84,9 @@ class Sessions:
         self._by_id.pop(session_id).close()
 
 
-async def _read_open(context: Context) -> Request.Open:
+async def _read_open(call: Stream) -> Request.Open:
     """The stream's first message, which opens or resumes a session."""
-    message = await context.read()
+    message = await call.read()
     if not isinstance(message, Request) or message.WhichOneof("command") != "open":
         raise invalid_argument("open", "missing; a session's first message must be open")
     if not 1 <= len(message.open.session_id.encode()) <= MAX_ID_BYTES:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from h2.config import H2Configuration
 from h2.connection import H2Connection
-from h2.events import DataReceived, RequestReceived, StreamEnded, StreamReset
+from h2.events import DataReceived, RequestReceived, ResponseReceived, StreamEnded, StreamReset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenwire_services.duplex.http2 import CANCEL, Http2Error, Http2Request
+from tokenwire_services.duplex.http2 import CANCEL, Http2Error, Http2Stream
 
 HEADERS = [
     (":method", "POST"),
@@ -26,9 +26,9 @@ def server() -> H2Connection:
     return connection
 
 
-def begin() -> tuple[Http2Request, H2Connection]:
+def begin() -> tuple[Http2Stream, H2Connection]:
     """A request that a server has received."""
-    request, peer = Http2Request(HEADERS), server()
+    request, peer = Http2Stream.request(HEADERS), server()
     events = peer.receive_data(take(request))
     (received,) = [event for event in events if isinstance(event, RequestReceived)]
     assert [(name.decode(), value.decode()) for name, value in received.headers] == HEADERS
@@ -37,7 +37,7 @@ def begin() -> tuple[Http2Request, H2Connection]:
     return request, peer
 
 
-def take(request: Http2Request) -> bytes:
+def take(request: Http2Stream) -> bytes:
     data, request.outgoing = bytes(request.outgoing), bytearray()
     return data
 
@@ -135,6 +135,61 @@ def test_ends_and_resets_reach_the_peer_and_come_from_it() -> None:
     assert (request.is_over, request.reset_code) == (True, 7)
 
 
+@settings(deadline=None)
+@given(
+    parts=st.lists(st.tuples(st.binary(max_size=2000), st.integers(0, 255)), max_size=8),
+    cuts=st.lists(st.integers(1, 500), min_size=1, max_size=20),
+)
+def test_a_request_reads_the_same_in_any_pieces(parts: list[tuple[bytes, int]], cuts: list[int]) -> None:
+    response, peer = Http2Stream.response(), H2Connection()
+    peer.initiate_connection()
+    peer.receive_data(take(response))
+    peer.send_headers(1, HEADERS)
+    for part, padding in parts:
+        peer.send_data(1, part, pad_length=padding or None)
+    peer.end_stream(1)
+    wire, body, at, turn = peer.data_to_send(), b"", 0, 0
+    while at < len(wire):
+        size = cuts[turn % len(cuts)]
+        body += b"".join(response.receive(wire[at : at + size]))
+        at, turn = at + size, turn + 1
+    assert body == b"".join(part for part, _ in parts)
+    assert response.headers == dict(HEADERS)
+    assert response.trailers == {}
+
+    response.send_headers([(":status", "200")])
+    response.send(b"answer")
+    response.send_headers([("grpc-status", "0")], is_end=True)
+    events = [type(event) for event in peer.receive_data(take(response))]
+    assert [kind for kind in events if kind in (ResponseReceived, DataReceived, StreamEnded)] == [
+        ResponseReceived,
+        DataReceived,
+        StreamEnded,
+    ]
+
+
+def test_a_second_request_is_refused() -> None:
+    response, peer = Http2Stream.response(), H2Connection()
+    peer.initiate_connection()
+    peer.send_headers(1, HEADERS)
+    peer.send_headers(3, HEADERS)
+    with pytest.raises(Http2Error, match="another stream"):
+        response.receive(peer.data_to_send())
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [
+        b"GET / HTTP/1.1",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\0\0\0\0\0\0",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0\0\0\1\0\0\0\0\0\1x",
+    ],
+)
+def test_a_request_that_does_not_begin_as_one_is_refused(begin: bytes) -> None:
+    with pytest.raises(Http2Error):
+        Http2Stream.response().receive(begin)
+
+
 @pytest.mark.parametrize(
     "frames",
     [
@@ -150,4 +205,4 @@ def test_ends_and_resets_reach_the_peer_and_come_from_it() -> None:
 )
 def test_what_breaks_the_protocol_is_refused(frames: bytes) -> None:
     with pytest.raises(Http2Error):
-        Http2Request(HEADERS).receive(frames)
+        Http2Stream.request(HEADERS).receive(frames)

@@ -32,6 +32,18 @@ def test_keys_reach_the_gateway_only_and_no_command_line():
     assert "secret" not in " ".join(engine.arguments + tokenizer.arguments + gateway.arguments)
 
 
+def test_a_gateway_reaches_one_tokenizer_service_by_a_socket_that_no_other_stack_has():
+    first, second = (process_specs(EngineConfig(), TokenizerConfig(), GatewayConfig()) for _ in range(2))
+
+    def sockets(specs):
+        return [word for spec in specs for word in spec.arguments if word.startswith("--session-socket=")]
+
+    tokenizer, gateway = sockets(first)
+    assert tokenizer == gateway
+    assert tokenizer not in sockets(second)
+    assert not sockets(process_specs(EngineConfig(), TokenizerConfig(workers=2), GatewayConfig()))
+
+
 def test_workers_share_a_port_and_nothing_else():
     engine, *others = process_specs(
         EngineConfig(), TokenizerConfig(workers=2, metrics_port=9000), GatewayConfig(workers=3, port=80)

@@ -13,7 +13,7 @@ import pytest
 from tests.patience import PATIENCE_S
 from tests.services.tokenizer.conftest import Service
 from tokenwire.status import StatusError
-from tokenwire.v1 import generation_pb2, tokenizer_pb2, tokenizer_pb2_grpc
+from tokenwire.v1 import generation_pb2, tokenizer_pb2
 
 Request = tokenizer_pb2.TokenizerGenerateRequest
 Response = tokenizer_pb2.TokenizerGenerateResponse
@@ -74,8 +74,9 @@ def token_ids_of(responses: Iterable[Response]) -> dict[int, list[int]]:
 class Peer:
     """A gateway's side of a session: what it sends, and all messages that it has read."""
 
-    def __init__(self, stub: tokenizer_pb2_grpc.TokenizerAsyncStub) -> None:
-        self.call = stub.Session()
+    def __init__(self, service: Service, **options: int) -> None:
+        """`options`: the connection's, of the gRPC library."""
+        self.call = service.session_stub(**options).Session()
         self.messages: list[Message] = []
 
     async def open(self, **options: Any) -> Message.Opened:
@@ -140,6 +141,6 @@ class Peer:
 
 async def open_session(service: Service, **options: Any) -> Peer:
     """A peer that has opened its session."""
-    peer = Peer(service.stub)
+    peer = Peer(service)
     await peer.open(**options)
     return peer

@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -100,6 +100,16 @@ class Service:
     channel: grpc.aio.Channel
     stub: tokenizer_pb2_grpc.TokenizerAsyncStub
     address: str
+    session_socket: Path | None = None
+    """Where it serves sessions, too, if it does."""
+    session_channels: list[grpc.aio.Channel] = field(default_factory=list)
+
+    def session_stub(self, **options: int) -> tokenizer_pb2_grpc.TokenizerAsyncStub:
+        """A stub for one session, on a connection of its own: at the socket, where there is one."""
+        target = self.address if self.session_socket is None else f"unix:{self.session_socket}"
+        own = [("grpc.use_local_subchannel_pool", 1), *((f"grpc.{name}", to) for name, to in options.items())]
+        self.session_channels.append(grpc.aio.insecure_channel(target, options=own))
+        return tokenizer_pb2_grpc.TokenizerStub(self.session_channels[-1])
 
     async def is_up(self, name: str = "") -> bool:
         """Whether its health says that the whole, a gRPC service, or the engine at an address, serves."""
@@ -139,9 +149,13 @@ async def start_service(*engines: Listener, wait: bool = True, **options: Any) -
             port = json.loads(await line)["port"]
     address = f"127.0.0.1:{port}"
     async with grpc.aio.insecure_channel(address) as channel:
-        yield Service(channel, tokenizer_pb2_grpc.TokenizerStub(channel), address)
+        socket = None if config.session_socket is None else Path(config.session_socket)
+        service = Service(channel, tokenizer_pb2_grpc.TokenizerStub(channel), address, socket)
+        yield service
         stop.set()
         await running
+        for each in service.session_channels:
+            await each.close()
     transport.close()
     os.close(writer)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
 
 import grpc
 import pytest
@@ -13,7 +15,20 @@ from tests.services.tokenizer.client import Command, Peer, Request, open_session
 from tests.services.tokenizer.conftest import TEXT, Service, saying, start_service
 from tests.services.tokenizer.fake_engine import FakeEngine
 from tokenwire.status import StatusError
-from tokenwire.v1 import generation_pb2, tokenizer_pb2_grpc
+from tokenwire.v1 import generation_pb2
+
+
+@pytest.fixture(params=["tcp", "unix"])
+def session_socket(request: pytest.FixtureRequest, tmp_path: Path) -> str | None:
+    """Where sessions are served: by the gRPC library, or at a Unix socket."""
+    return str(tmp_path / "sessions") if request.param == "unix" else None
+
+
+@pytest.fixture
+async def service(engine: FakeEngine, session_socket: str | None) -> AsyncIterator[Service]:
+    """The service, connected to the engine."""
+    async for service in start_service(engine, session_socket=session_socket):
+        yield service
 
 
 @pytest.fixture
@@ -107,10 +122,10 @@ async def test_a_cancelled_request_ends_here_and_at_the_engine(
 
 
 async def test_a_request_cancelled_while_its_prompt_is_encoded_never_reaches_the_engine(
-    engine: FakeEngine,
+    engine: FakeEngine, session_socket: str | None
 ) -> None:
     engine.info.max_model_len = 1 << 20
-    async for service in start_service(engine):
+    async for service in start_service(engine, session_socket=session_socket):
         peer = await open_session(service)
         await peer.submit(0, Request(text="Hello " * 20_000))
         await peer.cancel(0)
@@ -151,21 +166,20 @@ async def test_a_peer_that_reads_slowly_gets_several_steps_in_one_message(
 
 
 async def test_a_peer_that_does_not_read_at_all_loses_its_session(
-    engine: FakeEngine, tokenizer: Tokenizer
+    engine: FakeEngine, tokenizer: Tokenizer, session_socket: str | None
 ) -> None:
     engine.reply = saying(tokenizer, TEXT * 60)
     engine.tokens_per_step = 16
     # Little is buffered on the way, so that the service soon notices that nobody reads.
-    narrow = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_535)]
-    async for service in start_service(engine, max_backlog_bytes=256 << 10):
-        async with grpc.aio.insecure_channel(service.address, options=narrow) as channel:
-            peer = Peer(tokenizer_pb2_grpc.TokenizerStub(channel))
-            await peer.open()
-            for slot in range(128):
-                await peer.submit(slot, Request(text="Hello"))
-            await until(lambda: len(engine.cancelled) > 100 and not engine.live)
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await peer.drain()
+    narrow = {"http2.bdp_probe": 0, "http2.lookahead_bytes": 65_535}
+    async for service in start_service(engine, max_backlog_bytes=256 << 10, session_socket=session_socket):
+        peer = Peer(service, **narrow)
+        await peer.open()
+        for slot in range(128):
+            await peer.submit(slot, Request(text="Hello"))
+        await until(lambda: len(engine.cancelled) > 100 and not engine.live)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await peer.drain()
 
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
@@ -183,7 +197,7 @@ async def test_a_peer_that_does_not_read_at_all_loses_its_session(
 async def test_a_peer_that_breaks_the_protocol_is_told_so(
     service: Service, commands: list[Command], code: str, field: str | None
 ) -> None:
-    peer = Peer(service.stub)
+    peer = Peer(service)
     for command in commands:
         await peer.call.write(command)
     with pytest.raises(grpc.aio.AioRpcError) as caught:

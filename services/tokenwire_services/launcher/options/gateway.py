@@ -15,6 +15,7 @@ GATEWAY = ProcessOptions(
     GatewayConfig,
     {
         "tokenizer": shared.Tokenizer,
+        "session_socket": shared.SessionSocket,
         "host": shared.Host,
         "port": shared.Port,
         "api_key": Annotated[

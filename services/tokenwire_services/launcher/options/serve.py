@@ -27,7 +27,9 @@ ENGINE = _ENGINE.without("host", "metrics_host", "drain_timeout_s", "status_fd")
         ],
     ),
 )
-TOKENIZER = _TOKENIZER.without("engine", "host", "metrics_host", "reuse_port", "status_fd").renamed(
+TOKENIZER = _TOKENIZER.without(
+    "engine", "host", "session_socket", "metrics_host", "reuse_port", "status_fd"
+).renamed(
     port=(
         "tokenizer_port",
         Annotated[int, shared.port("Port of the tokenizer service, on this machine only.")],
@@ -41,6 +43,6 @@ TOKENIZER = _TOKENIZER.without("engine", "host", "metrics_host", "reuse_port", "
         Annotated[int, typer.Option(min=1, help="Processes of the tokenizer service.")],
     ),
 )
-GATEWAY = _GATEWAY.without("tokenizer", "reuse_port", "status_fd").renamed(
+GATEWAY = _GATEWAY.without("tokenizer", "session_socket", "reuse_port", "status_fd").renamed(
     workers=("gateway_workers", Annotated[int, typer.Option(min=1, help="Processes of the gateway.")]),
 )

@@ -23,6 +23,7 @@ TOKENIZER = ProcessOptions(
         ],
         "host": shared.Host,
         "port": shared.Port,
+        "session_socket": shared.SessionSocket,
         "metrics_host": shared.MetricsHost,
         "metrics_port": shared.MetricsPort,
         "session_grace_s": shared.SessionGraceS,

@@ -1,0 +1,207 @@
+"""Calls served on a Unix socket, each on a connection of its own, in the event loop alone.
+
+The wire is gRPC's, so the peer may be any gRPC client. There is one method. What a call costs on top of its
+messages is a small part of what the gRPC library's threads cost; that serves all methods, on all networks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+from urllib.parse import quote
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from tokenwire.status import DETAILS_KEY, StatusError, invalid_argument
+from tokenwire_services.duplex.http2 import Http2Stream
+from tokenwire_services.duplex.unix import socket_name
+from tokenwire_services.duplex.wire import Wire
+
+log = logging.getLogger(__name__)
+
+HEAD_TIMEOUT_S = 20.0
+"""For a connection to say what it is for."""
+_CLOSE_TIMEOUT_S = 5.0
+"""For a peer to take how its call ended."""
+_HEADERS = [(":status", "200"), ("content-type", "application/grpc")]
+_PRINTABLE = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
+
+Received = TypeVar("Received", bound=Message)
+Sent = TypeVar("Sent", bound=Message)
+
+
+class BrokenCallError(Exception):
+    """The peer has given the call up, or its connection broke."""
+
+
+class CallServer:
+    """What listens. Made by `serve_calls`."""
+
+    def __init__(self, server: asyncio.Server, path: str) -> None:
+        self._server = server
+        self._path = path
+
+    def close(self) -> None:
+        """Take no more calls; those that were begun go on."""
+        self._server.close()
+        if not self._path.startswith("\0"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path)
+
+
+async def serve_calls(
+    path: str,
+    method: str,
+    received: type[Received],
+    handle: Callable[[ServedCall[Received, Sent]], Awaitable[None]],
+    max_message_bytes: int,
+) -> CallServer:
+    """Listen, and have each call handled.
+
+    Args:
+        path: of the socket, which only this user may connect to, or "@" and a name, which all users may.
+        method: the one that is served, such as "/package.Service/Method".
+        received: the type of its requests.
+        handle: serves one call. A StatusError that it raises ends the call with that; it is cancelled when
+            the peer hangs up.
+
+    Raises:
+        OSError: the socket cannot be listened on.
+    """
+    name = socket_name(path)
+
+    def accept() -> Wire:
+        return ServedCall[Received, Sent](method, received, handle, max_message_bytes).wire
+
+    mask = os.umask(0o177)
+    try:
+        server = await asyncio.get_running_loop().create_unix_server(accept, name)
+    finally:
+        os.umask(mask)
+    return CallServer(server, name)
+
+
+class ServedCall(Generic[Received, Sent]):
+    """One call, read and written by one task each."""
+
+    def __init__(
+        self,
+        method: str,
+        received: type[Received],
+        handle: Callable[[ServedCall[Received, Sent]], Awaitable[None]],
+        max_message_bytes: int,
+    ) -> None:
+        self._method = method
+        self._parse = received.FromString
+        self._handle = handle
+        self._http2 = Http2Stream.response()
+        self.wire = Wire(self._http2, self, max_message_bytes)
+        self._task: asyncio.Task[None] | None = None
+        self._has_answered = False
+        self._is_over = False
+
+    async def read(self) -> Received | object:
+        """The peer's next message; `grpc.aio.EOF` once it has said that there are no more.
+
+        Raises:
+            StatusError: the message cannot be decoded.
+            BrokenCallError: none will come.
+        """
+        data = await self.wire.read()
+        if data is None:
+            return grpc.aio.EOF
+        try:
+            return self._parse(data)
+        except DecodeError as error:
+            raise invalid_argument("request", f"cannot be decoded: {error}") from error
+
+    async def write(self, message: Sent) -> None:
+        """Send a message, once the peer takes it.
+
+        Raises:
+            BrokenCallError: the peer is gone.
+        """
+        if not self._has_answered:
+            self._has_answered = True
+            self._http2.send_headers(_HEADERS)
+        await self.wire.write(message.SerializeToString())
+
+    def connected(self) -> None:
+        """A peer is there, which shall say what it is for."""
+        self._timer = asyncio.get_running_loop().call_later(HEAD_TIMEOUT_S, self.broke, "it says nothing")
+
+    def received(self) -> None:
+        """Something came: the request's head, a message, or the end of the peer's side."""
+        if self._task is None and self._http2.headers is not None:
+            self._begin(self._http2.headers)
+        if self._http2.reset_code is not None:
+            self.broke(f"the peer reset the call, with code {self._http2.reset_code}")
+        elif self._http2.trailers is not None:
+            self.wire.end_reading()
+
+    def refused(self, reason: str) -> None:
+        """A message came that is not read."""
+        self._finish(StatusError(grpc.StatusCode.RESOURCE_EXHAUSTED, reason))
+        self._hang_up(reason)
+
+    def broke(self, reason: str) -> None:
+        """The peer is gone, or has given the call up."""
+        self._is_over = True
+        self._timer.cancel()
+        self._hang_up(reason)
+        self.wire.close()
+
+    def _begin(self, headers: dict[str, str]) -> None:
+        self._timer.cancel()
+        self._task = asyncio.create_task(self._serve(headers))
+
+    async def _serve(self, headers: dict[str, str]) -> None:
+        error: StatusError | None = None
+        try:
+            self._check(headers)
+            await self._handle(self)
+        except StatusError as failure:
+            error = failure
+        except BrokenCallError:
+            pass
+        except Exception:
+            log.exception("a call failed")
+            error = StatusError(grpc.StatusCode.INTERNAL, "the call failed; the server's log says why")
+        self._finish(error)
+
+    def _check(self, headers: dict[str, str]) -> None:
+        path = headers.get(":path", "")
+        if not headers.get("content-type", "").startswith("application/grpc") or path != self._method:
+            message = f"{path!r} is not served at this socket; {self._method} is"
+            raise StatusError(grpc.StatusCode.UNIMPLEMENTED, message)
+
+    def _finish(self, error: StatusError | None) -> None:
+        """Tell the peer how the call ended, and close the connection."""
+        if self._is_over:
+            return
+        self._is_over = True
+        fields = [] if self._has_answered else list(_HEADERS)
+        code = grpc.StatusCode.OK if error is None else error.code
+        fields.append(("grpc-status", str(code.value[0])))
+        if error is not None:
+            fields.append(("grpc-message", quote(error.message, safe=_PRINTABLE)))
+            if error.details:
+                details = base64.b64encode(error.to_proto().SerializeToString())
+                fields.append((DETAILS_KEY, details.decode().rstrip("=")))
+        self._http2.send_headers(fields, is_end=True)
+        self.wire.flush()
+        self.wire.close(_CLOSE_TIMEOUT_S)
+
+    def _hang_up(self, reason: str) -> None:
+        """Nobody reads any more: let the handler know."""
+        error = BrokenCallError(reason)
+        self.wire.end_reading(error)
+        self.wire.end_writing(error)
+        if self._task is not None and self._task is not asyncio.current_task():
+            self._task.cancel()

@@ -1,0 +1,185 @@
+"""One end of a connection with one gRPC call: its messages, cut off what HTTP/2 brings and put into frames.
+
+What both ends have in common. One task may read and one may write. A reader that falls behind has the socket
+read no further, and a writer waits for the peer's credit. What begins and ends a call is its owner's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Protocol
+
+from tokenwire_services.duplex.http2 import Http2Error, Http2Stream
+from tokenwire_services.wakeup import Wakeup
+
+MAX_MESSAGE_BYTES = 64 << 20
+_PREFIX_BYTES = 5
+"""Before each message: whether it is compressed, and its length."""
+_MOST_WAITING_BYTES = 8 << 20
+"""Of messages that nobody has read; past it, nothing more is read from the socket."""
+
+
+class Owner(Protocol):
+    """A call, at this end of it."""
+
+    def connected(self) -> None:
+        """The connection is there."""
+
+    def received(self) -> None:
+        """Something came: messages, headers, or the end of the peer's side."""
+
+    def refused(self, reason: str) -> None:
+        """A message came that is not read."""
+
+    def broke(self, reason: str) -> None:
+        """The connection is gone, or no more can be understood of it."""
+
+
+class Wire(asyncio.Protocol):
+    """The connection of a call. Attributes: transport: there once the owner was told that it is."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, http2: Http2Stream, owner: Owner, max_message_bytes: int = MAX_MESSAGE_BYTES) -> None:
+        self._http2 = http2
+        self._owner = owner
+        self._max_message_bytes = max_message_bytes
+        self._partial = bytearray()
+        """The beginning of a message."""
+        self._messages: deque[bytes] = deque()
+        self._waiting_bytes = 0
+        self._has_ended = False
+        """Whether nothing more is read, `_read_error` saying why where that is not well."""
+        self._read_error: Exception | None = None
+        self._write_error: Exception | None = None
+        self._is_closed = False
+        self._readable = Wakeup()
+        self._writable = Wakeup()
+        self._is_writing_paused = False
+        self._is_reading_paused = False
+
+    async def read(self) -> bytes | None:
+        """The next message; None once all were read and the peer has said that there are no more.
+
+        Raises:
+            Exception: what reading was ended with, once all were read.
+        """
+        while not self._messages:
+            if self._read_error is not None:
+                raise self._read_error
+            if self._has_ended:
+                return None
+            await self._readable.wait()
+        data = self._messages.popleft()
+        self._waiting_bytes -= len(data)
+        if self._is_reading_paused and self._waiting_bytes <= _MOST_WAITING_BYTES // 2:
+            self._is_reading_paused = False
+            self.transport.resume_reading()
+        return data
+
+    async def write(self, message: bytes) -> None:
+        """Send a message, once the peer takes it.
+
+        Raises:
+            Exception: what writing was ended with.
+        """
+        data, sent = b"\0" + len(message).to_bytes(4) + message, 0
+        while True:
+            if self._write_error is not None:
+                raise self._write_error
+            if not self._is_writing_paused:
+                sent = self._http2.send(data, sent)
+                self.flush()
+                if sent == len(data):
+                    return
+            await self._writable.wait()
+
+    def flush(self) -> None:
+        """Have the peer get what is outgoing."""
+        if self._http2.outgoing and not self._is_closed:
+            self.transport.write(self._http2.outgoing)
+            self._http2.outgoing = bytearray()
+
+    def end_reading(self, error: Exception | None = None) -> None:
+        """Nothing more comes; `error` says why where the peer did not say it."""
+        if not self._has_ended:
+            self._has_ended, self._read_error = True, error
+            self._readable.set()
+
+    def end_writing(self, error: Exception) -> None:
+        """Nothing more can be sent."""
+        if self._write_error is None:
+            self._write_error = error
+            self._writable.set()
+
+    def close(self, patience_s: float = 0.0) -> None:
+        """Close the connection; what the peer has not taken by `patience_s` is lost."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        if self._is_writing_paused and not patience_s:
+            self.transport.abort()
+            return
+        self.transport.close()
+        if self._is_writing_paused:
+            asyncio.get_running_loop().call_later(patience_s, self.transport.abort)
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """The connection is there: say what is said first."""
+        self.transport = transport
+        self.flush()
+        self._owner.connected()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""
+        self._is_closed = True
+        self._owner.broke(f"the connection broke: {exc}" if exc is not None else "the connection broke")
+
+    def pause_writing(self) -> None:
+        """The socket's buffer is full."""
+        self._is_writing_paused = True
+
+    def resume_writing(self) -> None:
+        """It is no more."""
+        self._is_writing_paused = False
+        self._writable.set()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the peer."""
+        if self._is_closed:
+            return
+        try:
+            for part in self._http2.receive(data):
+                self._partial += part
+        except Http2Error as error:
+            self._owner.broke(str(error))
+            return
+        if self._partial:
+            self._take_messages()
+        self._owner.received()
+        self.flush()  # credit, or an answer to what is no message
+        self._writable.set()
+
+    def _take_messages(self) -> None:
+        """Cut messages off the body."""
+        partial, begin = self._partial, 0
+        while len(partial) - begin >= _PREFIX_BYTES:
+            body = begin + _PREFIX_BYTES
+            end = body + int.from_bytes(partial[begin + 1 : body])
+            if partial[begin] or end - body > self._max_message_bytes:
+                self._owner.refused(
+                    f"a message is compressed, or larger than {self._max_message_bytes} bytes"
+                )
+                return
+            if end > len(partial):
+                break
+            self._messages.append(bytes(partial[body:end]))
+            self._waiting_bytes += end - body
+            begin = end
+        if begin:
+            del partial[:begin]
+            self._readable.set()
+            if self._waiting_bytes > _MOST_WAITING_BYTES and not self._is_reading_paused:
+                self._is_reading_paused = True
+                self.transport.pause_reading()
