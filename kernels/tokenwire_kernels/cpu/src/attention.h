@@ -90,8 +90,10 @@ TW_INLINE void split_row(const float *x, int64_t count, bf16 *high, bf16 *low) {
     }
 }
 
-// The scores of W keys with one query, which `split_row` made.
-TW_INLINE vf score_keys(const bf16 *q, const bf16 *const *keys, int64_t dim) {
+// The scores of W keys with one query, which `split_row` made. `kFetches`: as many rows of `ahead` are fetched meanwhile,
+// a line with each step, so that memory works while the products do.
+template <bool kFetches>
+TW_INLINE vf score_keys(const bf16 *q, const bf16 *const *keys, int64_t dim, const bf16 *const *ahead) {
     vf acc[W];
 #pragma GCC unroll 16
     for (int j = 0; j < W; ++j) acc[j] = zero();
@@ -100,6 +102,7 @@ TW_INLINE vf score_keys(const bf16 *q, const bf16 *const *keys, int64_t dim) {
         const __m512bh low = reinterpret_cast<__m512bh>(_mm512_loadu_si512(q + dim + d));
 #pragma GCC unroll 16
         for (int j = 0; j < W; ++j) {
+            if (kFetches) __builtin_prefetch(ahead[j] + d);
             const __m512bh key = reinterpret_cast<__m512bh>(_mm512_loadu_si512(keys[j] + d));
             acc[j] = _mm512_dpbf16_ps(_mm512_dpbf16_ps(acc[j], key, high), key, low);
         }
@@ -121,15 +124,26 @@ TW_INLINE vf score_keys(const float *q, const float *const *keys, int64_t dim) {
     return sums_of(acc);
 }
 
+// Rows of the cache that are read next: fetched, one with each key, while others are computed with.
+template <class T>
+struct RowsAhead {
+    const T *const *rows;
+    int64_t count;  // May be 0.
+};
+
 // out[row] = out[row] * factors[row] + weights[row] * values, for R rows and C vectors from `d` on.
 template <int R, int C, class T>
 TW_INLINE void add_columns(const float *weights, const float *factors, const T *const *values, int64_t count,
-                           int64_t dim, int64_t d, float *out) {
+                           int64_t dim, int64_t d, float *out, RowsAhead<T> ahead) {
     vf acc[R][C];
     TW_UNROLL for (int r = 0; r < R; ++r) {
         TW_UNROLL for (int c = 0; c < C; ++c) acc[r][c] = mul(load(out + r * dim + d + c * W), splat(factors[r]));
     }
     for (int64_t key = 0; key < count; ++key) {
+        if (key < ahead.count) {
+            const uint8_t *line = reinterpret_cast<const uint8_t *>(ahead.rows[key] + d);
+            for (int64_t byte = 0; byte < C * W * static_cast<int64_t>(sizeof(T)); byte += 64) __builtin_prefetch(line + byte);
+        }
         vf value[C];
         TW_UNROLL for (int c = 0; c < C; ++c) value[c] = load(values[key] + d + c * W);
         TW_UNROLL for (int r = 0; r < R; ++r) {
@@ -144,24 +158,26 @@ TW_INLINE void add_columns(const float *weights, const float *factors, const T *
 
 template <int R, class T>
 TW_INLINE void add_rows(const float *weights, const float *factors, const T *const *values, int64_t count, int64_t dim,
-                        float *out) {
+                        float *out, RowsAhead<T> ahead) {
     int64_t d = 0;
-    for (; d + 4 * W <= dim; d += 4 * W) add_columns<R, 4>(weights, factors, values, count, dim, d, out);
-    for (; d < dim; d += W) add_columns<R, 1>(weights, factors, values, count, dim, d, out);
+    for (; d + 4 * W <= dim; d += 4 * W) add_columns<R, 4>(weights, factors, values, count, dim, d, out, ahead);
+    for (; d < dim; d += W) add_columns<R, 1>(weights, factors, values, count, dim, d, out, ahead);
 }
 
 template <class T>
 TW_INLINE void add_values(const float *weights, const float *factors, const T *const *values, int64_t count,
-                          int64_t dim, int64_t rows, float *out) {
+                          int64_t dim, int64_t rows, float *out, RowsAhead<T> ahead) {
     int64_t row = 0;
-    for (; row + 4 <= rows; row += 4)
-        add_rows<4>(weights + row * kKeys, factors + row, values, count, dim, out + row * dim);
+    for (; row + 4 <= rows; row += 4, ahead.count = 0)
+        add_rows<4>(weights + row * kKeys, factors + row, values, count, dim, out + row * dim, ahead);
+#define TW_CALL(R) add_rows<R>(weights + row * kKeys, factors + row, values, count, dim, out + row * dim, ahead)
     switch (rows - row) {
-        case 1: add_rows<1>(weights + row * kKeys, factors + row, values, count, dim, out + row * dim); break;
-        case 2: add_rows<2>(weights + row * kKeys, factors + row, values, count, dim, out + row * dim); break;
-        case 3: add_rows<3>(weights + row * kKeys, factors + row, values, count, dim, out + row * dim); break;
+        case 1: TW_CALL(1); break;
+        case 2: TW_CALL(2); break;
+        case 3: TW_CALL(3); break;
         default: break;
     }
+#undef TW_CALL
 }
 
 // Rows of the cache as float32 [count, dim] in `buffer`, padded with zeros; `wide` says where.
@@ -219,7 +235,10 @@ struct Piece {
             keys[key] = keys[hidden];
             values[key] = values[hidden];
         }
-        for (int64_t key = count; key % W != 0; ++key) keys[key] = keys[count - 1];
+        for (int64_t key = count; key % W != 0; ++key) {
+            keys[key] = keys[count - 1];
+            values[key] = values[count - 1];
+        }
     }
 };
 
@@ -284,29 +303,47 @@ struct Sums {
     }
 };
 
+// The positions that a task looks at.
+struct Span {
+    int64_t first_position;  // Of its tokens.
+    int64_t first_seen, end;
+    int64_t begin;           // `first_seen`, rounded down: every key has its lane, whatever is seen before it.
+
+    Span(const tw_attention &a, const AttentionTask &task) {
+        const int64_t queries_end = a.sequences.query_starts[task.seq + 1];
+        first_position = a.sequences.context_lens[task.seq] - queries_end + task.first_token;
+        first_seen = a.window > 0 ? max_of(0, first_position - a.window + 1) : 0;
+        end = first_position + task.num_tokens;
+        if (task.partial >= 0) {
+            first_seen = max_of(first_seen, task.part * kPart);
+            end = min_of(end, (task.part + 1) * kPart);
+        }
+        begin = first_seen / W * W;
+    }
+
+    // Keys of the first piece.
+    int64_t first_count() const { return first_seen < end ? min_of(end, (begin / kKeys + 1) * kKeys) - begin : 0; }
+};
+
+TW_INLINE const int32_t *table_of(const tw_sequences &sequences, const AttentionTask &task) {
+    return sequences.block_tables + task.seq * sequences.table_stride;
+}
+
 // A decode's query, key and value are rotated, and stored, where they are first looked at: by the task that holds
-// them. `rotary`: null where all of that was done before.
+// them. `rotary`: null where all of that was done before. `following`: the task to come, whose first keys are fetched
+// at the end, or null.
 template <class KV>
 void attend(Worker &worker, const tw_attention &a, const tw_rotary *rotary, const AttentionTask &task,
-            float *partials) {
+            const AttentionTask *following, float *partials) {
     const tw_cache_shape &shape = a.shape;
-    const tw_sequences &sequences = a.sequences;
     const int64_t head_dim = shape.head_dim, dim = padded_head(head_dim);
     const int64_t group = a.num_heads / shape.num_kv_heads, rows = task.num_tokens * group;
-    const int64_t context = sequences.context_lens[task.seq], queries_end = sequences.query_starts[task.seq + 1];
-    const int32_t *table = sequences.block_tables + task.seq * sequences.table_stride;
-
-    const int64_t first_position = context - queries_end + task.first_token;
-    const int64_t last_position = first_position + task.num_tokens - 1;
-    int64_t begin = a.window > 0 ? max_of(0, first_position - a.window + 1) : 0, end = last_position + 1;
-    if (task.partial >= 0) {
-        begin = max_of(begin, task.part * kPart);
-        end = min_of(end, (task.part + 1) * kPart);
-    }
-    const int64_t first_seen = begin;
-    begin = begin / W * W;  // Every key has its lane, whatever is seen before it.
+    const int32_t *table = table_of(a.sequences, task);
+    const Span span(a, task);
+    const int64_t first_position = span.first_position, last_position = first_position + task.num_tokens - 1;
+    const int64_t first_seen = span.first_seen, begin = span.begin, end = span.end;
     Piece<KV> pieces[2];
-    int64_t count = first_seen < end ? min_of(end, (begin / kKeys + 1) * kKeys) - begin : 0;
+    int64_t count = span.first_count();
     if (count > 0) pieces[0].find(a, table, task.kv_head, begin, count, first_seen);
     for (int64_t key = 0; key < count; ++key) prefetch_row(pieces[0].keys[key], head_dim);
     if (rotary != nullptr && end > last_position)
@@ -358,7 +395,15 @@ void attend(Worker &worker, const tw_attention &a, const tw_rotary *rotary, cons
         const Piece<KV> &piece = pieces[current];
         Piece<KV> &next = pieces[current ^ 1];
         const int64_t stop = position + count, next_count = min_of(end, stop + kKeys) - stop;
-        if (next_count > 0) next.find(a, table, task.kv_head, stop, next_count, first_seen);
+        int64_t num_ahead = next_count;  // Keys in `next`.
+        if (next_count > 0) {
+            next.find(a, table, task.kv_head, stop, next_count, first_seen);
+        } else if (following != nullptr) {
+            const Span its(a, *following);
+            num_ahead = its.first_count();
+            if (num_ahead > 0)
+                next.find(a, table_of(a.sequences, *following), following->kv_head, its.begin, num_ahead, its.first_seen);
+        }
         const int64_t padded = round_up(count, W);
         const float *wide[kKeys];
         [[maybe_unused]] const float *const *keys = wide;
@@ -368,14 +413,18 @@ void attend(Worker &worker, const tw_attention &a, const tw_rotary *rotary, cons
             keys = wide;
         }
         for (int64_t key = 0; key < padded; key += W) {
-            for (int64_t i = key; i < min_of(count, key + W); ++i) prefetch_row(piece.values[i], head_dim);
-            for (int64_t i = key; i < min_of(next_count, key + W); ++i) prefetch_row(next.keys[i], head_dim);
+            if (!splits)
+                for (int64_t i = key; i < min_of(count, key + W); ++i) prefetch_row(piece.values[i], head_dim);
+            if (!is_whole)
+                for (int64_t i = key; i < min_of(num_ahead, key + W); ++i) prefetch_row(next.keys[i], head_dim);
             for (int64_t row = 0; row < rows; ++row) {
 #if TW_LEVEL >= TW_AVX512_BF16
                 if constexpr (kSplits) {
                     if (splits) {
                         const bf16 *halves = reinterpret_cast<const bf16 *>(q + row * dim);
-                        store(scores + row * kKeys + key, score_keys(halves, piece.keys + key, dim));
+                        const bf16 *const *own_keys = piece.keys + key, *const *own_values = piece.values + key;
+                        store(scores + row * kKeys + key, row == 0 ? score_keys<true>(halves, own_keys, dim, own_values)
+                                                                   : score_keys<false>(halves, own_keys, dim, own_values));
                         continue;
                     }
                 }
@@ -393,10 +442,12 @@ void attend(Worker &worker, const tw_attention &a, const tw_rotary *rotary, cons
         }
         if constexpr (kHasScales) scale_columns(scores, rows, piece.values, count, padded, head_dim);
         if (is_whole) {
-            add_values(scores, factors, piece.values, count, dim, rows, out);
+            const RowsAhead<KV> ahead{next.keys, num_ahead};
+            for (int64_t i = count; i < num_ahead; ++i) prefetch_row(next.keys[i], head_dim);
+            add_values(scores, factors, piece.values, count, dim, rows, out, ahead);
         } else {
             widen_rows(piece.values, count, head_dim, dim, buffer, wide);
-            add_values(scores, factors, wide, count, dim, rows, out);
+            add_values(scores, factors, wide, count, dim, rows, out, RowsAhead<float>{nullptr, 0});
         }
         if (!has_one_part && (stop % kPart == 0 || stop == end)) end_part();
         position = stop;
@@ -444,8 +495,8 @@ void attention_phase(Worker &worker, const tw_attention &a, const tw_rotary *rot
     const int64_t group = a.num_heads / a.shape.num_kv_heads;
     for (int64_t begin, end; worker.claim(plan.num_tasks, begin, end);)
         for (int64_t index = begin; index < end; ++index) {
-            const AttentionTask &task = plan.tasks[index];
-#define TW_CALL(KV) attend<KV>(worker, a, rotary, task, plan.partials)
+            const AttentionTask &task = plan.tasks[index], *following = index + 1 < end ? &task + 1 : nullptr;
+#define TW_CALL(KV) attend<KV>(worker, a, rotary, task, following, plan.partials)
             TW_FOR_CACHE_DTYPE(a.shape.dtype, TW_CALL)
 #undef TW_CALL
             if (task.partial < 0) continue;

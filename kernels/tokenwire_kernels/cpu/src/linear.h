@@ -24,7 +24,7 @@ constexpr int64_t kRowsForOne = MR;
 // Inputs of a panel that are widened, or multiplied, at a time.
 constexpr int64_t kWidenedInputs = 128;
 constexpr int64_t kFloatInputs = 1024;
-constexpr int64_t kPairedInputs = 2048;
+constexpr int64_t kPairedInputs = 1024;
 
 // Inputs [from, to) of a panel of float32 or codes as float32; `from` and `to` are even, or the end.
 TW_INLINE const float *widened(const tw_matrix &matrix, const Layout &layout, int64_t panel, int64_t from, int64_t to,
@@ -170,13 +170,16 @@ void multiply_panel(Worker &worker, const LinearArguments &a, const Layout &layo
     }
 #if TW_LEVEL >= TW_AVX512_BF16
     if (layout.path == kPairs) {
-        for (int64_t from = 0; from < layout.inputs; from += kPairedInputs) {
-            const int64_t to = min_of(layout.inputs, from + kPairedInputs);
-            for (int64_t tile = 0; tile < tiles; ++tile) {
+        const int64_t piece = round_up(ceil_div(layout.inputs, ceil_div(layout.inputs, kPairedInputs)), 2);
+        for (int64_t from = 0; from < layout.inputs; from += piece) {
+            const int64_t to = min_of(layout.inputs, from + piece);
+            Ahead ahead{codes + from * NR * 2 + kBytesAhead, NR * 4};
+            if (tiles > 1) ahead = {codes + to * NR * 2, NR * 4 / tiles};
+            for (int64_t tile = 0; tile < tiles; ++tile, ahead.at += (to - from) / 2 * ahead.step) {
                 const int64_t height = tile_height(rows - tile * MR);
                 const uint32_t *x = reinterpret_cast<const uint32_t *>(block + tile * tile_bytes) + from / 2 * height;
                 float *out = results + tile * MR * NR;
-#define TW_CALL(M) multiply_pairs<M>(x, codes + from * NR * 2, (to - from) / 2, out)
+#define TW_CALL(M) multiply_pairs<M>(x, codes + from * NR * 2, (to - from) / 2, out, ahead)
                 TW_FOR_HEIGHT(height, TW_CALL)
 #undef TW_CALL
             }
@@ -195,7 +198,10 @@ void multiply_panel(Worker &worker, const LinearArguments &a, const Layout &layo
         } else if (matrix.group != 0) {
             quads.scales = static_cast<const float *>(matrix.scales) + panel * layout.groups * NR;
         }
-        for (int64_t tile = 0; tile < tiles; ++tile) {
+        Ahead ahead{codes + kBytesAhead, 128};
+        if (tiles > 1) ahead = {codes + layout.panel_bytes, 128 / tiles};
+        const int64_t steps = layout.panel_bytes / 128;
+        for (int64_t tile = 0; tile < tiles; ++tile, ahead.at += steps * ahead.step) {
             const int64_t height = tile_height(rows - tile * MR);
             const uint8_t *x = block + tile * tile_bytes;
             quads.tile = reinterpret_cast<const uint32_t *>(x);
@@ -203,11 +209,15 @@ void multiply_panel(Worker &worker, const LinearArguments &a, const Layout &layo
             quads.tile_offsets = reinterpret_cast<const int32_t *>(quads.tile_scales + quads.groups * height);
             float *out = results + tile * MR * NR;
             if (matrix.format == TW_W_INT4) {
-#define TW_CALL(M) multiply_codes<M>(quads, out)
+#define TW_CALL(M) multiply_codes<M>(quads, out, ahead)
+                TW_FOR_HEIGHT(height, TW_CALL)
+#undef TW_CALL
+            } else if (quads.scales != nullptr) {
+#define TW_CALL(M) multiply_quads<M, kFloatScales>(quads, out, ahead)
                 TW_FOR_HEIGHT(height, TW_CALL)
 #undef TW_CALL
             } else {
-#define TW_CALL(M) multiply_quads<M, false>(quads, out)
+#define TW_CALL(M) multiply_quads<M, kNoScales>(quads, out, ahead)
                 TW_FOR_HEIGHT(height, TW_CALL)
 #undef TW_CALL
             }
@@ -229,20 +239,17 @@ int64_t linear_bytes(const tw_matrix &matrix, int64_t num_rows) {
 void linear_phase(Worker &worker, const LinearArguments &a) {
     const tw_matrix &matrix = *a.matrix;
     const Layout layout = layout_of(matrix);
-    const int64_t tile_bytes = activation_bytes(layout, MR);
+    const int64_t units = num_units(a.num_rows);
     uint8_t *activations;
     if (a.num_rows <= kRowsForOne || worker.num_threads() == 1) {
         activations = static_cast<uint8_t *>(worker.scratch(
             kScratchActivations, static_cast<size_t>(activation_bytes(layout, round_up(a.num_rows, MR)))));
-        for (int64_t first = 0; first < a.num_rows; first += MR)
-            pack_tile(worker, matrix, layout, a.input, first, min_of(MR, a.num_rows - first),
-                      activations + first / MR * tile_bytes);
+        for (int64_t unit = 0; unit < units; ++unit) pack_unit(worker, matrix, layout, a.input, a.num_rows, unit, activations);
     } else {
         activations = static_cast<uint8_t *>(worker.shared(kSharedActivations));
-        for (int64_t begin, end; worker.claim(ceil_div(a.num_rows, MR), begin, end);)
-            for (int64_t tile = begin; tile < end; ++tile)
-                pack_tile(worker, matrix, layout, a.input, tile * MR, min_of(MR, a.num_rows - tile * MR),
-                          activations + tile * tile_bytes);
+        for (int64_t begin, end; worker.claim(units, begin, end);)
+            for (int64_t unit = begin; unit < end; ++unit)
+                pack_unit(worker, matrix, layout, a.input, a.num_rows, unit, activations);
         worker.sync();
     }
     const int64_t tasks = ceil_div(a.num_rows, kRowBlock) * layout.panels;

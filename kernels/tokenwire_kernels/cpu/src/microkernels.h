@@ -37,7 +37,6 @@ TW_INLINE void fetch_lines(const uint8_t *at) {
     __builtin_prefetch(at);
     __builtin_prefetch(at + 64);
 }
-TW_INLINE void prefetch_ahead(const uint8_t *weights) { fetch_lines(weights + kBytesAhead); }
 
 // What a product asks memory for while it computes: `step` bytes with each input, at most two cache lines.
 struct Ahead {
@@ -108,11 +107,12 @@ __attribute__((noinline)) void multiply_halves(const float *tile, const T *weigh
 
 #if TW_LEVEL >= TW_AVX512_BF16
 template <int M>
-__attribute__((noinline)) void multiply_pairs(const uint32_t *tile, const uint8_t *weights, int64_t pairs, float *results) {
+__attribute__((noinline)) void multiply_pairs(const uint32_t *tile, const uint8_t *weights, int64_t pairs, float *results,
+                                              Ahead ahead) {
     vf acc[M][2];
     load_results<M>(acc, results);
     for (int64_t i = 0; i < pairs; ++i, weights += NR * 4, tile += M) {
-        if (M > 1) prefetch_ahead(weights);
+        if (M > 1) ahead.fetch();
         const __m512bh w0 = reinterpret_cast<__m512bh>(_mm512_loadu_si512(weights));
         const __m512bh w1 = reinterpret_cast<__m512bh>(_mm512_loadu_si512(weights + 64));
         TW_UNROLL for (int m = 0; m < M; ++m) {
@@ -137,76 +137,100 @@ struct QuadArguments {
     int64_t step;
 };
 
-// One group of inputs in integers: sums [M, NR]. A function of its own, or the compiler spills its registers.
-template <int M, bool kFourBits>
-__attribute__((noinline)) void sum_quads(const uint32_t *tile, const int32_t *offsets, const uint8_t *weights,
-                                         int64_t step, __m512i *sums) {
-    __m512i acc[M][2];
-    TW_UNROLL for (int m = 0; m < M; ++m) acc[m][0] = acc[m][1] = _mm512_set1_epi32(offsets[m]);
-    if (kFourBits) {
-        const __m512i low = _mm512_set1_epi8(15);
-        for (int64_t i = 0; i < step; i += 8, weights += 128, tile += 2 * M) {
-            prefetch_ahead(weights);
-            const __m512i both0 = _mm512_loadu_si512(weights), both1 = _mm512_loadu_si512(weights + 64);
-            const __m512i w0 = _mm512_and_si512(both0, low), w1 = _mm512_and_si512(both1, low);
-            TW_UNROLL for (int m = 0; m < M; ++m) {
-                const __m512i x = _mm512_set1_epi32(static_cast<int32_t>(tile[m]));
-                acc[m][0] = _mm512_dpbusd_epi32(acc[m][0], w0, x);
-                acc[m][1] = _mm512_dpbusd_epi32(acc[m][1], w1, x);
-            }
-            const __m512i w2 = _mm512_and_si512(_mm512_srli_epi16(both0, 4), low);
-            const __m512i w3 = _mm512_and_si512(_mm512_srli_epi16(both1, 4), low);
-            TW_UNROLL for (int m = 0; m < M; ++m) {
-                const __m512i x = _mm512_set1_epi32(static_cast<int32_t>(tile[M + m]));
-                acc[m][0] = _mm512_dpbusd_epi32(acc[m][0], w2, x);
-                acc[m][1] = _mm512_dpbusd_epi32(acc[m][1], w3, x);
-            }
+// Says that a sum has a register of its own, here: the compiler otherwise moves sums about, and some to memory.
+template <int M>
+TW_INLINE void keep_apart(__m512i acc[M][2]) {
+    TW_UNROLL for (int m = 0; m < M; ++m) __asm__("" : "+v"(acc[m][0]), "+v"(acc[m][1]));
+}
+
+// One group of inputs in integers: acc += tile * weights.
+template <int M>
+TW_INLINE void sum_bytes(__m512i acc[M][2], const uint32_t *tile, const uint8_t *weights, int64_t inputs, Ahead &ahead) {
+    for (int64_t i = 0; i < inputs; i += 4, weights += 128, tile += M) {
+        if (M > 1 || kFetchesForOneRow) ahead.fetch();
+        const __m512i w0 = _mm512_loadu_si512(weights), w1 = _mm512_loadu_si512(weights + 64);
+        TW_UNROLL for (int m = 0; m < M; ++m) {
+            const __m512i x = _mm512_set1_epi32(static_cast<int32_t>(tile[m]));
+            acc[m][0] = _mm512_dpbusd_epi32(acc[m][0], w0, x);
+            acc[m][1] = _mm512_dpbusd_epi32(acc[m][1], w1, x);
         }
-    } else {
-        for (int64_t i = 0; i < step; i += 4, weights += 128, tile += M) {
-            if (M > 1 || kFetchesForOneRow) prefetch_ahead(weights);
-            const __m512i w0 = _mm512_loadu_si512(weights), w1 = _mm512_loadu_si512(weights + 64);
-            TW_UNROLL for (int m = 0; m < M; ++m) {
-                const __m512i x = _mm512_set1_epi32(static_cast<int32_t>(tile[m]));
-                acc[m][0] = _mm512_dpbusd_epi32(acc[m][0], w0, x);
-                acc[m][1] = _mm512_dpbusd_epi32(acc[m][1], w1, x);
-            }
-        }
-    }
-    TW_UNROLL for (int m = 0; m < M; ++m) {
-        sums[2 * m] = acc[m][0];
-        sums[2 * m + 1] = acc[m][1];
+        keep_apart<M>(acc);
     }
 }
 
-template <int M, bool kFourBits>
-void multiply_quads(const QuadArguments &a, float *results) {
-    const int64_t weight_bytes = a.step * NR / (kFourBits ? 2 : 1);
+// The same of codes of 4 bits.
+template <int M>
+TW_INLINE void sum_fours(__m512i acc[M][2], const uint32_t *tile, const uint8_t *weights, int64_t inputs, Ahead &ahead) {
+    const __m512i low = _mm512_set1_epi8(15);
+    for (int64_t i = 0; i < inputs; i += 8, weights += 128, tile += 2 * M) {
+        ahead.fetch();
+        const __m512i both0 = _mm512_loadu_si512(weights), both1 = _mm512_loadu_si512(weights + 64);
+        const __m512i w0 = _mm512_and_si512(both0, low), w1 = _mm512_and_si512(both1, low);
+        TW_UNROLL for (int m = 0; m < M; ++m) {
+            const __m512i x = _mm512_set1_epi32(static_cast<int32_t>(tile[m]));
+            acc[m][0] = _mm512_dpbusd_epi32(acc[m][0], w0, x);
+            acc[m][1] = _mm512_dpbusd_epi32(acc[m][1], w1, x);
+        }
+        const __m512i w2 = _mm512_and_si512(_mm512_srli_epi16(both0, 4), low);
+        const __m512i w3 = _mm512_and_si512(_mm512_srli_epi16(both1, 4), low);
+        TW_UNROLL for (int m = 0; m < M; ++m) {
+            const __m512i x = _mm512_set1_epi32(static_cast<int32_t>(tile[M + m]));
+            acc[m][0] = _mm512_dpbusd_epi32(acc[m][0], w2, x);
+            acc[m][1] = _mm512_dpbusd_epi32(acc[m][1], w3, x);
+        }
+        keep_apart<M>(acc);
+    }
+}
+
+// How a group's sums become floats: under scales of 16 or 32 bits for each output, or under one that comes later.
+enum Scales { kNoScales, kHalfScales, kFloatScales };
+
+template <int M, Scales kScales>
+__attribute__((noinline)) void multiply_quads(const QuadArguments &a, float *results, Ahead ahead) {
+    constexpr bool kFourBits = kScales == kHalfScales;
+    const int64_t inputs = a.step, weight_bytes = inputs * NR / (kFourBits ? 2 : 1);
+    const uint32_t *tile = a.tile;
+    const uint8_t *weights = a.weights;
+    const float *tile_scales = a.tile_scales;
+    const int32_t *offsets = a.tile_offsets;
     for (int64_t group = 0; group < a.groups; ++group) {
-        __m512i sums[2 * M];
-        sum_quads<M, kFourBits>(a.tile + group * a.step / 4 * M, a.tile_offsets + group * M,
-                                a.weights + group * weight_bytes, a.step, sums);
-        vf scale0 = splat(1.0f), scale1 = scale0;
+        __m512i acc[M][2];
+        TW_UNROLL for (int m = 0; m < M; ++m) acc[m][0] = acc[m][1] = _mm512_set1_epi32(offsets[m]);
+        keep_apart<M>(acc);
         if (kFourBits) {
-            scale0 = load(static_cast<const f16 *>(a.scales) + group * NR);
-            scale1 = load(static_cast<const f16 *>(a.scales) + group * NR + W);
-        } else if (a.scales != nullptr) {
-            scale0 = load(static_cast<const float *>(a.scales) + group * NR);
-            scale1 = load(static_cast<const float *>(a.scales) + group * NR + W);
+            sum_fours<M>(acc, tile, weights, inputs, ahead);
+        } else {
+            sum_bytes<M>(acc, tile, weights, inputs, ahead);
         }
-        for (int m = 0; m < M; ++m) {
-            const vf scale = splat(a.tile_scales[group * M + m]);
+        // Or the compiler keeps the results from group to group, in registers that it does not have.
+        __asm__ volatile("" ::: "memory");
+        vf scale0 = zero(), scale1 = zero();
+        if (kScales == kHalfScales) {
+            const f16 *scales = static_cast<const f16 *>(a.scales) + group * NR;
+            scale0 = load(scales);
+            scale1 = load(scales + W);
+        } else if (kScales == kFloatScales) {
+            const float *scales = static_cast<const float *>(a.scales) + group * NR;
+            scale0 = load(scales);
+            scale1 = load(scales + W);
+        }
+        TW_UNROLL for (int m = 0; m < M; ++m) {
+            const vf scale = splat(tile_scales[m]);
             float *out = results + m * NR;
-            store(out, fma(_mm512_cvtepi32_ps(sums[2 * m]), mul(scale, scale0), load(out)));
-            store(out + W, fma(_mm512_cvtepi32_ps(sums[2 * m + 1]), mul(scale, scale1), load(out + W)));
+            store(out, fma(_mm512_cvtepi32_ps(acc[m][0]), kScales ? mul(scale, scale0) : scale, load(out)));
+            store(out + W, fma(_mm512_cvtepi32_ps(acc[m][1]), kScales ? mul(scale, scale1) : scale, load(out + W)));
         }
+        tile += inputs / 4 * M;
+        weights += weight_bytes;
+        tile_scales += M;
+        offsets += M;
     }
 }
 
 // Codes of 4 bits with few rows: what unpacking and scaling cost is not shared by many, so results and sums stay in
 // registers, and the upper halves of bytes are multiplied where they are: 16 times too much, taken off the sum.
 template <int M>
-__attribute__((noinline)) void multiply_fours(const QuadArguments &a, float *results) {
+__attribute__((noinline)) void multiply_fours(const QuadArguments &a, float *results, Ahead ahead) {
     const __m512i lower = _mm512_set1_epi8(15), upper = _mm512_set1_epi8(static_cast<char>(0xf0));
     const uint32_t *tile = a.tile;
     const uint8_t *weights = a.weights;
@@ -221,7 +245,7 @@ __attribute__((noinline)) void multiply_fours(const QuadArguments &a, float *res
         }
         __builtin_prefetch(reinterpret_cast<const uint8_t *>(scales) + kBytesAhead / 8);
         for (int64_t i = 0; i < a.step; i += 8, weights += 128, tile += 2 * M) {
-            prefetch_ahead(weights);
+            ahead.fetch();
             const __m512i both0 = _mm512_loadu_si512(weights), both1 = _mm512_loadu_si512(weights + 64);
             const __m512i w0 = _mm512_and_si512(both0, lower), w1 = _mm512_and_si512(both1, lower);
             const __m512i w2 = _mm512_and_si512(both0, upper), w3 = _mm512_and_si512(both1, upper);
@@ -250,11 +274,11 @@ __attribute__((noinline)) void multiply_fours(const QuadArguments &a, float *res
 
 // Codes of 4 bits.
 template <int M>
-TW_INLINE void multiply_codes(const QuadArguments &a, float *results) {
+TW_INLINE void multiply_codes(const QuadArguments &a, float *results, Ahead ahead) {
     if constexpr (M <= 4) {
-        multiply_fours<M>(a, results);
+        multiply_fours<M>(a, results, ahead);
     } else {
-        multiply_quads<M, true>(a, results);
+        multiply_quads<M, kHalfScales>(a, results, ahead);
     }
 }
 #endif

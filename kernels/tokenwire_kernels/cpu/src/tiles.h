@@ -48,6 +48,7 @@ TW_INLINE void prepare_row(const tw_input &input, int64_t row, int64_t k, int64_
 
 // Rows that are prepared before they are spread over a tile, four columns of it at a time.
 constexpr int64_t kRowsTogether = 4;
+constexpr int64_t kUnits = (MR + kRowsTogether - 1) / kRowsTogether;  // Of a tile.
 
 // Spread up to so many rows of `count` 32-bit elements, one behind the other, over their columns of the tile.
 TW_INLINE void place_rows(uint32_t *tile, int64_t height, const uint32_t *elements, int64_t rows, int64_t count) {
@@ -112,36 +113,48 @@ TW_INLINE float to_quads(const float *x, int64_t count, uint32_t *out, int32_t &
     return magnitude / 127.0f;
 }
 
-// Rows [first, first + rows) of the input as one tile.
-TW_INLINE void pack_tile(Worker &worker, const tw_matrix &matrix, const Layout &layout, const tw_input &input,
-                         int64_t first, int64_t rows, uint8_t *tile) {
-    const int64_t height = tile_height(rows), inputs = layout.inputs;
-    float *floats = static_cast<float *>(worker.scratch(kScratchRow, static_cast<size_t>(inputs) * 4 * (kRowsTogether + 1)));
-    uint32_t *elements = reinterpret_cast<uint32_t *>(floats + inputs);
-    uint32_t *out = reinterpret_cast<uint32_t *>(tile);
+// Up to `kRowsTogether` rows of a product's activations go into their tile, the rows of zeros that fill up its last one
+// among them: `unit` counts from the first row on.
+TW_INLINE void pack_unit(Worker &worker, const tw_matrix &matrix, const Layout &layout, const tw_input &input,
+                         int64_t num_rows, int64_t unit, uint8_t *activations) {
+    const int64_t first = unit / kUnits * MR, place = unit % kUnits * kRowsTogether;
+    const int64_t height = tile_height(num_rows - first), rows = min_of(kRowsTogether, height - place);
+    const int64_t inputs = layout.inputs;
     const int64_t count = layout.path == kPairs ? inputs / 2 : layout.path == kQuads ? inputs / 4 : inputs;
+    uint8_t *tile = activations + unit / kUnits * activation_bytes(layout, MR);
+    uint32_t *out = reinterpret_cast<uint32_t *>(tile);
     float *scales = reinterpret_cast<float *>(tile + inputs * height);
     int32_t *offsets = reinterpret_cast<int32_t *>(scales + inputs / layout.step * height);
-    if (rows < height) memset(tile, 0, static_cast<size_t>(activation_bytes(layout, height)));
-    for (int64_t row = 0; row < rows; ++row) {
-        const int64_t place = row % kRowsTogether;
-        uint32_t *row_elements = height == 1 ? out : elements + place * count;
+    float *floats = static_cast<float *>(worker.scratch(kScratchRow, static_cast<size_t>(inputs) * 4 * (kRowsTogether + 1)));
+    uint32_t *elements = height == 1 ? out : reinterpret_cast<uint32_t *>(floats + inputs);
+    for (int64_t index = 0; index < rows; ++index) {
+        const int64_t row = first + place + index;
+        uint32_t *row_elements = elements + index * count;
         float *row_floats = layout.path == kWiden ? reinterpret_cast<float *>(row_elements) : floats;
-        prepare_row(input, first + row, matrix.k, inputs, row_floats);
+        if (row < num_rows) {
+            prepare_row(input, row, matrix.k, inputs, row_floats);
+        } else {
+            memset(row_floats, 0, static_cast<size_t>(inputs) * 4);
+        }
         if (layout.path == kPairs) {
             to_pairs(row_floats, inputs, row_elements);
         } else if (layout.path == kQuads) {
             const int32_t constant = matrix.format == TW_W_INT8 ? 128 : 8;
             for (int64_t group = 0; group < inputs / layout.step; ++group) {
-                const int64_t start = group * layout.step;
+                const int64_t start = group * layout.step, to = group * height + place + index;
                 int32_t sum;
-                scales[group * height + row] = to_quads(row_floats + start, layout.step, row_elements + start / 4, sum);
-                offsets[group * height + row] = -constant * sum;
+                scales[to] = to_quads(row_floats + start, layout.step, row_elements + start / 4, sum);
+                offsets[to] = -constant * sum;
             }
         }
-        if (height > 1 && (place + 1 == kRowsTogether || row + 1 == rows))
-            place_rows(out + row - place, height, elements, place + 1, count);
     }
+    if (height > 1) place_rows(out + place, height, elements, rows, count);
+}
+
+// Units of all of a product's rows.
+TW_INLINE int64_t num_units(int64_t num_rows) {
+    const int64_t whole = num_rows / MR, rest = num_rows % MR;
+    return whole * kUnits + (rest ? ceil_div(tile_height(rest), kRowsTogether) : 0);
 }
 
 }  // namespace
