@@ -81,11 +81,16 @@ class Comparison:
     entrants: list[Entrant]
     runs: list[Run]
     read_bytes_per_s: list[float] = field(default_factory=list)
-    """The machine's read bandwidth in each round."""
+    """The machine's read bandwidth, before and after each round's run of one request."""
 
     @property
     def ours(self) -> str:
         return next(entrant.name for entrant in self.entrants if entrant.peer == TOKENWIRE)
+
+    @property
+    def single(self) -> Run | None:
+        """The run of one request that the share of the bandwidth is taken of."""
+        return next((run for run in self.runs if run.requests == 1), None)
 
     def disturbance(self, contender: str) -> float:
         """Median share of the machine's CPUs that other processes took while it was measured."""
@@ -115,7 +120,7 @@ class Comparison:
         Args:
             num_weights: those read for each token.
         """
-        single = next((run for run in self.runs if run.requests == 1), None)
+        single = self.single
         if single is None or single.output_tokens < 2:
             return {}
         bandwidth = statistics.median(self.read_bytes_per_s)

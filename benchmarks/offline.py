@@ -111,12 +111,21 @@ def measure(
                 worker.ask(prompts=prompts(run, vocab_size, chooser), output_tokens=WARM_UP_TOKENS)
         for number in range(options.rounds):
             print(f"{precision_class}: round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
-            memory_read, _ = quietly(memory.ask, memory.cpu_seconds, options.patience_s)
-            comparison.read_bytes_per_s.append(memory_read["bytes_per_s"])
             order = list(workers) if number % 2 == 0 else list(reversed(workers))
             for run in comparison.runs:
+                # A virtual machine's bandwidth changes with its neighbours, so it is measured on both sides.
+                sides = [read_bandwidth(memory, options.patience_s)] if run is comparison.single else []
                 one_round(run, workers, order, prompts(run, vocab_size, chooser), options.patience_s)
+                if sides:
+                    comparison.read_bytes_per_s += [*sides, read_bandwidth(memory, options.patience_s)]
     return comparison
+
+
+def read_bandwidth(memory: Worker, patience_s: float) -> float:
+    """Bytes that all threads read in a second."""
+    answer, _ = quietly(memory.ask, memory.cpu_seconds, patience_s)
+    rate: float = answer["bytes_per_s"]
+    return rate
 
 
 def one_round(

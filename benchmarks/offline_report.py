@@ -12,7 +12,7 @@ from benchmarks.comparison import Comparison, Point
 
 LEGEND = """\
 Only precisions of one class are compared; the ratio is to the fastest peer at that point. The share of the
-bandwidth is what reading the weights takes of the read bandwidth measured in the same rounds, while one
+bandwidth is what reading the weights takes of the read bandwidth measured just before and after, while one
 request decodes. *Same output* is how much of the greedy output equals this engine's, up to the first token
 that differs: random weights leave small margins, which 16 bits and less round differently. *Disturbed* is the
 median share of the CPUs that other processes took meanwhile."""
