@@ -46,12 +46,14 @@ class CallServer:
     def __init__(self, server: asyncio.Server, path: str) -> None:
         self._server = server
         self._path = path
+        self._file = None if path.startswith("\0") else os.stat(path)
 
     def close(self) -> None:
         """Take no more calls; those that were begun go on."""
         self._server.close()
-        if not self._path.startswith("\0"):
-            with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError):
+            # Not the socket of a successor, which has taken the path over.
+            if self._file is not None and os.path.samestat(os.stat(self._path), self._file):
                 os.unlink(self._path)
 
 

@@ -231,6 +231,15 @@ async def test_a_socket_that_a_dead_process_left_is_replaced(path: str, call: Op
         assert await mine.read() == Message(text="x")
 
 
+async def test_a_successors_socket_is_left_to_it(path: str, call: Open) -> None:
+    first = await serve_calls(path, METHOD, Message, echo, 1000)
+    async with serving(path, echo):
+        first.close()
+        mine = await call()
+        await mine.write(Message(text="x"))
+        assert await mine.read() == Message(text="x")
+
+
 async def test_a_socket_without_a_file() -> None:
     async with serving("@tokenwire-test", echo):
         mine = await open_call("unix:@tokenwire-test", METHOD, Message, Message)
