@@ -94,15 +94,15 @@ class EngineConfig:
                 raise ValueError(f"--served-model-name is {name!r}; expected a name that requests can give")
         if not 0 <= self.max_waiting <= MAX_COUNT:
             raise ValueError(f"--max-waiting is {self.max_waiting}; expected 0 to {MAX_COUNT}")
-        for option, value, most in (
-            ("--max-model-len", self.max_model_len, MAX_COUNT),
-            ("--max-running", self.max_running, MAX_RUNNING),
-            ("--max-step-tokens", self.max_step_tokens, MAX_COUNT),
-            ("--kv-cache-memory", self.kv_cache_memory, MAX_BYTES),
-            ("--host-cache-memory", self.host_cache_memory, MAX_BYTES),
+        for option, value, least, most in (
+            ("--max-model-len", self.max_model_len, 2, MAX_COUNT),  # a prompt, and what it is continued with
+            ("--max-running", self.max_running, 1, MAX_RUNNING),
+            ("--max-step-tokens", self.max_step_tokens, 1, MAX_COUNT),
+            ("--kv-cache-memory", self.kv_cache_memory, 1, MAX_BYTES),
+            ("--host-cache-memory", self.host_cache_memory, 1, MAX_BYTES),
         ):
-            if value is not None and not 1 <= value <= most:
-                raise ValueError(f"{option} is {value}; expected 1 to {most}")
+            if value is not None and not least <= value <= most:
+                raise ValueError(f"{option} is {value}; expected {least} to {most}")
         if self.block_size not in (16, 32, 64, 128):
             raise ValueError(f"--block-size is {self.block_size}; expected 16, 32, 64 or 128")
         if not 0 <= self.session_grace_s < 86_400:

@@ -52,7 +52,7 @@ ENGINE = ProcessOptions(
         "max_model_len": Annotated[
             int | None,
             typer.Option(
-                min=1,
+                min=2,
                 help="Most tokens of prompt and output together. Left out: the model's limit.",
             ),
         ],
