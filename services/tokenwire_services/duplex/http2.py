@@ -141,6 +141,10 @@ class Http2Stream:
         """Give the request up."""
         self._add(_Kind.RESET, 0, self._stream, _int(4, code))
 
+    def go_away(self) -> None:
+        """Take no more requests on this connection."""
+        self._add(_Kind.GO_AWAY, 0, 0, _int(4, self._stream) + _int(4, 0))
+
     def ping(self) -> None:
         """Have the peer answer something."""
         self._add(_Kind.PING, 0, 0, bytes(8))

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 HEAD_TIMEOUT_S = 20.0
 """For a connection to say what it is for."""
 _CLOSE_TIMEOUT_S = 5.0
-"""For a peer to take how its call ended."""
+"""For a peer to take how its call ended, and to close the connection."""
 _HEADERS = [(":status", "200"), ("content-type", "application/grpc")]
 _PRINTABLE = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
 
@@ -184,7 +184,7 @@ class ServedCall(Generic[Received, Sent]):
             raise StatusError(grpc.StatusCode.UNIMPLEMENTED, message)
 
     def _finish(self, error: StatusError | None) -> None:
-        """Tell the peer how the call ended, and close the connection."""
+        """Tell the peer how the call ended, which then closes the connection."""
         if self._is_over:
             return
         self._is_over = True
@@ -197,6 +197,7 @@ class ServedCall(Generic[Received, Sent]):
                 details = base64.b64encode(error.to_proto().SerializeToString())
                 fields.append((DETAILS_KEY, details.decode().rstrip("=")))
         self._http2.send_headers(fields, is_end=True)
+        self._http2.go_away()
         self.wire.flush()
         self.wire.close(_CLOSE_TIMEOUT_S)
 

@@ -54,6 +54,7 @@ class Wire(asyncio.Protocol):
         self._read_error: Exception | None = None
         self._write_error: Exception | None = None
         self._is_closed = False
+        self._closing: asyncio.TimerHandle | None = None
         self._readable = Wakeup()
         self._writable = Wakeup()
         self._is_writing_paused = False
@@ -114,16 +115,19 @@ class Wire(asyncio.Protocol):
             self._writable.set()
 
     def close(self, patience_s: float = 0.0) -> None:
-        """Close the connection; what the peer has not taken by `patience_s` is lost."""
+        """Take no more notice of the peer, and close the connection, unless it does so within `patience_s`.
+
+        A connection that is closed while the peer still writes may be lost to it with all it has not read.
+        """
         if self._is_closed:
             return
         self._is_closed = True
-        if self._is_writing_paused and not patience_s:
+        if patience_s:
+            self._closing = asyncio.get_running_loop().call_later(patience_s, self.transport.abort)
+        elif self._is_writing_paused:  # what is in the buffer may never be taken
             self.transport.abort()
-            return
-        self.transport.close()
-        if self._is_writing_paused:
-            asyncio.get_running_loop().call_later(patience_s, self.transport.abort)
+        else:
+            self.transport.close()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """The connection is there: say what is said first."""
@@ -134,6 +138,8 @@ class Wire(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
         self._is_closed = True
+        if self._closing is not None:
+            self._closing.cancel()
         self._owner.broke(f"the connection broke: {exc}" if exc is not None else "the connection broke")
 
     def pause_writing(self) -> None:

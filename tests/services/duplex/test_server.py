@@ -14,6 +14,9 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.wrappers_pb2 import BytesValue
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import ConnectionTerminated, ResponseReceived
 
 from tests.patience import PATIENCE_S, until
 from tokenwire.status import StatusError, invalid_argument
@@ -105,6 +108,29 @@ async def test_an_error_has_its_code_and_words(path: str, call: Open) -> None:
         error = await error_of(await call())
     assert error.code is grpc.StatusCode.INVALID_ARGUMENT
     assert error.message == "open: no session 100 % like „this“\n"
+
+
+async def test_a_peer_that_still_writes_hears_how_its_call_ended(path: str) -> None:
+    async def refuse(_: Call) -> None:
+        raise StatusError(grpc.StatusCode.NOT_FOUND, "no such session")
+
+    async with serving(path, refuse):
+        reader, writer = await asyncio.open_unix_connection(path)
+        peer = H2Connection(H2Configuration(validate_outbound_headers=False, header_encoding=None))
+        peer.initiate_connection()
+        peer.send_headers(1, [(":method", "POST"), (":path", METHOD), ("content-type", "application/grpc")])
+        writer.write(peer.data_to_send())
+        await asyncio.sleep(0.1)
+        for _ in range(3):  # to what is over by now
+            peer.send_data(1, b"\0\0\0\0\0")
+            writer.write(peer.data_to_send())
+            await writer.drain()
+            await asyncio.sleep(0.01)
+        events = peer.receive_data(await asyncio.wait_for(reader.read(1 << 16), PATIENCE_S))
+        writer.close()
+    (ended,) = [event for event in events if isinstance(event, ResponseReceived)]
+    assert (b"grpc-status", b"5") in ended.headers
+    assert any(isinstance(event, ConnectionTerminated) for event in events)
 
 
 async def test_what_came_before_an_error_is_read_first(path: str, call: Open) -> None:
