@@ -113,11 +113,14 @@ def measure(
             print(f"{precision_class}: round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
             order = list(workers) if number % 2 == 0 else list(reversed(workers))
             for run in comparison.runs:
+                asked = prompts(run, vocab_size, chooser)
+                if run is not comparison.single:
+                    one_round(run, workers, order, asked, options.patience_s)
+                    continue
                 # A virtual machine's bandwidth changes with its neighbours, so it is measured on both sides.
-                sides = [read_bandwidth(memory, options.patience_s)] if run is comparison.single else []
-                one_round(run, workers, order, prompts(run, vocab_size, chooser), options.patience_s)
-                if sides:
-                    comparison.read_bytes_per_s += [*sides, read_bandwidth(memory, options.patience_s)]
+                before = read_bandwidth(memory, options.patience_s)
+                one_round(run, workers, order, asked, options.patience_s)
+                comparison.read_bytes_per_s += [before, read_bandwidth(memory, options.patience_s)]
     return comparison
 
 

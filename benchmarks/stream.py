@@ -71,11 +71,9 @@ class Point:
 
 @dataclass(slots=True)
 class Stack:
-    """Replaying engine, tokenizer and gateway as processes."""
+    """Replaying engine, tokenizer and gateway as processes, connected as `tokenwire serve` connects them."""
 
     step_ms: float
-    session_socket: bool = True
-    """Whether gateway and tokenizer have one between them, as `tokenwire serve` sees to."""
     port: int = field(default_factory=free_port)
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
@@ -84,7 +82,7 @@ class Stack:
         command = [sys.executable, "-m", "tokenwire_services.launcher"]
         behind = ["--engine", f"127.0.0.1:{engine}", "--port", str(tokenizer)]
         replay = [sys.executable, "-m", "benchmarks.replay_engine", str(CHECKPOINT)]
-        socket = ["--session-socket", f"@tokenwire-benchmark-{tokenizer}"] if self.session_socket else []
+        socket = ["--session-socket", f"@tokenwire-benchmark-{tokenizer}"]
         link = ["--tokenizer", f"127.0.0.1:{tokenizer}", "--port", str(self.port), *socket]
         for name, arguments in {
             "engine": [*replay, "--port", str(engine), "--step-ms", str(self.step_ms)],

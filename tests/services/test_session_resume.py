@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import grpc
 import openai
@@ -19,6 +18,7 @@ from tests.services.tokenizer.client import Peer, Request, open_session
 from tests.services.tokenizer.conftest import TEXT, Service, saying, start_service
 from tests.services.tokenizer.conftest import engine as engine  # a fixture
 from tests.services.tokenizer.conftest import files as files
+from tests.services.tokenizer.conftest import session_socket as session_socket
 from tests.services.tokenizer.conftest import tokenizer as tokenizer
 from tests.services.tokenizer.fake_engine import FakeEngine
 from tokenwire.status import StatusError
@@ -72,12 +72,6 @@ async def test_a_request_that_comes_during_a_brief_outage_waits(chain: Chain) ->
     await stream(chain.client)
     await chain.proxy.cut()
     assert await stream(chain.client) == TEXT
-
-
-@pytest.fixture(params=["tcp", "unix"])
-def session_socket(request: pytest.FixtureRequest, tmp_path: Path) -> str | None:
-    """Where sessions are served: by the gRPC library, or at a Unix socket."""
-    return str(tmp_path / "sessions") if request.param == "unix" else None
 
 
 async def open_with_grace(service: Service) -> Peer:

@@ -116,7 +116,7 @@ class Http2Stream:
         return self.trailers is not None or self.reset_code is not None
 
     def send_headers(self, headers: Iterable[tuple[str, str]], is_end: bool = False) -> None:
-        """Send headers, or trailers. Raises nothing: they are few, and no credit is asked for them."""
+        """Send headers, or the trailers that are the end; flow control does not hold them up."""
         flags = _END_HEADERS | (_END_STREAM if is_end else 0)
         self._add(_Kind.HEADERS, flags, self._stream, self._encoder.encode(headers))
 

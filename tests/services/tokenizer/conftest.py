@@ -160,6 +160,12 @@ async def start_service(*engines: Listener, wait: bool = True, **options: Any) -
     os.close(writer)
 
 
+@pytest.fixture(params=["tcp", "unix"])
+def session_socket(request: pytest.FixtureRequest, tmp_path: Path) -> str | None:
+    """Where sessions are served: by the gRPC library, or at a Unix socket."""
+    return str(tmp_path / "sessions") if request.param == "unix" else None
+
+
 @pytest.fixture
 async def service(engine: FakeEngine) -> AsyncIterator[Service]:
     """The service, connected to the engine."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import grpc
 import pytest
@@ -16,12 +15,6 @@ from tests.services.tokenizer.conftest import TEXT, Service, saying, start_servi
 from tests.services.tokenizer.fake_engine import FakeEngine
 from tokenwire.status import StatusError
 from tokenwire.v1 import generation_pb2
-
-
-@pytest.fixture(params=["tcp", "unix"])
-def session_socket(request: pytest.FixtureRequest, tmp_path: Path) -> str | None:
-    """Where sessions are served: by the gRPC library, or at a Unix socket."""
-    return str(tmp_path / "sessions") if request.param == "unix" else None
 
 
 @pytest.fixture
