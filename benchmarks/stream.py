@@ -82,11 +82,11 @@ class Stack:
         command = [sys.executable, "-m", "tokenwire_services.launcher"]
         behind = ["--engine", f"127.0.0.1:{engine}", "--port", str(tokenizer)]
         replay = [sys.executable, "-m", "benchmarks.replay_engine", str(CHECKPOINT)]
-        socket = ["--session-socket", f"@tokenwire-benchmark-{tokenizer}"]
-        link = ["--tokenizer", f"127.0.0.1:{tokenizer}", "--port", str(self.port), *socket]
+        socket = f"@tokenwire-benchmark-{tokenizer}"
+        link = ["--tokenizer", f"127.0.0.1:{tokenizer},{socket}", "--port", str(self.port)]
         for name, arguments in {
             "engine": [*replay, "--port", str(engine), "--step-ms", str(self.step_ms)],
-            "tokenizer": [*command, "tokenizer", *behind, *socket],
+            "tokenizer": [*command, "tokenizer", *behind, "--session-socket", socket],
             "gateway": [*command, "gateway", *link],
         }.items():
             self.processes[name] = subprocess.Popen(arguments, stdout=subprocess.DEVNULL)

@@ -6,14 +6,24 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncIterator
+from typing import Protocol
+
+
+class Engine(Protocol):
+    """What has a port, and perhaps a Unix socket for sessions."""
+
+    port: int
+    session_socket: str | None
 
 
 class CutProxy:
-    """Forwards to a port. Everything that is on its way when a connection is cut is lost."""
+    """Forwards to a port, or a Unix socket. All that is on its way when a connection is cut is lost."""
 
-    def __init__(self, target_port: int) -> None:
-        self.target_port = target_port
+    def __init__(self, target: int | str) -> None:
+        self.target = target
         self.port = 0
+        self.session_socket: str | None = None
+        """Where it listens, if that is at a Unix socket."""
         self.num_cut = 0
         """Connections that were open when they were cut."""
         self._writers: set[asyncio.StreamWriter] = set()
@@ -37,7 +47,10 @@ class CutProxy:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            there = await asyncio.open_connection("127.0.0.1", self.target_port)
+            if isinstance(self.target, int):
+                there = await asyncio.open_connection("127.0.0.1", self.target)
+            else:
+                there = await asyncio.open_unix_connection(self.target)
         except OSError:
             writer.close()
             return
@@ -57,11 +70,25 @@ async def _forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
 
 
 @contextlib.asynccontextmanager
-async def cut_proxy(target_port: int) -> AsyncIterator[CutProxy]:
-    """A proxy on a free port in front of `target_port`."""
-    proxy = CutProxy(target_port)
+async def cut_proxy(target: int | str) -> AsyncIterator[CutProxy]:
+    """A proxy on a free port in front of a port, or the path of a Unix socket."""
+    proxy = CutProxy(target)
     server = await asyncio.start_server(proxy._serve, "127.0.0.1", 0)
     proxy.port = server.sockets[0].getsockname()[1]
     async with server:
         yield proxy
         await proxy.cut()
+
+
+@contextlib.asynccontextmanager
+async def cut_proxy_of_sessions(engine: Engine) -> AsyncIterator[CutProxy]:
+    """A proxy in front of an engine: of its port, or, where it has one, of its Unix socket alone."""
+    if engine.session_socket is None:
+        async with cut_proxy(engine.port) as proxy:
+            yield proxy
+    else:
+        proxy = CutProxy(engine.session_socket)
+        proxy.port, proxy.session_socket = engine.port, f"{engine.session_socket}-proxy"
+        async with await asyncio.start_unix_server(proxy._serve, proxy.session_socket):
+            yield proxy
+            await proxy.cut()

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tokenwire.duplex.unix import check_socket
+
 MAX_COUNT = 2**31 - 1
 MAX_RUNNING = 65_536
 """What is kept for each slot takes memory, whether it is in use or not."""
@@ -27,6 +29,8 @@ class EngineConfig:
     """Names that requests may use. Empty: the hub id, or the directory's name."""
     host: str = "127.0.0.1"
     port: int = 50051
+    session_socket: str | None = None
+    """Unix socket that sessions may be opened at, too: a path, or "@" and a name. None: there is none."""
     device: str = "auto"
     """`auto` (CUDA when there is one), `cpu`, `cuda` or `cuda:N`."""
     dtype: str = "auto"
@@ -87,6 +91,8 @@ class EngineConfig:
             raise ValueError(f"--quantization is {self.quantization!r}; expected int8 or int4")
         if self.policy not in ("fcfs", "priority", "fair"):
             raise ValueError(f"--policy is {self.policy!r}; expected fcfs, priority or fair")
+        if self.session_socket is not None:
+            check_socket("--session-socket", self.session_socket)
         if self.metrics_port is not None and not 0 <= self.metrics_port < 65536:
             raise ValueError(f"--metrics-port is {self.metrics_port}; expected 0 to 65535")
         for name in self.served_names:

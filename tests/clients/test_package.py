@@ -25,6 +25,7 @@ def test_the_client_needs_no_server():
         "torch",
         "tokenizers",
         "fastapi",
+        "hpack",
         "tokenwire_engine",
         "tokenwire_services",
     }

@@ -45,6 +45,22 @@ async def connected(server: EngineServer) -> AsyncIterator[engine_pb2_grpc.Engin
         yield engine_pb2_grpc.EngineStub(channel)
 
 
+def session_target(server: EngineServer) -> int | str:
+    """Where a server's sessions are opened: its port, or the path of its Unix socket if it has one."""
+    return server.session_socket or server.port
+
+
+def session_channel(target: int | str) -> grpc.aio.Channel:
+    """A connection of its own to a port, or to a Unix socket."""
+    address = f"127.0.0.1:{target}" if isinstance(target, int) else f"unix:{target}"
+    options = [
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.initial_reconnect_backoff_ms", 20),
+        ("grpc.min_reconnect_backoff_ms", 20),
+    ]
+    return grpc.aio.insecure_channel(address, options=options)
+
+
 def is_idle(load: Load) -> bool:
     """Whether no request is left, and every block is free."""
     return load.running_requests + load.waiting_requests == 0 and load.free_kv_blocks == load.total_kv_blocks
@@ -61,11 +77,26 @@ class Engine:
         self.admin: engine_admin_pb2_grpc.EngineAdminAsyncStub = engine_admin_pb2_grpc.EngineAdminStub(
             self.channel
         )
+        self._session_channels: list[grpc.aio.Channel] = []
         self._is_stopped = False
 
     @property
     def port(self) -> int:
         return self.server.port
+
+    @property
+    def session_socket(self) -> str | None:
+        return self.server.session_socket
+
+    @property
+    def session_target(self) -> int | str:
+        """See the function."""
+        return session_target(self.server)
+
+    def session_stub(self) -> engine_pb2_grpc.EngineAsyncStub:
+        """A stub for one session, on a connection of its own: at the socket, where there is one."""
+        self._session_channels.append(session_channel(self.session_target))
+        return engine_pb2_grpc.EngineStub(self._session_channels[-1])
 
     @property
     def is_running(self) -> bool:
@@ -76,7 +107,8 @@ class Engine:
         if self._is_stopped:
             return
         self._is_stopped = True
-        await self.channel.close()
+        for channel in (self.channel, *self._session_channels):
+            await channel.close()
         assert await self.server.stop(), "the core thread did not end"
 
     async def load(self) -> Load:

@@ -16,6 +16,7 @@ import time
 import uuid
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -47,11 +48,15 @@ from tokenwire_engine.server.sessions import Sessions
 from tokenwire_engine.server.startup import StartupClock
 from tokenwire_engine.structured.compiler import GrammarCompiler
 
+if TYPE_CHECKING:
+    from tokenwire.duplex.server import CallServer
+
 logger = logging.getLogger(__name__)
 
 RunnerLoader = Callable[[EngineConfig, Progress], Runner]
 
 SERVICE = engine_pb2.DESCRIPTOR.services_by_name["Engine"].full_name
+SESSION_METHOD = f"/{SERVICE}/Session"
 ADMIN_SERVICE = engine_admin_pb2.DESCRIPTOR.services_by_name["EngineAdmin"].full_name
 RETRY_WHILE_LOADING_S = 1.0
 STOP_GRACE_S = 0.5
@@ -79,6 +84,7 @@ class EngineServer:
 
     Attributes:
         port: where it listens, known after `start`.
+        session_socket: where it serves sessions, too, if it does.
         startup: how long the phases of loading took, complete when it is ready.
         metrics_port: where its metrics are served, if they are, known after `start`.
         failed: resolves with the error when the model cannot be loaded or the core has died.
@@ -86,6 +92,7 @@ class EngineServer:
 
     def __init__(self, config: EngineConfig, load_runner: RunnerLoader, progress: Progress) -> None:
         self.port = 0
+        self.session_socket = config.session_socket
         self.metrics_port: int | None = None
         self._config = config
         self._load_runner = load_runner
@@ -97,6 +104,7 @@ class EngineServer:
         self._recorder = Recorder()
         self._collector = EngineCollector(self._recorder)
         self._metrics: MetricsServer | None = None
+        self._socket: CallServer | None = None
         self._thread = threading.Thread(target=self._run_core, name="engine-core", daemon=True)
 
     async def start(self) -> None:
@@ -109,7 +117,8 @@ class EngineServer:
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self.failed: asyncio.Future[Exception] = self._loop.create_future()
         self._grpc = grpc.aio.server(interceptors=[RefuseMalformed()], options=GRPC_OPTIONS)
-        engine_pb2_grpc.add_EngineServicer_to_server(EngineServicer(self._get_serving), self._grpc)
+        servicer = EngineServicer(self._get_serving)
+        engine_pb2_grpc.add_EngineServicer_to_server(servicer, self._grpc)
         engine_admin_pb2_grpc.add_EngineAdminServicer_to_server(
             EngineAdminServicer(self._get_serving), self._grpc
         )
@@ -123,6 +132,8 @@ class EngineServer:
             registry = make_registry(self._collector)
             self._metrics = MetricsServer(registry, self._config.metrics_host, self._config.metrics_port)
             self.metrics_port = self._metrics.port
+        if self.session_socket is not None:
+            self._socket = await _serve_sessions(self.session_socket, servicer)
         await self._grpc.start()
         self._thread.start()
 
@@ -149,7 +160,10 @@ class EngineServer:
         self._stopping = True
         self._refuse(unavailable("the engine is shutting down", RETRY_WHILE_LOADING_S))
         await self._health.enter_graceful_shutdown()
-        await self._grpc.stop(STOP_GRACE_S)
+        stopping = [self._grpc.stop(STOP_GRACE_S)]
+        if self._socket is not None:
+            stopping.append(self._socket.stop(STOP_GRACE_S))
+        await asyncio.gather(*stopping)
         if self._serving is not None:
             self._serving.core.send(Shutdown())
             if self._serving.model.grammars is not None:
@@ -263,3 +277,10 @@ class EngineServer:
         self._refuse(unavailable(f"the engine has failed: {error}"))
         self._becoming_unready = self._loop.create_task(self._health.enter_graceful_shutdown())
         self.failed.set_result(error)
+
+
+async def _serve_sessions(path: str, servicer: EngineServicer) -> CallServer:
+    # Needs a package of HTTP/2's, which an engine without a socket can be without.
+    from tokenwire.duplex.server import serve_calls
+
+    return await serve_calls(path, SESSION_METHOD, engine_pb2.SessionRequest, servicer.serve_session)

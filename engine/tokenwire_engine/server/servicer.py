@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import grpc
 
+from tokenwire.duplex.served_call import LibraryCall
 from tokenwire.status import StatusError, abort
 from tokenwire.v1 import engine_pb2, engine_pb2_grpc
 from tokenwire_engine.core.core import EngineCore
@@ -24,6 +25,7 @@ from tokenwire_engine.server.generate import generate
 from tokenwire_engine.server.kv_events import KvEvents
 from tokenwire_engine.server.load import load_to_proto, watch_load
 from tokenwire_engine.server.model import ServedModel, tokenizer_files
+from tokenwire_engine.server.session import Stream
 from tokenwire_engine.server.sessions import Sessions
 
 Answer = TypeVar("Answer")
@@ -64,14 +66,21 @@ class EngineServicer(engine_pb2_grpc.EngineServicer):
         await self._answer(context, answer)
 
     async def Session(  # type: ignore[override]
-        self,
-        request_iterator: Any,
-        context: grpc.aio.ServicerContext[engine_pb2.SessionRequest, engine_pb2.SessionResponse],
+        self, request_iterator: Any, context: grpc.aio.ServicerContext[Any, Any]
     ) -> None:
-        async def answer(serving: Serving) -> None:
-            await serving.sessions.serve(request_iterator, serving.model, serving.dispatcher, context)
+        try:
+            await self.serve_session(LibraryCall(context))
+        except StatusError as error:
+            await abort(context, error)
 
-        await self._answer(context, answer)
+    async def serve_session(self, stream: Stream) -> None:
+        """Serve a call of Session, whoever carries it.
+
+        Raises:
+            StatusError: what to end it with.
+        """
+        serving = self._serving()
+        await serving.sessions.serve(stream, serving.model, serving.dispatcher)
 
     async def GetModel(
         self, request: engine_pb2.GetModelRequest, context: grpc.aio.ServicerContext[Any, Any]

@@ -9,10 +9,10 @@ what is held for it, its requests are set aside.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import grpc
 
+from tokenwire.duplex.served_call import BrokenCallError, ServedCall
 from tokenwire.status import StatusError, invalid_argument, resource_exhausted
 from tokenwire.v1 import engine_pb2, generation_pb2
 from tokenwire_engine.scheduler.outputs import ChannelOutput, Finished
@@ -28,12 +28,7 @@ MAX_HELD = 1 << 18
 MAX_REFUSED = 16 * MAX_HELD
 """What is held for a peer before the next refusal ends its session: they cost no request, but memory."""
 
-Commands = AsyncIterator[engine_pb2.SessionRequest]
-Context = grpc.aio.ServicerContext[engine_pb2.SessionRequest, engine_pb2.SessionResponse]
-
-
-class BrokenStreamError(Exception):
-    """A stream cannot be written to: its peer is gone."""
+Stream = ServedCall[engine_pb2.SessionRequest, engine_pb2.SessionResponse]
 
 
 class Session:
@@ -64,7 +59,7 @@ class Session:
         self._peer_is_done = False
         self._news = asyncio.Event()
 
-    def attach(self, commands: Commands, context: Context, after_step: int) -> asyncio.Task[None]:
+    def attach(self, stream: Stream, after_step: int) -> asyncio.Task[None]:
         """Serve a stream from now on, behind a step that the outbox was rewound to; the task that sends to
         it. An older stream's task is cancelled: not one more command of that stream is taken in."""
         is_resumed = self.writer is not None
@@ -74,8 +69,8 @@ class Session:
             grace_period_ms=self.grace_ms, resumed=is_resumed, commands_received=self._num_commands
         )
         first = engine_pb2.SessionResponse(step=after_step, opened=opened)
-        self._reader = asyncio.create_task(self._read(commands))
-        self.writer = asyncio.create_task(self._write(context, first))
+        self._reader = asyncio.create_task(self._read(stream))
+        self.writer = asyncio.create_task(self._write(stream, first))
         self.writer.add_done_callback(_retrieve)
         self._balance()
         return self.writer
@@ -113,31 +108,31 @@ class Session:
         self._error = error
         self._news.set()
 
-    async def _write(self, context: Context, first: engine_pb2.SessionResponse) -> None:
+    async def _write(self, stream: Stream, first: engine_pb2.SessionResponse) -> None:
         """Send what there is, as it comes, until nothing is left and nothing more will come.
 
         Raises:
             StatusError: when the session failed.
-            BrokenStreamError: when the stream did.
+            BrokenCallError: when the stream broke.
         """
-        await _send(context, first)
+        await stream.write(first)
         while True:
             if self._error is not None:
                 raise self._error
             if not self.outbox.is_empty:
                 message = self.outbox.take(self._num_commands)
                 self._balance()
-                await _send(context, message)
+                await stream.write(message)
             elif self._peer_is_done and not self._live:
                 return
             else:
                 self._news.clear()
                 await self._news.wait()
 
-    async def _read(self, commands: Commands) -> None:
+    async def _read(self, stream: Stream) -> None:
         """Follow the peer's commands until it has no more."""
         try:
-            async for command in commands:
+            while (command := await stream.read()) is not None:
                 match command.WhichOneof("command"):
                     case "submit":
                         self._num_commands += 1
@@ -153,6 +148,8 @@ class Session:
                         raise invalid_argument("command", "is empty; expected submit, cancel or ack")
         except StatusError as error:
             self.fail(error)
+        except BrokenCallError:
+            return  # the call itself is told
         self._peer_is_done = True
         self._news.set()
 
@@ -230,13 +227,6 @@ class Session:
         elif self._is_set_aside and self.outbox.size <= MAX_HELD // 2:
             self._is_set_aside = False
             self._dispatcher.resume(self._channel)
-
-
-async def _send(context: Context, message: engine_pb2.SessionResponse) -> None:
-    try:
-        await context.write(message)
-    except Exception as error:  # the library raises what it finds, its internal errors too
-        raise BrokenStreamError from error
 
 
 def _retrieve(task: asyncio.Task[None]) -> None:

@@ -11,11 +11,12 @@ import asyncio
 
 import grpc
 
+from tokenwire.duplex.served_call import BrokenCallError
 from tokenwire.status import StatusError, invalid_argument, not_found
 from tokenwire.v1 import engine_pb2
 from tokenwire_engine.server.dispatch import Dispatcher
 from tokenwire_engine.server.model import ServedModel
-from tokenwire_engine.server.session import BrokenStreamError, Commands, Context, Session
+from tokenwire_engine.server.session import Session, Stream
 
 MAX_ID_BYTES = 256
 Open = engine_pb2.SessionRequest.Open
@@ -32,27 +33,25 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._by_id)
 
-    async def serve(
-        self, commands: Commands, model: ServedModel, dispatcher: Dispatcher, context: Context
-    ) -> None:
+    async def serve(self, stream: Stream, model: ServedModel, dispatcher: Dispatcher) -> None:
         """Serve one call from its first message to its end.
 
         Raises:
             StatusError: when the peer breaks the protocol, a newer stream takes over, or the engine stops.
         """
-        opening = await _read_open(commands)
+        opening = await _read_open(stream)
         if opening.HasField("resume_after_step"):
             session = self._resume(opening)
         else:
             session = self._open(opening, model, dispatcher)
-        writer = session.attach(commands, context, opening.resume_after_step)
+        writer = session.attach(stream, opening.resume_after_step)
         has_failed = False
         try:
             await asyncio.wait((writer,))
             if writer.cancelled():
                 raise StatusError(grpc.StatusCode.ABORTED, "a newer stream resumed the session")
             error = writer.exception()
-            if error is not None and not isinstance(error, BrokenStreamError):
+            if error is not None and not isinstance(error, BrokenCallError):
                 has_failed = True
                 raise error
         finally:
@@ -95,13 +94,12 @@ class Sessions:
         session.close()
 
 
-async def _read_open(commands: Commands) -> Open:
+async def _read_open(stream: Stream) -> Open:
     """The stream's first message, which opens or resumes a session."""
-    async for command in commands:
-        if command.WhichOneof("command") != "open":
-            raise invalid_argument("open", "is missing; a session's first message opens it")
-        if not 1 <= len(command.open.session_id.encode()) <= MAX_ID_BYTES:
-            problem = f"is empty, or longer than {MAX_ID_BYTES} bytes; expected a random id such as a UUID"
-            raise invalid_argument("open.session_id", problem)
-        return command.open
-    raise invalid_argument("open", "is missing; the stream ended before its first message")
+    command = await stream.read()
+    if command is None or command.WhichOneof("command") != "open":
+        raise invalid_argument("open", "is missing; a session's first message opens it")
+    if not 1 <= len(command.open.session_id.encode()) <= MAX_ID_BYTES:
+        problem = f"is empty, or longer than {MAX_ID_BYTES} bytes; expected a random id such as a UUID"
+        raise invalid_argument("open.session_id", problem)
+    return command.open

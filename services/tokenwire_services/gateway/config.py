@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tokenwire.address import is_authority
-from tokenwire_services.duplex.unix import check_socket
+from tokenwire_services.process_address import ProcessAddress
 
 MAX_WORKERS = 128
 
@@ -27,9 +26,8 @@ class GatewayConfig:
     port: int = 8000
     """Port to listen on. 0: one that is free, which the status line names."""
     tokenizer: str = "127.0.0.1:50052"
-    """Address of the tokenizer service."""
-    session_socket: str | None = None
-    """Unix socket at which it serves sessions, where it does: a path, or "@" and a name."""
+    """Address of the tokenizer service: "host:port", with a comma and a Unix socket where the session goes
+    there."""
     api_keys: tuple[str, ...] = ()
     """Keys that requests must present; those of `api_key_file` are added. Empty: no key is asked for."""
     api_key_file: Path | None = None
@@ -58,11 +56,7 @@ class GatewayConfig:
             raise ValueError("--workers share a port, so --port must be one; it is 0")
         if not 0 <= self.port <= 65535:
             raise ValueError(f"--port is {self.port}; expected 0 to 65535")
-        if not is_authority(self.tokenizer):
-            expected = "host:port, such as 127.0.0.1:50052 or [::1]:50052"
-            raise ValueError(f"--tokenizer is {self.tokenizer!r}; expected {expected}")
-        if self.session_socket is not None:
-            check_socket("--session-socket", self.session_socket)
+        _ = self.tokenizer_address
         if self.max_body_bytes < 1:
             raise ValueError(f"--max-body-bytes is {self.max_body_bytes}; expected at least 1")
         if self.request_timeout_s is not None and not self.request_timeout_s > 0:
@@ -81,6 +75,11 @@ class GatewayConfig:
             if not key or not key.isascii() or not key.isprintable() or " " in key:
                 raise ValueError(f"API key number {number} is not printable ASCII without spaces")
         object.__setattr__(self, "api_keys", tuple(dict.fromkeys(keys)))
+
+    @property
+    def tokenizer_address(self) -> ProcessAddress:
+        """The tokenizer service's address, read."""
+        return ProcessAddress.parse(self.tokenizer, "--tokenizer")
 
 
 def _keys_in(path: Path | None) -> list[str]:

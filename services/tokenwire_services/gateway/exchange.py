@@ -13,9 +13,9 @@ from starlette.types import Receive
 
 from tokenwire.status import StatusError
 from tokenwire.v1 import tokenizer_pb2
+from tokenwire.wakeup import Wakeup
 from tokenwire_services.gateway.generation import Generation, Submission
 from tokenwire_services.gateway.session import Session
-from tokenwire_services.wakeup import Wakeup
 
 
 class Exchange:

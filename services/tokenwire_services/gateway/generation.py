@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from tokenwire.status import StatusError
 from tokenwire.v1 import generation_pb2, tokenizer_pb2
-from tokenwire_services.wakeup import Wakeup
+from tokenwire.wakeup import Wakeup
 
 FinishEvent = tokenizer_pb2.TokenizerSessionResponse.FinishEvent
 

@@ -44,7 +44,7 @@ async def _serve(config: GatewayConfig, listener: socket.socket) -> None:
 async def _announce(server: GatewayServer, config: GatewayConfig, port: int) -> None:
     """Report the port once it listens, and readiness once requests can be served."""
     url = f"http://{authority(config.host, port)}"
-    waiting = f"waiting for the tokenizer service at {config.tokenizer}"
+    waiting = f"waiting for the tokenizer service at {config.tokenizer_address.authority}"
     if config.status_fd is None:  # nobody supervises it, and shows what it reports
         logging.getLogger(__name__).info("listening on %s, %s", url, waiting)
     _report(config.status_fd, waiting, port)

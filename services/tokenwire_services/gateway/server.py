@@ -35,11 +35,7 @@ class GatewayServer(uvicorn.Server):
     def __init__(self, config: GatewayConfig) -> None:
         metrics = Metrics()
         self.link = TokenizerLink(
-            config.tokenizer,
-            metrics,
-            config.request_timeout_s,
-            config.failover_timeout_s,
-            config.session_socket,
+            config.tokenizer_address, metrics, config.request_timeout_s, config.failover_timeout_s
         )
         super().__init__(
             uvicorn.Config(

@@ -15,13 +15,13 @@ import uuid
 
 import grpc
 
+from tokenwire.duplex.commands import Commands
 from tokenwire.status import StatusError, unavailable
 from tokenwire.v1 import generation_pb2, tokenizer_pb2
-from tokenwire_services.duplex.commands import Commands
+from tokenwire.wakeup import Wakeup
 from tokenwire_services.gateway.generation import Generation, Submission
 from tokenwire_services.gateway.latencies import Latencies
 from tokenwire_services.gateway.metrics import Metrics
-from tokenwire_services.wakeup import Wakeup
 
 _STEPS_PER_ACK = 16
 _GRACE_MS = 10_000

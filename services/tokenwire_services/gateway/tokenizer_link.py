@@ -15,12 +15,12 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tokenwire.channel import DIRECT
+from tokenwire.duplex.call import DuplexCall, open_call
 from tokenwire.status import StatusError, unavailable
 from tokenwire.v1 import tokenizer_pb2, tokenizer_pb2_grpc
-from tokenwire_services.duplex.call import DuplexCall, open_call
-from tokenwire_services.duplex.unix import UNIX
 from tokenwire_services.gateway.metrics import Metrics
 from tokenwire_services.gateway.session import Command, Session
+from tokenwire_services.process_address import ProcessAddress
 
 SERVICE = "tokenwire.v1.Tokenizer"
 _SESSION = f"/{SERVICE}/Session"
@@ -70,18 +70,14 @@ class TokenizerLink:
 
     def __init__(
         self,
-        address: str,
+        address: ProcessAddress,
         metrics: Metrics,
         request_timeout_s: float | None = None,
         failover_timeout_s: float = 30.0,
-        session_socket: str | None = None,
     ) -> None:
-        """`failover_timeout_s`: how long requests wait for a process when theirs was lost.
-
-        `session_socket`: the Unix socket that the service serves sessions at, where it does.
-        """
-        self._address = address
-        self._session_address = address if session_socket is None else UNIX + session_socket
+        """`failover_timeout_s`: how long requests wait for a process when theirs was lost."""
+        self._address = address.authority
+        self._session_address = address.sessions
         self._failover_timeout_s = failover_timeout_s
         self._session = Session(metrics, request_timeout_s)
         self._opened = asyncio.Event()

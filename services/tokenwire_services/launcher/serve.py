@@ -90,10 +90,13 @@ def process_specs(
         "RAYON_NUM_THREADS": os.environ.get("RAYON_NUM_THREADS", threads),
     }
     keys = {API_KEY_VARIABLE: " ".join(gateway.api_keys) or None}
+    name = f"@tokenwire-{os.getpid()}-{secrets.token_hex(8)}"
+    engine = dataclasses.replace(engine, session_socket=f"{name}-engine")
+    (address,) = tokenizer.engines
+    tokenizer = dataclasses.replace(tokenizer, engines=(f"{address},{engine.session_socket}",))
     if tokenizer.workers == 1:
-        socket = f"@tokenwire-{os.getpid()}-{secrets.token_hex(8)}"
-        tokenizer = dataclasses.replace(tokenizer, session_socket=socket)
-        gateway = dataclasses.replace(gateway, session_socket=socket)
+        tokenizer = dataclasses.replace(tokenizer, session_socket=f"{name}-tokenizer")
+        gateway = dataclasses.replace(gateway, tokenizer=f"{gateway.tokenizer},{tokenizer.session_socket}")
     return [
         ProcessSpec("engine", command_line("engine", engine), common),
         *worker_specs("tokenizer", tokenizer, common | encoding),

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tokenwire.address import is_authority
-from tokenwire_services.duplex.unix import check_socket
+from tokenwire.duplex.unix import check_socket
+from tokenwire_services.process_address import ProcessAddress
 
 TOOL_PARSERS = ("harmony", "deepseek", "mistral", "hermes", "pythonic", "llama3_json")
 REASONING_PARSERS = ("think", "harmony")
@@ -25,7 +25,7 @@ class TokenizerConfig:
     """
 
     engines: tuple[str, ...] = ("127.0.0.1:50051",)
-    """Addresses of the engines, each "host:port"."""
+    """Addresses of the engines, each "host:port", with a comma and a Unix socket where sessions go there."""
     host: str = "127.0.0.1"
     port: int = 50052
     """0: any free port; the ready line on `status_fd` says which."""
@@ -60,7 +60,7 @@ class TokenizerConfig:
     def __post_init__(self) -> None:
         if not self.engines:
             raise ValueError("--engine is missing; expected an engine's host:port")
-        if len(set(self.engines)) < len(self.engines):
+        if len({address.authority for address in self.engine_addresses}) < len(self.engines):
             raise ValueError(f"--engine names an engine twice: {', '.join(self.engines)}")
         for option, name, names in (
             ("--tool-parser", self.tool_parser, TOOL_PARSERS),
@@ -68,11 +68,6 @@ class TokenizerConfig:
         ):
             if name not in ("auto", "none", *names):
                 raise ValueError(f"{option} is {name!r}; expected auto, none, {', '.join(names)}")
-        for address in self.engines:
-            if not is_authority(address):
-                raise ValueError(
-                    f"--engine is {address!r}; expected host:port, such as 127.0.0.1:50051 or [::1]:50051"
-                )
         if not 1 <= self.workers <= MAX_WORKERS:
             raise ValueError(f"--workers is {self.workers}; expected 1 to {MAX_WORKERS}")
         if self.workers > 1 and self.port == 0:
@@ -100,3 +95,8 @@ class TokenizerConfig:
         ):
             if value < 1:
                 raise ValueError(f"{name} is {value}; expected at least 1")
+
+    @property
+    def engine_addresses(self) -> tuple[ProcessAddress, ...]:
+        """The engines' addresses, read."""
+        return tuple(ProcessAddress.parse(address, "--engine") for address in self.engines)

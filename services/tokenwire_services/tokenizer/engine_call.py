@@ -6,8 +6,8 @@ import contextlib
 
 import grpc
 
+from tokenwire.duplex.call import DuplexCall, open_call
 from tokenwire.v1 import engine_pb2
-from tokenwire_services.duplex.call import DuplexCall, open_call
 from tokenwire_services.tokenizer.engine_health import ENGINE_SERVICE
 from tokenwire_services.tokenizer.engine_session import Command, EngineSession
 

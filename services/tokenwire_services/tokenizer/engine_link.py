@@ -20,6 +20,7 @@ import grpc
 from tokenwire.channel import DIRECT
 from tokenwire.status import unavailable
 from tokenwire.v1 import engine_pb2_grpc
+from tokenwire_services.process_address import ProcessAddress
 from tokenwire_services.tokenizer.engine_call import (
     EngineLostError,
     next_response,
@@ -89,14 +90,18 @@ class EngineLink:
     """Keeps a session going with one engine.
 
     Attributes:
+        address: "host:port".
         blocks: what the engine's prefix cache holds; empty unless the link is one of several.
         load: how busy it is.
     """
 
-    def __init__(self, address: str, owner: LinkOwner, failover_timeout_s: float, is_watched: bool) -> None:
-        """`address` is "host:port". `failover_timeout_s`: how long requests wait for an engine that was lost.
+    def __init__(
+        self, address: ProcessAddress, owner: LinkOwner, failover_timeout_s: float, is_watched: bool
+    ) -> None:
+        """`failover_timeout_s`: how long requests wait for an engine that was lost.
         `is_watched`: whether anybody wants to know how busy the engine is, and what it has cached."""
-        self.address = address
+        self.address = address.authority
+        self._session_address = address.sessions
         self._owner = owner
         self._is_watched = is_watched
         self._session = EngineSession(grace_ms=round(failover_timeout_s * 1000))
@@ -105,7 +110,7 @@ class EngineLink:
         self._model = EngineModel(owner.find_model, lambda model: owner.check(self, model))
         self._is_serving = False
         self._is_connected = False
-        self._outage = Outage(address, failover_timeout_s, self)
+        self._outage = Outage(self.address, failover_timeout_s, self)
 
     @property
     def is_connected(self) -> bool:
@@ -204,7 +209,7 @@ class EngineLink:
             case Meeting.OTHER_MODEL:
                 reason = f"the engine at {self.address} was replaced by one with another model"
                 self._session.abandon(unavailable(reason, 0.0))
-        call = await open_session(self.address, self._session)
+        call = await open_session(self._session_address, self._session)
         tasks: list[asyncio.Task[None]] = []
 
         def begin(work: Coroutine[None, None, None]) -> asyncio.Task[None]:

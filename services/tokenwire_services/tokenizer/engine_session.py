@@ -21,12 +21,12 @@ from dataclasses import dataclass
 
 import grpc
 
+from tokenwire.duplex.commands import Commands
 from tokenwire.status import StatusError, unavailable
 from tokenwire.v1 import engine_pb2
-from tokenwire_services.duplex.commands import Commands
+from tokenwire.wakeup import Wakeup
 from tokenwire_services.tokenizer.engine_request import EngineRequest, read_handed_back
 from tokenwire_services.tokenizer.samples import Samples
-from tokenwire_services.wakeup import Wakeup
 
 log = logging.getLogger(__name__)
 

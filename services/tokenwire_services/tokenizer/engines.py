@@ -40,7 +40,8 @@ class Engines:
         self._has_changed = asyncio.Event()
         is_watched = len(config.engines) > 1
         self.links = tuple(
-            EngineLink(address, self, config.failover_timeout_s, is_watched) for address in config.engines
+            EngineLink(address, self, config.failover_timeout_s, is_watched)
+            for address in config.engine_addresses
         )
 
     @property

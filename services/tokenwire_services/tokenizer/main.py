@@ -18,10 +18,10 @@ from grpc_health.v1.health import aio as health
 from grpc_reflection.v1alpha import reflection
 
 from tokenwire.address import authority
+from tokenwire.duplex.server import CallServer, serve_calls
 from tokenwire.listen import listen
 from tokenwire.malformed import RefuseMalformed
 from tokenwire.v1 import tokenizer_pb2, tokenizer_pb2_grpc
-from tokenwire_services.duplex.server import CallServer, serve_calls
 from tokenwire_services.garbage import keep_what_exists
 from tokenwire_services.tokenizer.config import TokenizerConfig
 from tokenwire_services.tokenizer.engine_link import EngineLink
@@ -93,7 +93,8 @@ async def serve(config: TokenizerConfig, stop: asyncio.Event | None = None) -> N
     engines = Engines(config, on_change)
     service = TokenizerService(engines, config)
     server = _make_server(service, status, config)
-    await _set_health(status, (*_SERVICES, *config.engines), serving=False)
+    addresses = [link.address for link in engines.links]
+    await _set_health(status, (*_SERVICES, *addresses), serving=False)
     try:
         port = listen(server, config.host, config.port, config.reuse_port)
     except OSError as error:
@@ -104,7 +105,7 @@ async def serve(config: TokenizerConfig, stop: asyncio.Event | None = None) -> N
         log.info(
             "listening on %s, waiting for the engine at %s",
             authority(config.host, port),
-            " or ".join(config.engines),
+            " or ".join(addresses),
         )
         progress.waiting(port)
         linked = asyncio.create_task(engines.run())
@@ -121,7 +122,10 @@ async def serve(config: TokenizerConfig, stop: asyncio.Event | None = None) -> N
             for task in (linked, stopped):
                 task.cancel()
             await asyncio.gather(linked, stopped, return_exceptions=True)
-            await server.stop(_SHUTDOWN_GRACE_S)
+            stopping = [server.stop(_SHUTDOWN_GRACE_S)]
+            if sessions is not None:
+                stopping.append(sessions.stop(_SHUTDOWN_GRACE_S))
+            await asyncio.gather(*stopping)
             await asyncio.to_thread(metrics.close)
 
 
@@ -166,7 +170,7 @@ async def _serve_sessions(service: TokenizerService, config: TokenizerConfig) ->
     try:
         return await serve_calls(path, _SESSION, request, service.serve_session, config.max_message_bytes)
     except OSError as error:
-        raise StartError(f"cannot listen on {path}: {error.strerror or error}") from error
+        raise StartError(str(error)) from error
 
 
 def _serving_metrics(engines: Engines, config: TokenizerConfig) -> contextlib.ExitStack:

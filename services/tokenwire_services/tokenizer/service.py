@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 
+from tokenwire.duplex.served_call import LibraryCall
 from tokenwire.status import StatusError, abort
 from tokenwire.v1 import tokenizer_pb2, tokenizer_pb2_grpc
 from tokenwire_services.tokenizer import text
@@ -45,10 +46,10 @@ class TokenizerService(tokenizer_pb2_grpc.TokenizerServicer):
         self, requests: AsyncIterator[tokenizer_pb2.TokenizerSessionRequest], context: Context
     ) -> None:
         async with _errors_to(context):
-            await self._sessions.serve(context)
+            await self.serve_session(LibraryCall(context))
 
     async def serve_session(self, call: Stream) -> None:
-        """A call of Session that did not come through the gRPC library.
+        """Serve a call of Session, whoever carries it.
 
         Raises:
             StatusError: what to end it with.

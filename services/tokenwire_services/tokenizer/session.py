@@ -10,10 +10,10 @@ import asyncio
 import itertools
 import logging
 from collections import deque
-from typing import Protocol
 
 import grpc
 
+from tokenwire.duplex.served_call import ServedCall
 from tokenwire.status import StatusError, invalid_argument, unavailable
 from tokenwire.v1 import generation_pb2, tokenizer_pb2
 from tokenwire_services.tokenizer.config import TokenizerConfig
@@ -25,20 +25,7 @@ log = logging.getLogger(__name__)
 
 Request = tokenizer_pb2.TokenizerSessionRequest
 Response = tokenizer_pb2.TokenizerSessionResponse
-
-
-class Stream(Protocol):
-    """A call of the method, as a session needs it."""
-
-    async def read(self) -> Request | object:
-        """The peer's next message; anything else once it has closed its side."""
-
-    async def write(self, message: Response) -> None:
-        """Send a message, once the peer takes it."""
-
-
-class BrokenStreamError(Exception):
-    """A stream cannot be written to: its peer is gone."""
+Stream = ServedCall[Request, Response]
 
 
 class Session:
@@ -106,10 +93,10 @@ class Session:
 
         Raises:
             StatusError: the peer does not follow the protocol, or reads too slowly.
-            BrokenStreamError: the stream broke.
+            BrokenCallError: the stream broke.
         """
         # Before anything can go wrong: a call cannot be aborted while its first message is being written.
-        await _send(stream, first)
+        await stream.write(first)
         tasks: list[asyncio.Task[None]] = [
             asyncio.create_task(self._read(stream)),
             asyncio.create_task(self._write(stream)),
@@ -126,7 +113,7 @@ class Session:
 
     async def _read(self, stream: Stream) -> None:
         """Obey the peer until it ends its side of the stream."""
-        while isinstance(message := await stream.read(), Request):
+        while (message := await stream.read()) is not None:
             match message.WhichOneof("command"):
                 case "submit":
                     self._num_commands += 1
@@ -186,7 +173,7 @@ class Session:
                 self._num_sent += 1
             else:
                 message = self._make(await self._outbox.take())
-            await _send(stream, message)
+            await stream.write(message)
 
     def _make(self, deltas: Deltas) -> Response:
         """Deltas as the session's next message."""
@@ -214,13 +201,6 @@ class Session:
     async def _watch_end(self) -> None:
         await self._ended.wait()
         raise unavailable("the tokenizer service is shutting down; go on at another process", 0.0)
-
-
-async def _send(stream: Stream, message: Response) -> None:
-    try:
-        await stream.write(message)
-    except Exception as error:  # the library raises what it finds, its internal errors too
-        raise BrokenStreamError from error
 
 
 def session_response(step: int, deltas: Deltas) -> Response:

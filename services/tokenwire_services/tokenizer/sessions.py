@@ -11,11 +11,11 @@ import asyncio
 
 import grpc
 
+from tokenwire.duplex.served_call import BrokenCallError
 from tokenwire.status import StatusError, invalid_argument, not_found
-from tokenwire_services.duplex.server import BrokenCallError
 from tokenwire_services.tokenizer.config import TokenizerConfig
 from tokenwire_services.tokenizer.engines import Engines
-from tokenwire_services.tokenizer.session import BrokenStreamError, Request, Session, Stream
+from tokenwire_services.tokenizer.session import Request, Session, Stream
 
 MAX_ID_BYTES = 256
 
@@ -63,7 +63,7 @@ class Sessions:
                 is_over = False
                 raise StatusError(grpc.StatusCode.ABORTED, "a newer stream resumed the session")
             error = stream.exception()
-            if error is not None and not isinstance(error, BrokenStreamError | BrokenCallError):
+            if error is not None and not isinstance(error, BrokenCallError):
                 raise error
             # A connection that breaks may look like a peer that closed its side: both get the grace period.
             is_over = False
@@ -87,7 +87,7 @@ class Sessions:
 async def _read_open(call: Stream) -> Request.Open:
     """The stream's first message, which opens or resumes a session."""
     message = await call.read()
-    if not isinstance(message, Request) or message.WhichOneof("command") != "open":
+    if message is None or message.WhichOneof("command") != "open":
         raise invalid_argument("open", "missing; a session's first message must be open")
     if not 1 <= len(message.open.session_id.encode()) <= MAX_ID_BYTES:
         problem = f"is empty, or longer than {MAX_ID_BYTES} bytes; expected a random id such as a UUID"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -10,9 +11,15 @@ from tests.engine.running import Engine, StartEngine, starting_engines
 
 
 @pytest.fixture
-async def start_engine() -> AsyncIterator[StartEngine]:
+def session_socket(request: pytest.FixtureRequest, tmp_path: Path) -> str | None:
+    """Where sessions are served beside the port: nowhere, unless the test is parametrized with "unix"."""
+    return str(tmp_path / "sessions") if getattr(request, "param", "tcp") == "unix" else None
+
+
+@pytest.fixture
+async def start_engine(session_socket: str | None) -> AsyncIterator[StartEngine]:
     """Starts engines that end with the test, and asserts that they leave no block behind."""
-    async with starting_engines(max_running=8) as start:
+    async with starting_engines(max_running=8, session_socket=session_socket) as start:
         yield start
 
 

@@ -9,12 +9,16 @@ from collections import defaultdict
 import grpc
 import pytest
 
+from tests.engine.running import session_channel
 from tests.patience import PATIENCE_S
 from tokenwire.status import StatusError
 from tokenwire.v1 import engine_pb2_grpc, generation_pb2
 from tokenwire.v1.engine_pb2 import GenerateRequest, SessionRequest, SessionResponse
 
 FinishEvent = SessionResponse.FinishEvent
+
+at_port_and_socket = pytest.mark.parametrize("session_socket", ["tcp", "unix"], indirect=True)
+"""For tests of sessions: they are served by the gRPC library, or at a Unix socket."""
 
 GRACE_MS = 5_000
 REFUSED = 99
@@ -97,9 +101,9 @@ class ResumingPeer(Peer):
         acknowledges: whether it does so at every step.
     """
 
-    def __init__(self, port: int, grace_ms: int = GRACE_MS, acknowledges: bool = True) -> None:
-        options = [("grpc.initial_reconnect_backoff_ms", 20), ("grpc.min_reconnect_backoff_ms", 20)]
-        self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options)
+    def __init__(self, target: int | str, grace_ms: int = GRACE_MS, acknowledges: bool = True) -> None:
+        """`target`: a port, or the path of a Unix socket."""
+        self.channel = session_channel(target)
         super().__init__(engine_pb2_grpc.EngineStub(self.channel))
         self.step = 0
         self.acknowledges = acknowledges

@@ -10,6 +10,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.engine.hash_runner import continuation
 from tests.engine.running import Engine, handed_back
+from tests.engine.server.peers import at_port_and_socket
 from tokenwire.v1.engine_admin_pb2 import DrainResponse
 from tokenwire.v1.engine_pb2 import (
     GenerateRequest,
@@ -97,8 +98,9 @@ async def test_what_is_left_at_the_timeout_is_handed_back_after_all_of_its_token
     assert (await engine.load()).free_kv_blocks == (await engine.load()).total_kv_blocks
 
 
+@at_port_and_socket
 async def test_a_session_hears_of_its_requests_and_goes_on(engine: Engine) -> None:
-    session = engine.stub.Session()
+    session = engine.session_stub().Session()
     await session.write(SessionRequest(open=SessionRequest.Open(session_id="s")))
     await session.read()
     engine.runner.hold()

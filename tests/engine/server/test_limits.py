@@ -9,6 +9,7 @@ import pytest
 
 from tests.engine.hash_runner import continuation
 from tests.engine.running import Engine, StartEngine
+from tests.engine.server.peers import at_port_and_socket
 from tokenwire.status import StatusError
 from tokenwire.v1 import generation_pb2
 from tokenwire.v1.engine_pb2 import GenerateRequest, SessionRequest
@@ -53,9 +54,10 @@ async def test_a_timeout_ends_a_running_and_a_queued_request(start_engine: Start
         assert "time was up" in error.message
 
 
+@at_port_and_socket
 async def test_in_a_session_a_timeout_is_the_end_of_that_request_only(engine: Engine) -> None:
     engine.runner.hold()
-    session = engine.stub.Session()
+    session = engine.session_stub().Session()
     await session.write(SessionRequest(open=SessionRequest.Open(session_id="a")))
     for slot, max_tokens, timeout_ms in ((0, 200, 50), (1, 4, None)):
         request = GenerateRequest(

@@ -13,7 +13,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from tests.engine.hash_runner import HashRunner
-from tests.engine.running import Engine
+from tests.engine.running import Engine, session_channel, session_target
+from tests.engine.server.peers import at_port_and_socket
 from tests.patience import PATIENCE_S
 from tokenwire.status import StatusError
 from tokenwire.v1 import engine_pb2, engine_pb2_grpc
@@ -34,11 +35,12 @@ async def health(channel: grpc.aio.Channel, service: str = "") -> str:
 class Loading:
     """A server whose model takes as long to load as the test likes."""
 
-    def __init__(self) -> None:
+    def __init__(self, session_socket: str | None = None) -> None:
         self.may_load = threading.Event()
         self.error: Exception | None = None
         self.runner = HashRunner()
-        self.server = EngineServer(EngineConfig(port=0), self._load, lambda *_: None)
+        config = EngineConfig(port=0, session_socket=session_socket)
+        self.server = EngineServer(config, self._load, lambda *_: None)
 
     def _load(self, config: EngineConfig, progress: Progress) -> HashRunner:
         self.may_load.wait()
@@ -50,15 +52,21 @@ class Loading:
         await self.server.start()
         self.channel = grpc.aio.insecure_channel(f"127.0.0.1:{self.server.port}")
         self.stub = engine_pb2_grpc.EngineStub(self.channel)
+        self.session_channel = session_channel(session_target(self.server))
+        self.session_stub = engine_pb2_grpc.EngineStub(self.session_channel)
+
+    async def close(self) -> None:
+        await self.session_channel.close()
+        await self.channel.close()
 
 
 @pytest.fixture
-async def loading() -> AsyncIterator[Loading]:
-    loading = Loading()
+async def loading(session_socket: str | None) -> AsyncIterator[Loading]:
+    loading = Loading(session_socket)
     await loading.start()
     yield loading
     loading.may_load.set()
-    await loading.channel.close()
+    await loading.close()
     assert await loading.server.stop()
 
 
@@ -79,6 +87,14 @@ async def test_calls_are_unavailable_with_a_time_to_retry_while_the_model_loads(
     assert error.retry_after_s == 1.0
 
 
+@at_port_and_socket
+async def test_sessions_are_unavailable_while_the_model_loads(loading: Loading) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await loading.session_stub.Session().read()
+    error = StatusError.from_call(caught.value)
+    assert (error.code, error.retry_after_s) == (grpc.StatusCode.UNAVAILABLE, 1.0)
+
+
 async def test_a_model_that_does_not_load_is_a_failure(loading: Loading) -> None:
     loading.error = ValueError("the checkpoint lacks model.norm.weight")
     loading.may_load.set()
@@ -93,9 +109,10 @@ async def test_stopping_does_not_wait_for_a_model_that_loads() -> None:
     async with asyncio.timeout(PATIENCE_S):
         assert not await loading.server.stop()
     loading.may_load.set()
-    await loading.channel.close()
+    await loading.close()
 
 
+@at_port_and_socket
 async def test_stopping_ends_calls_with_unavailable(loading: Loading) -> None:
     loading.may_load.set()
     await loading.server.ready()
@@ -103,7 +120,7 @@ async def test_stopping_ends_calls_with_unavailable(loading: Loading) -> None:
     generate = loading.stub.Generate(GenerateRequest(prompt_token_ids=[1]))
     loading.runner.allow(1)
     await generate.read()
-    session = loading.stub.Session()
+    session = loading.session_stub.Session()
     await session.write(SessionRequest(open=SessionRequest.Open(session_id="a")))
     await session.read()
     stopping = asyncio.create_task(loading.server.stop())
@@ -137,6 +154,13 @@ async def test_a_port_in_use_is_an_error_that_names_it() -> None:
         server = EngineServer(EngineConfig(port=port), lambda *_: HashRunner(), lambda *_: None)
         with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port}"):
             await server.start()
+
+
+async def test_a_socket_that_cannot_be_is_an_error_that_names_it() -> None:
+    config = EngineConfig(port=0, session_socket="/nowhere/sessions")
+    server = EngineServer(config, lambda *_: HashRunner(), lambda *_: None)
+    with pytest.raises(OSError, match="cannot listen on /nowhere/sessions: No such file or directory"):
+        await server.start()
 
 
 async def test_reflection_lists_the_services(engine: Engine) -> None:

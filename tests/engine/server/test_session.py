@@ -6,23 +6,25 @@ import grpc
 import pytest
 
 from tests.engine.hash_runner import HashRunner, continuation, model_info
-from tests.engine.running import Engine, StartEngine
-from tests.engine.server.peers import Peer
+from tests.engine.running import Engine, StartEngine, session_channel
+from tests.engine.server.peers import Peer, at_port_and_socket
 from tokenwire.status import StatusError
 from tokenwire.v1 import generation_pb2
 from tokenwire.v1.engine_pb2 import SessionRequest, SessionResponse
 from tokenwire_engine.server import outbox
 
+pytestmark = at_port_and_socket
+
 
 @pytest.fixture
 async def peer(engine: Engine) -> Peer:
-    peer = Peer(engine.stub)
+    peer = Peer(engine.session_stub())
     await peer.open()
     return peer
 
 
 async def test_the_first_message_answers_open(engine: Engine) -> None:
-    first = await Peer(engine.stub).open()
+    first = await Peer(engine.session_stub()).open()
     assert first.HasField("opened")
     assert not first.opened.resumed
     assert (await engine.load()).sessions == 1
@@ -133,7 +135,7 @@ async def test_requests_run_to_their_end_after_the_peer_closed_its_side(peer: Pe
 async def test_steps_are_put_together_for_a_peer_that_does_not_read(start_engine: StartEngine) -> None:
     info = model_info(num_blocks=4096, max_model_len=16_384, max_step_tokens=128)
     engine = await start_engine(HashRunner(info), max_running=64)
-    peer = Peer(engine.stub)
+    peer = Peer(engine.session_stub())
     await peer.open()
     for slot in range(64):
         await peer.submit(slot, [slot], max_tokens=1000)
@@ -148,7 +150,7 @@ async def test_a_long_backlog_is_sent_in_pieces_with_the_ends_last(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outbox, "MAX_MESSAGE_TOKENS", 3)
-    peer = Peer(engine.stub)
+    peer = Peer(engine.session_stub())
     await peer.open()
     engine.runner.hold()
     for slot in range(8):
@@ -189,7 +191,7 @@ async def test_acknowledged_steps_must_have_been_sent(peer: Peer) -> None:
 async def test_a_session_must_be_opened_properly(
     engine: Engine, first: dict[str, object], code: grpc.StatusCode, field: str | None
 ) -> None:
-    peer = Peer(engine.stub)
+    peer = Peer(engine.session_stub())
     await peer.send(**first)
     assert await failure(peer) == (code, field)
 
@@ -209,19 +211,19 @@ async def test_a_message_that_cannot_be_decoded_ends_the_session_and_its_request
         return message if isinstance(message, bytes) else message.SerializeToString()
 
     engine.runner.hold()
-    peer = Peer(engine.stub)
-    peer.call = engine.channel.stream_stream(
-        "/tokenwire.v1.Engine/Session", as_sent, SessionResponse.FromString
-    )()
-    await peer.open()
-    await peer.submit(0, [1, 2, 3])
-    await peer.call.write(b"\xff\xff")
-    assert await failure(peer) == (grpc.StatusCode.INVALID_ARGUMENT, "request")
+    async with session_channel(engine.session_target) as channel:
+        method = channel.stream_stream("/tokenwire.v1.Engine/Session", as_sent, SessionResponse.FromString)
+        peer = Peer(engine.session_stub())
+        peer.call = method()
+        await peer.open()
+        await peer.submit(0, [1, 2, 3])
+        await peer.call.write(b"\xff\xff")
+        assert await failure(peer) == (grpc.StatusCode.INVALID_ARGUMENT, "request")
 
 
 async def test_a_session_id_in_use_is_refused(engine: Engine) -> None:
-    await Peer(engine.stub).open("mine")
-    second = Peer(engine.stub)
+    await Peer(engine.session_stub()).open("mine")
+    second = Peer(engine.session_stub())
     await second.send(open=SessionRequest.Open(session_id="mine"))
     assert (await failure(second))[0] is grpc.StatusCode.ALREADY_EXISTS
 

@@ -12,15 +12,17 @@ import pytest
 from tests.cut_proxy import cut_proxy
 from tests.engine.hash_runner import HashRunner, continuation, model_info
 from tests.engine.running import Engine, StartEngine
-from tests.engine.server.peers import GRACE_MS, ResumingPeer
+from tests.engine.server.peers import GRACE_MS, ResumingPeer, at_port_and_socket
 from tokenwire.status import StatusError
 from tokenwire_engine.scheduler.plan import StepResult
 from tokenwire_engine.server import outbox, session
 
+pytestmark = at_port_and_socket
+
 
 @pytest.fixture
 async def peer(engine: Engine) -> AsyncIterator[ResumingPeer]:
-    peer = ResumingPeer(engine.port)
+    peer = ResumingPeer(engine.session_target)
     await peer.begin()
     yield peer
     await peer.channel.close()
@@ -30,7 +32,7 @@ async def test_twenty_cuts_during_sixty_four_streams_lose_nothing_and_repeat_not
     start_engine: StartEngine,
 ) -> None:
     engine = await start_engine(HashRunner(model_info(num_blocks=4096, max_model_len=2048)), max_running=64)
-    async with cut_proxy(engine.port) as proxy:
+    async with cut_proxy(engine.session_target) as proxy:
         peer = ResumingPeer(proxy.port)
         await peer.begin()
         engine.runner.hold()
@@ -95,7 +97,7 @@ async def test_a_submit_that_was_lost_is_sent_again_and_one_that_was_not_is_not(
 async def test_without_a_grace_period_a_broken_stream_cancels_at_once_and_cannot_be_resumed(
     engine: Engine,
 ) -> None:
-    peer = ResumingPeer(engine.port, grace_ms=0)
+    peer = ResumingPeer(engine.session_target, grace_ms=0)
     assert (await peer.begin()).grace_period_ms == 0
     await peer.submit(1, [5], max_tokens=None)
     await peer.read()
@@ -113,7 +115,7 @@ async def test_when_the_grace_period_is_over_blocks_are_free_and_the_session_is_
 ) -> None:
     runner = HashRunner(model_info(num_blocks=4096, max_model_len=32_768))
     engine = await start_engine(runner, session_grace_s=0.3)
-    peer = ResumingPeer(engine.port)
+    peer = ResumingPeer(engine.session_target)
     assert (await peer.begin()).grace_period_ms == 300
     engine.runner.hold()
     await peer.submit(1, [5], max_tokens=None)
@@ -180,7 +182,7 @@ async def test_a_peer_that_does_not_acknowledge_is_paused_and_delays_nobody(
     monkeypatch.setattr(outbox, "MAX_MESSAGE_TOKENS", 64)
     runner = PacedRunner(model_info(num_blocks=1024, max_model_len=4096, max_step_tokens=256))
     engine = await start_engine(runner, max_running=16)
-    slow = ResumingPeer(engine.port, acknowledges=False)
+    slow = ResumingPeer(engine.session_target, acknowledges=False)
     await slow.begin()
     for slot in range(8):
         await slow.submit(slot, [slot], max_tokens=1500)
@@ -196,7 +198,7 @@ async def test_a_peer_that_does_not_acknowledge_is_paused_and_delays_nobody(
     generated = (await engine.load()).generated_tokens
     assert generated < 2 * 4000  # the bound, and what was computed until the core heard of it
 
-    other = ResumingPeer(engine.port)
+    other = ResumingPeer(engine.session_target)
     await other.begin()
     await other.submit(1, [5], max_tokens=1000)
     await other.read_until_finished(1)
@@ -217,7 +219,7 @@ async def test_requests_of_a_paused_peer_can_be_cancelled_and_end_with_it(
 ) -> None:
     monkeypatch.setattr(session, "MAX_HELD", 1000)
     engine = await start_engine(HashRunner(model_info(max_model_len=900)), session_grace_s=0.0)
-    peer = ResumingPeer(engine.port, acknowledges=False)
+    peer = ResumingPeer(engine.session_target, acknowledges=False)
     await peer.begin()
     for slot in range(8):
         await peer.submit(slot, [slot], max_tokens=None)

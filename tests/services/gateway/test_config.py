@@ -17,7 +17,7 @@ from tokenwire_services.gateway.config import GatewayConfig
         ({"tokenizer": "localhost"}, "expected host:port"),
         ({"tokenizer": "localhost:http"}, "expected host:port"),
         ({"tokenizer": "http://localhost:50052"}, "expected host:port"),
-        ({"tokenizer": "::1:50052"}, r"expected host:port, such as .* or \[::1\]:50052"),
+        ({"tokenizer": "::1:50052"}, r"expected host:port, such as .* or \[::1\]:50051"),
         ({"workers": 100_000}, "--workers is 100000; expected 1 to"),
         ({"failover_timeout_s": 1e300}, r"--failover-timeout-s is 1e\+300; expected 0 to a day"),
         ({"max_body_bytes": 0}, "--max-body-bytes is 0"),

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from tokenwire.status import StatusError, unavailable
 from tokenwire.v1 import generation_pb2, tokenizer_pb2
+from tokenwire.wakeup import Wakeup
 from tokenwire_services.gateway.metrics import Metrics
 from tokenwire_services.gateway.session import Session
-from tokenwire_services.wakeup import Wakeup
 
 Message = tokenizer_pb2.TokenizerSessionResponse
 Request = tokenizer_pb2.TokenizerGenerateRequest

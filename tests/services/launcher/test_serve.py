@@ -32,16 +32,29 @@ def test_keys_reach_the_gateway_only_and_no_command_line():
     assert "secret" not in " ".join(engine.arguments + tokenizer.arguments + gateway.arguments)
 
 
-def test_a_gateway_reaches_one_tokenizer_service_by_a_socket_that_no_other_stack_has():
+def test_each_process_reaches_the_one_behind_it_by_a_socket_that_no_other_stack_has():
     first, second = (process_specs(EngineConfig(), TokenizerConfig(), GatewayConfig()) for _ in range(2))
 
-    def sockets(specs):
-        return [word for spec in specs for word in spec.arguments if word.startswith("--session-socket=")]
+    engine, tokenizer, gateway = first
+    assert option(tokenizer, "engine") == f"127.0.0.1:50051,{option(engine, 'session-socket')}"
+    assert option(gateway, "tokenizer") == f"127.0.0.1:50052,{option(tokenizer, 'session-socket')}"
+    sockets = {option(spec, "session-socket") for spec in (*first[:2], *second[:2])}
+    assert len(sockets) == 4
 
-    tokenizer, gateway = sockets(first)
-    assert tokenizer == gateway
-    assert tokenizer not in sockets(second)
-    assert not sockets(process_specs(EngineConfig(), TokenizerConfig(workers=2), GatewayConfig()))
+
+def test_several_tokenizer_services_reach_the_engine_by_its_socket_and_are_reached_by_their_port():
+    engine, *tokenizers, gateway = process_specs(EngineConfig(), TokenizerConfig(workers=2), GatewayConfig())
+
+    for tokenizer in tokenizers:
+        assert option(tokenizer, "engine") == f"127.0.0.1:50051,{option(engine, 'session-socket')}"
+        assert option(tokenizer, "session-socket") is None
+    assert option(gateway, "tokenizer") is None
+
+
+def option(spec, name):
+    """What an option is on a process's command line, if it is there."""
+    words = [word.partition("=") for word in spec.arguments]
+    return next((value for word, _, value in words if word == f"--{name}"), None)
 
 
 def test_workers_share_a_port_and_nothing_else():

@@ -123,7 +123,7 @@ class Service:
 
 
 class Listener(Protocol):
-    """What listens on a port."""
+    """What listens on a port, and perhaps at a `session_socket`."""
 
     port: int
 
@@ -133,8 +133,7 @@ async def start_service(*engines: Listener, wait: bool = True, **options: Any) -
     configuration's."""
     reader, writer = os.pipe()
     stop = asyncio.Event()
-    addresses = tuple(f"127.0.0.1:{engine.port}" for engine in engines)
-    config = TokenizerConfig(engines=addresses, port=0, status_fd=writer, **options)
+    config = TokenizerConfig(engines=tuple(map(_address, engines)), port=0, status_fd=writer, **options)
     running = asyncio.create_task(serve(config, stop))
     progress = asyncio.StreamReader()
     transport, _ = await asyncio.get_running_loop().connect_read_pipe(
@@ -158,6 +157,17 @@ async def start_service(*engines: Listener, wait: bool = True, **options: Any) -
             await each.close()
     transport.close()
     os.close(writer)
+
+
+def _address(engine: Listener) -> str:
+    socket = getattr(engine, "session_socket", None)
+    return f"127.0.0.1:{engine.port}" + (f",{socket}" if socket else "")
+
+
+@pytest.fixture(params=["tcp", "unix"])
+def engine_socket(request: pytest.FixtureRequest, tmp_path: Path) -> str | None:
+    """Where an engine serves sessions: by the gRPC library, or at a Unix socket."""
+    return str(tmp_path / "engine") if request.param == "unix" else None
 
 
 @pytest.fixture(params=["tcp", "unix"])

@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 from tests.checkpoints import write_checkpoint
-from tests.cut_proxy import cut_proxy
+from tests.cut_proxy import cut_proxy, cut_proxy_of_sessions
 from tests.engine.hash_runner import continuation
 from tests.engine.running import Engine, StartEngine, connected, is_idle, start_server
 from tests.patience import until
@@ -17,11 +17,11 @@ from tokenwire_engine.runner.load import load_runner
 
 
 async def test_twenty_cuts_during_sixty_four_streams_change_nothing(
-    start_engine: StartEngine,
+    start_engine: StartEngine, engine_socket: str | None
 ) -> None:
-    engine = await start_engine(max_running=64)
+    engine = await start_engine(max_running=64, session_socket=engine_socket)
     engine.runner.hold()
-    async with cut_proxy(engine.port) as proxy:
+    async with cut_proxy_of_sessions(engine) as proxy:
         async for service in start_service(proxy):
             peer = await open_session(service)
             for slot in range(64):
@@ -40,10 +40,10 @@ async def test_twenty_cuts_during_sixty_four_streams_change_nothing(
 
 
 async def test_requests_that_are_cancelled_while_the_connection_is_down_end_at_the_engine(
-    start_engine: StartEngine,
+    start_engine: StartEngine, engine_socket: str | None
 ) -> None:
-    engine = await start_engine()
-    async with cut_proxy(engine.port) as proxy:
+    engine = await start_engine(session_socket=engine_socket)
+    async with cut_proxy_of_sessions(engine) as proxy:
         async for service in start_service(proxy):
             peer = await open_session(service)
             engine.runner.hold()
@@ -61,9 +61,9 @@ async def test_requests_that_are_cancelled_while_the_connection_is_down_end_at_t
 
 
 async def test_when_the_service_stops_its_requests_end_at_once(
-    start_engine: StartEngine,
+    start_engine: StartEngine, engine_socket: str | None
 ) -> None:
-    engine = await start_engine(session_grace_s=3600.0)
+    engine = await start_engine(session_grace_s=3600.0, session_socket=engine_socket)
     async for service in start_service(engine):
         peer = await open_session(service)
         engine.runner.hold()
@@ -77,7 +77,7 @@ async def test_when_the_service_stops_its_requests_end_at_once(
 
 
 async def test_an_engine_that_dies_and_comes_back_goes_on_with_what_it_would_have_said(
-    tmp_path: Path,
+    tmp_path: Path, engine_socket: str | None
 ) -> None:
     checkpoint = write_checkpoint(tmp_path, with_tokenizer=True, max_position_embeddings=1024)
     config = {
@@ -85,6 +85,7 @@ async def test_an_engine_that_dies_and_comes_back_goes_on_with_what_it_would_hav
         "device": "cpu",
         "max_model_len": 1024,
         "kv_cache_memory": 8 << 20,
+        "session_socket": engine_socket,
     }
     engine = await start_server(load_runner, **config)
     requests = [
@@ -136,7 +137,7 @@ async def test_a_second_engine_goes_on_with_what_a_drained_one_hands_back(
             assert (await draining).handed_back_requests == 32
             made_by_first = (await first.load()).generated_tokens
 
-            proxy.target_port = second.port
+            proxy.target = second.port
             await first.stop()
             ends = await peer.finish(33)
             assert peer.token_ids() == {slot: continuation([slot], 300) for slot in range(33)}

@@ -157,11 +157,11 @@ async def test_an_engine_that_was_cut_off_for_long_ends_what_others_went_on_with
             await peer.submit(0, token_request([1], 1500))
             await peer.submit(1, token_request([2], 1500))
             await first.step_until(lambda load: load.generated_tokens >= 3)
-            port, proxy.target_port = proxy.target_port, 1  # nobody listens there
+            port, proxy.target = proxy.target, 1  # nobody listens there
             await proxy.cut()
             await peer.finish(2)
             assert peer.token_ids() == {0: continuation([1], 1500), 1: continuation([2], 1500)}
-            proxy.target_port = port
+            proxy.target = port
             await first.step_until(is_idle)  # until it hears that nobody wants them any more
             assert (await first.load()).generated_tokens < 1500
             first.runner.resume()
@@ -196,7 +196,7 @@ async def test_a_draining_engine_gets_no_requests_and_what_it_hands_back_goes_to
 async def test_requests_wait_for_any_engine_when_all_are_lost(start_engine: StartEngine) -> None:
     first, second = await start_engine(), await start_engine()
     async with cut_proxy(second.port) as proxy:
-        target, proxy.target_port = proxy.target_port, 1
+        target, proxy.target = proxy.target, 1
         async for service in start_service(first, proxy):
             peer = await open_session(service)
             first.runner.hold()
@@ -205,7 +205,7 @@ async def test_requests_wait_for_any_engine_when_all_are_lost(start_engine: Star
             first.runner.resume()
             stopping = asyncio.create_task(first.stop())
             await asyncio.sleep(0.3)
-            proxy.target_port = target
+            proxy.target = target
             await peer.finish(1)
             assert peer.token_ids() == {0: continuation([1], 300)}
             await stopping

@@ -22,6 +22,7 @@ ENGINE = ProcessOptions(
         ],
         "host": shared.Host,
         "port": shared.Port,
+        "session_socket": shared.SessionSocket,
         "metrics_host": shared.MetricsHost,
         "metrics_port": shared.MetricsPort,
         "served_model_name": Annotated[

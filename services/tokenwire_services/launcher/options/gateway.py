@@ -14,8 +14,14 @@ from tokenwire_services.launcher.options.process_options import ProcessOptions
 GATEWAY = ProcessOptions(
     GatewayConfig,
     {
-        "tokenizer": shared.Tokenizer,
-        "session_socket": shared.SessionSocket,
+        "tokenizer": Annotated[
+            str,
+            typer.Option(
+                metavar="HOST:PORT[,SOCKET]",
+                help="Address of the tokenizer service, and its --session-socket where the session goes "
+                "there.",
+            ),
+        ],
         "host": shared.Host,
         "port": shared.Port,
         "api_key": Annotated[

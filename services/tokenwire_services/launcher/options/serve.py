@@ -11,7 +11,7 @@ from tokenwire_services.launcher.options.engine import ENGINE as _ENGINE
 from tokenwire_services.launcher.options.gateway import GATEWAY as _GATEWAY
 from tokenwire_services.launcher.options.tokenizer import TOKENIZER as _TOKENIZER
 
-ENGINE = _ENGINE.without("host", "metrics_host", "drain_timeout_s", "status_fd").renamed(
+ENGINE = _ENGINE.without("host", "session_socket", "metrics_host", "drain_timeout_s", "status_fd").renamed(
     port=(
         "engine_port",
         Annotated[int, shared.port("Port of the engine, on this machine only.")],
@@ -43,6 +43,6 @@ TOKENIZER = _TOKENIZER.without(
         Annotated[int, typer.Option(min=1, help="Processes of the tokenizer service.")],
     ),
 )
-GATEWAY = _GATEWAY.without("tokenizer", "session_socket", "reuse_port", "status_fd").renamed(
+GATEWAY = _GATEWAY.without("tokenizer", "reuse_port", "status_fd").renamed(
     workers=("gateway_workers", Annotated[int, typer.Option(min=1, help="Processes of the gateway.")]),
 )

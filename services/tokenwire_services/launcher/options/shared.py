@@ -47,8 +47,8 @@ SessionSocket = Annotated[
     str | None,
     typer.Option(
         metavar="PATH",
-        help="Unix socket between a tokenizer service and the gateways on its machine, which takes less CPU "
-        "time than TCP: a path, or @ and a name. `serve` makes one. Left out: none.",
+        help="Unix socket that serves sessions, too, to processes on this machine, which takes less CPU time "
+        "than TCP: a path, or @ and a name. `serve` makes its own. Left out: none.",
     ),
 ]
 Workers = Annotated[int, typer.Option(min=1, help="Processes that share the port.")]

@@ -17,8 +17,9 @@ TOKENIZER = ProcessOptions(
             list[str] | None,
             typer.Option(
                 "--engine",
-                metavar="HOST:PORT",
-                help="Address of an engine; may be given several times. Left out: 127.0.0.1:50051.",
+                metavar="HOST:PORT[,SOCKET]",
+                help="Address of an engine, and its --session-socket where the session goes there; may be "
+                "given several times. Left out: 127.0.0.1:50051.",
             ),
         ],
         "host": shared.Host,

@@ -14,16 +14,15 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.wrappers_pb2 import BytesValue
-from h2.config import H2Configuration
-from h2.connection import H2Connection
-from h2.events import ConnectionTerminated, ResponseReceived
 
 from tests.patience import PATIENCE_S, until
+from tokenwire.duplex import server as duplex
+from tokenwire.duplex import wire
+from tokenwire.duplex.call import open_call
+from tokenwire.duplex.http2 import Http2Stream
+from tokenwire.duplex.server import ServedCall, serve_calls
 from tokenwire.status import StatusError, invalid_argument
 from tokenwire.v1 import tokenizer_pb2
-from tokenwire_services.duplex import server as duplex
-from tokenwire_services.duplex.call import open_call
-from tokenwire_services.duplex.server import ServedCall, serve_calls
 
 Message = tokenizer_pb2.DetokenizeResponse
 Call = ServedCall[Message, Message]
@@ -67,7 +66,7 @@ async def call(request: pytest.FixtureRequest, path: str) -> AsyncIterator[Open]
 
 
 async def echo(call: Call) -> None:
-    while isinstance(message := await call.read(), Message):
+    while (message := await call.read()) is not None:
         await call.write(message)
 
 
@@ -116,21 +115,21 @@ async def test_a_peer_that_still_writes_hears_how_its_call_ended(path: str) -> N
 
     async with serving(path, refuse):
         reader, writer = await asyncio.open_unix_connection(path)
-        peer = H2Connection(H2Configuration(validate_outbound_headers=False, header_encoding=None))
-        peer.initiate_connection()
-        peer.send_headers(1, [(":method", "POST"), (":path", METHOD), ("content-type", "application/grpc")])
-        writer.write(peer.data_to_send())
+        peer = Http2Stream.request(
+            [(":method", "POST"), (":path", METHOD), ("content-type", "application/grpc")]
+        )
+        writer.write(peer.outgoing)
         await asyncio.sleep(0.1)
         for _ in range(3):  # to what is over by now
-            peer.send_data(1, b"\0\0\0\0\0")
-            writer.write(peer.data_to_send())
+            peer.outgoing = bytearray()
+            peer.send(b"\0\0\0\0\0")
+            writer.write(peer.outgoing)
             await writer.drain()
             await asyncio.sleep(0.01)
-        events = peer.receive_data(await asyncio.wait_for(reader.read(1 << 16), PATIENCE_S))
+        peer.receive(await asyncio.wait_for(reader.read(1 << 16), PATIENCE_S))
         writer.close()
-    (ended,) = [event for event in events if isinstance(event, ResponseReceived)]
-    assert (b"grpc-status", b"5") in ended.headers
-    assert any(isinstance(event, ConnectionTerminated) for event in events)
+    assert peer.trailers is not None
+    assert peer.trailers["grpc-status"] == "5"
 
 
 async def test_what_came_before_an_error_is_read_first(path: str, call: Open) -> None:
@@ -183,6 +182,16 @@ async def test_hanging_up_cancels_the_handler(path: str, call: Open) -> None:
         await mine.read()
         mine.cancel()
         await asyncio.wait_for(ended.wait(), PATIENCE_S)
+
+
+async def test_a_channel_of_the_grpc_library_may_make_one_call_after_another(path: str) -> None:
+    async with serving(path, echo), grpc.aio.insecure_channel(f"unix:{path}") as channel:
+        method = channel.stream_stream(METHOD, Message.SerializeToString, Message.FromString)
+        for text in "abcdefgh":
+            mine = method(wait_for_ready=True)
+            await mine.write(Message(text=text))
+            assert await mine.read() == Message(text=text)
+            mine.cancel()
 
 
 async def test_a_writer_waits_for_a_peer_that_does_not_read(path: str, call: Open) -> None:
@@ -274,6 +283,44 @@ async def test_a_socket_without_a_file() -> None:
         mine.cancel()
     with pytest.raises(grpc.aio.AioRpcError, match="cannot connect"):
         await open_call("unix:@tokenwire-test", METHOD, Message, Message)
+
+
+async def test_a_server_that_stops_waits_for_its_calls_and_breaks_off_those_that_go_on(path: str) -> None:
+    async def until_told(call: Call) -> None:
+        await call.write(Message(text="begun"))
+        await call.read()
+
+    server = await serve_calls(path, METHOD, Message, until_told)
+    ends, goes_on = [await open_call(f"unix:{path}", METHOD, Message, Message) for _ in range(2)]
+    for mine in (ends, goes_on):
+        assert await mine.read() == Message(text="begun")
+    stopping = asyncio.create_task(server.stop(0.2))
+    await ends.done_writing()
+    assert await ends.read() is grpc.aio.EOF
+    assert (await error_of(goes_on)).code is grpc.StatusCode.UNAVAILABLE
+    await asyncio.wait_for(stopping, PATIENCE_S)
+
+
+async def test_a_peer_that_falls_silent_is_asked_and_then_left(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "KEEPALIVE_S", 0.1)
+    monkeypatch.setattr(wire, "KEEPALIVE_TIMEOUT_S", 0.1)
+    has_ended = asyncio.Event()
+
+    async def wait(call: Call) -> None:
+        try:
+            await call.read()
+        finally:
+            has_ended.set()
+
+    async with serving(path, wait):
+        answers = await open_call(f"unix:{path}", METHOD, Message, Message)
+        await asyncio.sleep(0.5)
+        assert not has_ended.is_set()
+        answers.wire.transport.pause_reading()
+        await asyncio.wait_for(has_ended.wait(), PATIENCE_S)
+        answers.cancel()
 
 
 async def test_calls_that_were_begun_go_on_when_no_more_are_taken(path: str, call: Open) -> None:

@@ -1,7 +1,7 @@
 """A gRPC call with streams in both directions, on a connection of its own, as its client has it.
 
 The wire is gRPC's, so the peer is any gRPC server; the event loop does all, without threads, see `http2.py`.
-Errors are those of `grpc.aio`. A peer that falls silent is asked for a sign of life.
+Errors are those of `grpc.aio`.
 """
 
 from __future__ import annotations
@@ -13,14 +13,10 @@ from urllib.parse import unquote
 import grpc
 from google.protobuf.message import DecodeError, Message
 
-from tokenwire_services.duplex.http2 import CANCEL, Http2Stream
-from tokenwire_services.duplex.unix import UNIX, connect
-from tokenwire_services.duplex.wire import Wire
+from tokenwire.duplex.http2 import CANCEL, Http2Stream
+from tokenwire.duplex.unix import UNIX, connect
+from tokenwire.duplex.wire import Wire
 
-KEEPALIVE_S = 20.0
-"""Of silence, after which the peer is asked for a sign of life."""
-KEEPALIVE_TIMEOUT_S = 10.0
-"""For it to come."""
 _CONNECT_TIMEOUT_S = 20.0
 
 _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
@@ -90,9 +86,6 @@ class DuplexCall(Generic[Sent, Received]):
         self._http2 = Http2Stream.request(headers)
         self.wire = Wire(self._http2, self)
         self._is_over = False
-        self._has_heard = True
-        """Whether anything came since it was last looked for."""
-        self._is_asked = False
 
     async def read(self) -> Received | object:
         """The next message; `grpc.aio.EOF` once the call has ended well.
@@ -130,12 +123,10 @@ class DuplexCall(Generic[Sent, Received]):
             self._finish(grpc.StatusCode.CANCELLED, "the call was cancelled")
 
     def connected(self) -> None:
-        """The request's head was sent: watch over the peer."""
-        self._keepalive = asyncio.get_running_loop().call_later(KEEPALIVE_S, self._look)
+        """The request's head was sent."""
 
     def received(self) -> None:
         """Something came, which may be the end."""
-        self._has_heard = True
         if self._http2.is_over:
             self._finish(*self._status())
 
@@ -164,26 +155,10 @@ class DuplexCall(Generic[Sent, Received]):
         """The call has ended; what was received before can still be read."""
         if not self._is_over:
             self._is_over = True
-            self._keepalive.cancel()
             error = _error(code, details)
             self.wire.end_reading(None if code is grpc.StatusCode.OK else error)
             self.wire.end_writing(error)
             self.wire.close()
-
-    def _look(self) -> None:
-        """Ask a peer that fell silent for a sign of life, and give up on one that does not answer."""
-        later = asyncio.get_running_loop().call_later
-        if self._has_heard:
-            self._has_heard = self._is_asked = False
-            self._keepalive = later(KEEPALIVE_S, self._look)
-        elif not self._is_asked:
-            self._is_asked = True
-            self._http2.ping()
-            self.wire.flush()
-            self._keepalive = later(KEEPALIVE_TIMEOUT_S, self._look)
-        else:
-            self._finish(grpc.StatusCode.UNAVAILABLE, f"{self._address} has fallen silent")
-            self.wire.transport.abort()
 
 
 def _error(code: grpc.StatusCode, details: str) -> grpc.aio.AioRpcError:

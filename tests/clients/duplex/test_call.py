@@ -13,9 +13,9 @@ import pytest
 
 from tests.cut_proxy import cut_proxy
 from tests.patience import PATIENCE_S
+from tokenwire.duplex import wire as duplex
+from tokenwire.duplex.call import DuplexCall, open_call
 from tokenwire.v1 import tokenizer_pb2
-from tokenwire_services.duplex import call as duplex
-from tokenwire_services.duplex.call import DuplexCall, open_call
 
 Message = tokenizer_pb2.DetokenizeResponse
 Context = grpc.aio.ServicerContext[Any, Any]

@@ -9,7 +9,7 @@ from h2.events import DataReceived, RequestReceived, ResponseReceived, StreamEnd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenwire_services.duplex.http2 import CANCEL, Http2Error, Http2Stream
+from tokenwire.duplex.http2 import CANCEL, Http2Error, Http2Stream
 
 HEADERS = [
     (":method", "POST"),

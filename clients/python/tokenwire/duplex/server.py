@@ -18,10 +18,11 @@ from urllib.parse import quote
 import grpc
 from google.protobuf.message import DecodeError, Message
 
+from tokenwire.duplex.http2 import Http2Stream
+from tokenwire.duplex.served_call import BrokenCallError, ServedCall
+from tokenwire.duplex.unix import socket_name
+from tokenwire.duplex.wire import MAX_MESSAGE_BYTES, Wire
 from tokenwire.status import DETAILS_KEY, StatusError, invalid_argument
-from tokenwire_services.duplex.http2 import Http2Stream
-from tokenwire_services.duplex.unix import socket_name
-from tokenwire_services.duplex.wire import Wire
 
 log = logging.getLogger(__name__)
 
@@ -34,19 +35,28 @@ _PRINTABLE = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
 
 Received = TypeVar("Received", bound=Message)
 Sent = TypeVar("Sent", bound=Message)
-
-
-class BrokenCallError(Exception):
-    """The peer has given the call up, or its connection broke."""
+Handler = Callable[[ServedCall[Received, Sent]], Awaitable[None]]
 
 
 class CallServer:
     """What listens. Made by `serve_calls`."""
 
-    def __init__(self, server: asyncio.Server, path: str) -> None:
+    def __init__(self, server: asyncio.Server, path: str, wires: set[Wire]) -> None:
+        """`wires`: the connections that there are."""
         self._server = server
         self._path = path
         self._file = None if path.startswith("\0") else os.stat(path)
+        self._wires = wires
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no more calls, let those that were begun go on for so long, and break off the rest."""
+        self.close()
+        if self._wires:
+            await asyncio.wait([wire.gone for wire in self._wires], timeout=grace_s)
+        if self._wires:
+            for wire in self._wires:
+                wire.transport.abort()
+            await asyncio.wait([wire.gone for wire in self._wires])
 
     def close(self) -> None:
         """Take no more calls; those that were begun go on."""
@@ -61,8 +71,8 @@ async def serve_calls(
     path: str,
     method: str,
     received: type[Received],
-    handle: Callable[[ServedCall[Received, Sent]], Awaitable[None]],
-    max_message_bytes: int,
+    handle: Handler[Received, Sent],
+    max_message_bytes: int = MAX_MESSAGE_BYTES,
 ) -> CallServer:
     """Listen, and have each call handled.
 
@@ -70,33 +80,39 @@ async def serve_calls(
         path: of the socket, which only this user may connect to, or "@" and a name, which all users may.
         method: the one that is served, such as "/package.Service/Method".
         received: the type of its requests.
-        handle: serves one call. A StatusError that it raises ends the call with that; it is cancelled when
-            the peer hangs up.
+        handle: serves one call, see `ServedCall`.
+        max_message_bytes: of a request.
 
     Raises:
-        OSError: the socket cannot be listened on.
+        OSError: the socket cannot be listened on; names it, and the system's reason.
     """
     name = socket_name(path)
+    wires: set[Wire] = set()
 
     def accept() -> Wire:
-        return ServedCall[Received, Sent](method, received, handle, max_message_bytes).wire
+        wire = SocketCall[Received, Sent](method, received, handle, max_message_bytes).wire
+        wires.add(wire)
+        wire.gone.add_done_callback(lambda _: wires.remove(wire))
+        return wire
 
     mask = os.umask(0o177)
     try:
         server = await asyncio.get_running_loop().create_unix_server(accept, name)
+    except OSError as error:
+        raise OSError(f"cannot listen on {path}: {error.strerror or error}") from error
     finally:
         os.umask(mask)
-    return CallServer(server, name)
+    return CallServer(server, name, wires)
 
 
-class ServedCall(Generic[Received, Sent]):
-    """One call, read and written by one task each."""
+class SocketCall(Generic[Received, Sent]):
+    """A call on a connection of its own, as a `ServedCall`."""
 
     def __init__(
         self,
         method: str,
         received: type[Received],
-        handle: Callable[[ServedCall[Received, Sent]], Awaitable[None]],
+        handle: Handler[Received, Sent],
         max_message_bytes: int,
     ) -> None:
         self._method = method
@@ -108,27 +124,18 @@ class ServedCall(Generic[Received, Sent]):
         self._has_answered = False
         self._is_over = False
 
-    async def read(self) -> Received | object:
-        """The peer's next message; `grpc.aio.EOF` once it has said that there are no more.
-
-        Raises:
-            StatusError: the message cannot be decoded.
-            BrokenCallError: none will come.
-        """
+    async def read(self) -> Received | None:
+        """See `ServedCall`."""
         data = await self.wire.read()
         if data is None:
-            return grpc.aio.EOF
+            return None
         try:
             return self._parse(data)
         except DecodeError as error:
             raise invalid_argument("request", f"cannot be decoded: {error}") from error
 
     async def write(self, message: Sent) -> None:
-        """Send a message, once the peer takes it.
-
-        Raises:
-            BrokenCallError: the peer is gone.
-        """
+        """See `ServedCall`."""
         if not self._has_answered:
             self._has_answered = True
             self._http2.send_headers(_HEADERS)
@@ -161,6 +168,7 @@ class ServedCall(Generic[Received, Sent]):
 
     def _begin(self, headers: dict[str, str]) -> None:
         self._timer.cancel()
+        self._http2.go_away()  # for its next call the peer connects again
         self._task = asyncio.create_task(self._serve(headers))
 
     async def _serve(self, headers: dict[str, str]) -> None:
@@ -197,7 +205,6 @@ class ServedCall(Generic[Received, Sent]):
                 details = base64.b64encode(error.to_proto().SerializeToString())
                 fields.append((DETAILS_KEY, details.decode().rstrip("=")))
         self._http2.send_headers(fields, is_end=True)
-        self._http2.go_away()
         self.wire.flush()
         self.wire.close(_CLOSE_TIMEOUT_S)
 

@@ -1,7 +1,8 @@
 """One end of a connection with one gRPC call: its messages, cut off what HTTP/2 brings and put into frames.
 
 What both ends have in common. One task may read and one may write. A reader that falls behind has the socket
-read no further, and a writer waits for the peer's credit. What begins and ends a call is its owner's.
+read no further, and a writer waits for the peer's credit. A peer that falls silent is asked for a sign of
+life. What begins and ends a call is its owner's.
 """
 
 from __future__ import annotations
@@ -10,10 +11,14 @@ import asyncio
 from collections import deque
 from typing import Protocol
 
-from tokenwire_services.duplex.http2 import Http2Error, Http2Stream
-from tokenwire_services.wakeup import Wakeup
+from tokenwire.duplex.http2 import Http2Error, Http2Stream
+from tokenwire.wakeup import Wakeup
 
 MAX_MESSAGE_BYTES = 64 << 20
+KEEPALIVE_S = 20.0
+"""Of silence, after which the peer is asked for a sign of life."""
+KEEPALIVE_TIMEOUT_S = 10.0
+"""For it to come."""
 _PREFIX_BYTES = 5
 """Before each message: whether it is compressed, and its length."""
 _MOST_WAITING_BYTES = 8 << 20
@@ -37,7 +42,12 @@ class Owner(Protocol):
 
 
 class Wire(asyncio.Protocol):
-    """The connection of a call. Attributes: transport: there once the owner was told that it is."""
+    """The connection of a call.
+
+    Attributes:
+        transport: there once the owner was told that it is.
+        gone: done once it is no more.
+    """
 
     transport: asyncio.Transport
 
@@ -59,6 +69,10 @@ class Wire(asyncio.Protocol):
         self._writable = Wakeup()
         self._is_writing_paused = False
         self._is_reading_paused = False
+        self._has_heard = True
+        """Whether anything came since it was last looked for."""
+        self._is_asked = False
+        self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def read(self) -> bytes | None:
         """The next message; None once all were read and the peer has said that there are no more.
@@ -122,6 +136,7 @@ class Wire(asyncio.Protocol):
         if self._is_closed:
             return
         self._is_closed = True
+        self._keepalive.cancel()
         if patience_s:
             self._closing = asyncio.get_running_loop().call_later(patience_s, self.transport.abort)
         elif self._is_writing_paused:  # what is in the buffer may never be taken
@@ -132,14 +147,17 @@ class Wire(asyncio.Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """The connection is there: say what is said first."""
         self.transport = transport
+        self._keepalive = asyncio.get_running_loop().call_later(KEEPALIVE_S, self._look)
         self.flush()
         self._owner.connected()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
         self._is_closed = True
+        self._keepalive.cancel()
         if self._closing is not None:
             self._closing.cancel()
+        self.gone.set_result(None)
         self._owner.broke(f"the connection broke: {exc}" if exc is not None else "the connection broke")
 
     def pause_writing(self) -> None:
@@ -155,6 +173,7 @@ class Wire(asyncio.Protocol):
         """Bytes from the peer."""
         if self._is_closed:
             return
+        self._has_heard = True
         try:
             for part in self._http2.receive(data):
                 self._partial += part
@@ -189,3 +208,18 @@ class Wire(asyncio.Protocol):
             if self._waiting_bytes > _MOST_WAITING_BYTES and not self._is_reading_paused:
                 self._is_reading_paused = True
                 self.transport.pause_reading()
+
+    def _look(self) -> None:
+        """Ask a peer that fell silent for a sign of life, and give up on one that does not answer."""
+        later = asyncio.get_running_loop().call_later
+        if self._has_heard or self._is_reading_paused:
+            self._has_heard = self._is_asked = False
+            self._keepalive = later(KEEPALIVE_S, self._look)
+        elif not self._is_asked:
+            self._is_asked = True
+            self._http2.ping()
+            self.flush()
+            self._keepalive = later(KEEPALIVE_TIMEOUT_S, self._look)
+        else:
+            self._owner.broke("it has fallen silent")
+            self.transport.abort()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tokenwire_services.duplex.commands import Commands
+from tokenwire.duplex.commands import Commands
 
 
 def commands_of(*names: str) -> Commands[str]:
