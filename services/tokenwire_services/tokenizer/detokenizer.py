@@ -29,9 +29,12 @@ class Detokenizer:
 
     Not a DecodeStream alone, because that neither gives out its last bytes nor goes on after a token that
     changes how the text before it reads.
+
+    Attributes:
+        whole_tokens: where whole tokens are looked up.
     """
 
-    __slots__ = ("_emitted", "_pending", "_skip_special_tokens", "_stream", "_tokenizer", "_whole_tokens")
+    __slots__ = ("_emitted", "_pending", "_skip_special_tokens", "_stream", "_tokenizer", "whole_tokens")
 
     def __init__(
         self,
@@ -41,7 +44,7 @@ class Detokenizer:
         skip_special_tokens: bool = True,
     ) -> None:
         self._tokenizer = tokenizer
-        self._whole_tokens = whole_tokens
+        self.whole_tokens = whole_tokens
         self._skip_special_tokens = skip_special_tokens
         self._emitted, self._pending = self._context(prompt_token_ids)
         self._stream = DecodeStream(self._emitted, skip_special_tokens)
@@ -50,7 +53,7 @@ class Detokenizer:
 
     def push(self, token_id: int) -> str | None:
         """Take the next token; return the text that it completes, None if it completes none."""
-        if not self._pending and (whole := self._whole_tokens[token_id]):
+        if not self._pending and (whole := self.whole_tokens[token_id]):
             return whole
         self._pending.append(token_id)
         try:

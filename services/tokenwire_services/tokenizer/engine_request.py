@@ -23,8 +23,8 @@ class EngineRequest:
 
     request: engine_pb2.GenerateRequest
     samples: Samples
-    token_ids: list[int]
-    """Output so far of a request for one sample."""
+    output: list[int]
+    """Of a request for one sample, the tokens so far, but for what its session has still to settle."""
     session: EngineSession
     """Which has it."""
     slot: int
@@ -37,6 +37,12 @@ class EngineRequest:
     def __post_init__(self) -> None:
         num_samples = len(self.samples.generations)
         self.repeated = [0] * num_samples if num_samples > 1 else None
+
+    @property
+    def token_ids(self) -> list[int]:
+        """Output so far of a request for one sample."""
+        self.session.settle()
+        return self.output
 
     def cancel(self) -> None:
         """Have the engine end it; harmless when it has ended."""

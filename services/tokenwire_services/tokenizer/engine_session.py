@@ -8,7 +8,8 @@ back, once there is an engine that admits it. Or the requests are taken from her
 session adopts them.
 
 A slot is reused only after the engine's finish event for it, so tokens of a cancelled request never reach the
-next one.
+next one. Nor is it before the tokens received have been settled: for a failover each request has its own, but
+they are kept as they came, and given to their requests from time to time, many to each.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from tokenwire.status import StatusError, unavailable
 from tokenwire.v1 import engine_pb2
 from tokenwire.wakeup import Wakeup
 from tokenwire_services.tokenizer.engine_request import EngineRequest, read_handed_back
+from tokenwire_services.tokenizer.plain_text import PlainText
 from tokenwire_services.tokenizer.samples import Samples
 
 log = logging.getLogger(__name__)
@@ -36,7 +38,7 @@ MAX_MOVES = 3
 """A request that has lost more engines than this may be what kills them."""
 
 _ACK_MESSAGES, _ACK_TOKENS = 16, 8192
-"""What is received between acknowledgements: the engine keeps that much."""
+"""What is received between acknowledgements: the engine keeps that much, and so much is unsettled here."""
 
 
 class EngineSession:
@@ -51,15 +53,20 @@ class EngineSession:
         self._grace_ms = grace_ms
         self.counts = Counts()
         self._live: dict[int, EngineRequest] = {}
+        self._plain: dict[int, PlainText] = {}  # of live requests, while tokens may be given to it
+        self._unsettled: list[tuple[list[int], list[int]]] = []  # slots and tokens of each message
         self._ending: set[int] = set()  # cancelled; the engine's finish event is on its way
         self._handed_back: set[int] = set()  # live, but no engine has them
         self._free_slots: list[int] = []
+        self._freed_slots: list[int] = []  # free once all is settled
+        self._num_slots = 0
         self._has_news = Wakeup()  # for whoever sends commands
         self._has_ended = asyncio.Event()
         self._renew()
 
     def _renew(self) -> None:
         """A session that no engine knows, with the live requests still to be submitted."""
+        self.settle()
         self._id = str(uuid.uuid4())
         self._was_opened = False
         self._step = 0
@@ -110,6 +117,7 @@ class EngineSession:
         return self._take(list(self._handed_back))
 
     def _take(self, slots: list[int]) -> list[EngineRequest]:
+        self.settle()
         taken = [self._live[slot] for slot in slots]
         for request in taken:
             self.cancel(request)
@@ -127,7 +135,7 @@ class EngineSession:
         """Route nothing more to its samples and have the engine end it; harmless when it has ended."""
         slot = request.slot
         if self._live.get(slot) is request:
-            del self._live[slot]
+            self._forget(slot)
             self.counts.num_live = len(self._live)
             if slot in self._handed_back:
                 self._handed_back.remove(slot)
@@ -220,32 +228,22 @@ class EngineSession:
         num_handed_back = len(self._handed_back)
         self._step = message.step
         self._commands.count(message.commands_received)
-        live = self._live
+        live, plain = self._live, self._plain
         for event in message.finished:
             if event.HasField("stop_token_id") and event.slot in live:
                 live[event.slot].samples.generations[event.sample_index].expect_stop(event.stop_token_id)
+                plain.pop(event.slot, None)
         for part in message.logprobs:
             if part.slot in live:
                 live[part.slot].receive_logprobs(part)
         slots, token_ids = message.slots[:], message.token_ids[:]  # lists, which iterate faster
         sample_indices = message.sample_indices[:] or [0] * len(slots)
+        self._check(slots, token_ids, sample_indices)
+        self._unsettled.append((slots, token_ids))
         for slot, token_id, index in zip(slots, token_ids, sample_indices, strict=True):
-            request = live.get(slot)
-            if request is None:
-                continue
-            samples = request.samples
-            generation = samples.generations[index]
-            if request.repeated is None:
-                request.token_ids.append(token_id)
-            elif request.repeats(index) or generation.finished:
-                continue
-            try:
-                generation.push(token_id)
-            except Exception:  # one request's trouble must not end the others
-                log.exception("the request in slot %d failed on token %d", slot, token_id)
-                samples.fail(StatusError(grpc.StatusCode.INTERNAL, f"token {token_id} cannot be decoded"))
-            if generation.finished and samples.finished:
-                self.cancel(request)
+            text = plain.get(slot)
+            if text is None or not text.push(token_id):
+                self._push(slot, token_id, index)
         for event in message.finished:
             self._finish(event)
         self.counts.num_live = len(live)
@@ -257,7 +255,50 @@ class EngineSession:
             self._unacked_tokens = 0
             self._ack_due = True
             self._has_news.set()
+            self.settle()
         return len(self._handed_back) > num_handed_back
+
+    def _check(self, slots: Sequence[int], token_ids: Sequence[int], sample_indices: Sequence[int]) -> None:
+        """Raise ValueError for tokens that cannot be given to requests, before any of them is."""
+        if not len(slots) == len(token_ids) == len(sample_indices):
+            raise ValueError(f"{len(token_ids)} tokens for {len(slots)} slots, {len(sample_indices)} samples")
+        if any(sample_indices):
+            for slot, index in zip(slots, sample_indices, strict=True):
+                request = self._live.get(slot)
+                if request is not None and index >= len(request.samples.generations):
+                    raise ValueError(f"a token for sample {index}, which slot {slot} does not have")
+
+    def _push(self, slot: int, token_id: int, index: int) -> None:
+        """Give a token to a sample, and see whether it may give the next ones to something simpler."""
+        request = self._live.get(slot)
+        if request is None:
+            return
+        samples = request.samples
+        generation = samples.generations[index]
+        if request.repeated is not None and (request.repeats(index) or generation.finished):
+            return
+        try:
+            generation.push(token_id)
+        except Exception:  # one request's trouble must not end the others
+            log.exception("the request in slot %d failed on token %d", slot, token_id)
+            samples.fail(StatusError(grpc.StatusCode.INTERNAL, f"token {token_id} cannot be decoded"))
+        if (text := generation.plain) is not None:
+            self._plain[slot] = text
+            return
+        self._plain.pop(slot, None)
+        if generation.finished and samples.finished:
+            self.cancel(request)
+
+    def settle(self) -> None:
+        """Give the requests the tokens that were received since the last time, and free what slots can be."""
+        for slots, token_ids in self._unsettled:
+            for slot, token_id in zip(slots, token_ids, strict=True):
+                request = self._live.get(slot)
+                if request is not None and request.repeated is None:
+                    request.output.append(token_id)
+        self._unsettled.clear()
+        self._free_slots += self._freed_slots
+        self._freed_slots.clear()
 
     def _finish(self, event: engine_pb2.SessionResponse.FinishEvent) -> None:
         request = self._live.get(event.slot)
@@ -271,18 +312,28 @@ class EngineSession:
         if not (event.HasField("usage") or event.HasField("error")):
             return  # other samples go on
         if request is not None:
-            del self._live[event.slot]
+            self._forget(event.slot)
         elif event.slot in self._ending:
             self._ending.remove(event.slot)
         else:
             return
         self._free(event.slot)
 
+    def _forget(self, slot: int) -> None:
+        """Nothing more is given to a slot's request."""
+        del self._live[slot]
+        self._plain.pop(slot, None)
+
     def _free_slot(self) -> int:
-        return self._free_slots.pop() if self._free_slots else len(self._live) + len(self._ending)
+        if not self._free_slots:
+            self.settle()
+        if self._free_slots:
+            return self._free_slots.pop()
+        self._num_slots += 1
+        return self._num_slots - 1
 
     def _free(self, slot: int) -> None:
-        self._free_slots.append(slot)
+        self._freed_slots.append(slot)
         self._has_ended.set()
 
     def _send(self, command: Command) -> None:

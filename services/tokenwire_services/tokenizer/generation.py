@@ -17,6 +17,7 @@ from tokenwire_services.tokenizer.logprobs import TokenLogprobs
 from tokenwire_services.tokenizer.outbox import Finish
 from tokenwire_services.tokenizer.parsers.base import CallArguments, CallBegin, OutputParser, Piece, Reasoning
 from tokenwire_services.tokenizer.parsers.choose import make_call_id
+from tokenwire_services.tokenizer.plain_text import PlainText
 from tokenwire_services.tokenizer.samples import Samples
 from tokenwire_services.tokenizer.stop_strings import StopStrings
 
@@ -47,11 +48,10 @@ class Generation:
     """Tokens within which no stop string counts."""
     logprobs: TokenLogprobs | None = None
     """Set when the request asked for log-probabilities."""
-    num_tokens: int = field(default=0, init=False)
-    """Tokens received."""
     finished: bool = field(default=False, init=False)
-    _is_plain: bool = field(init=False)
-    """Whether nothing but text was asked for, and nothing is looked for in it."""
+    _plain: PlainText | None = field(init=False)
+    """Set where nothing but text was asked for, and nothing is looked for in it."""
+    _num_pushed: int = field(default=0, init=False)
     _unsent: list[int] = field(default_factory=list, init=False)
     """Tokens received with which nothing has gone out."""
     _num_calls: int = field(default=0, init=False)
@@ -59,7 +59,19 @@ class Generation:
 
     def __post_init__(self) -> None:
         looks = self.stop_strings is not None or self.parser is not None or bool(self.hidden_token_ids)
-        self._is_plain = not (looks or self.in_details or self.logprobs is not None)
+        is_plain = not (looks or self.in_details or self.logprobs is not None)
+        samples, whole_tokens = self.samples, self.detokenizer.whole_tokens
+        self._plain = PlainText(samples.outbox, samples.slot, whole_tokens) if is_plain else None
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens received."""
+        return self._num_pushed if self._plain is None else self._num_pushed + self._plain.num_tokens
+
+    @property
+    def plain(self) -> PlainText | None:
+        """What may be given the next tokens instead, until it does not take one or the end comes."""
+        return None if self._unsent or self.finished else self._plain
 
     def expect_stop(self, stop_token_id: int) -> None:
         """Of the tokens about to come, the last one is this one, and ends the generation."""
@@ -68,11 +80,11 @@ class Generation:
 
     def push(self, token_id: int) -> None:
         """Take the next token. It may end the request: see `finished`."""
-        self.num_tokens += 1
+        self._num_pushed += 1
         self._unsent.append(token_id)
         if token_id == self._stop_token_id:
             return
-        if self._is_plain:
+        if self._plain is not None:
             text = self.detokenizer.push(token_id)
             if text:
                 self.samples.outbox.add_text(self.samples.slot, text, self._unsent)

@@ -7,6 +7,7 @@ several steps merged into one, so what waits is bounded by the text itself and b
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -39,14 +40,31 @@ class Detail(NamedTuple):
 
 @dataclass(slots=True)
 class Deltas:
-    """New output of several requests. `slots`, `texts`, `token_ids` are parallel; a slot occurs once."""
+    """New output of several requests. `slots`, `texts`, `token_counts` are parallel."""
 
     slots: list[int] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
-    token_ids: list[list[int]] = field(default_factory=list)
-    """Those behind each text."""
+    token_counts: list[int] = field(default_factory=list)
+    """Tokens behind each text."""
+    token_ids: list[int] = field(default_factory=list)
+    """Those tokens, text after text."""
     details: list[Detail] = field(default_factory=list)
     finished: list[tuple[int, Finish]] = field(default_factory=list)
+
+    def join(self) -> None:
+        """Make one of the texts of each slot that occurs more than once."""
+        if len(set(self.slots)) == len(self.slots):
+            return
+        texts: dict[int, str] = {}
+        token_ids: dict[int, list[int]] = {}
+        begin = 0
+        for slot, text, count in zip(self.slots, self.texts, self.token_counts, strict=True):
+            texts[slot] = texts.get(slot, "") + text
+            token_ids.setdefault(slot, []).extend(self.token_ids[begin : begin + count])
+            begin += count
+        self.slots, self.texts = list(texts), list(texts.values())
+        self.token_counts = [len(ids) for ids in token_ids.values()]
+        self.token_ids = [token_id for ids in token_ids.values() for token_id in ids]
 
 
 class Outbox:
@@ -58,20 +76,15 @@ class Outbox:
         self._wake = asyncio.Event()
         self._clear()
 
-    def add_text(self, slot: int, text: str, token_ids: list[int]) -> None:
-        """More text of a request, and the tokens behind it, a list to keep."""
-        at = self._index.get(slot)
-        if at is None:
-            deltas = self._deltas
-            self._index[slot] = len(deltas.slots)
-            deltas.slots.append(slot)
-            deltas.texts.append(text)
-            deltas.token_ids.append(token_ids)
-            if len(deltas.slots) == 1:
-                self._wake.set()
-        else:
-            self._deltas.texts[at] += text
-            self._deltas.token_ids[at] += token_ids
+    def add_text(self, slot: int, text: str, token_ids: Sequence[int]) -> None:
+        """More text of a request, and the tokens behind it."""
+        deltas = self._deltas
+        if not deltas.slots:
+            self._wake.set()
+        deltas.slots.append(slot)
+        deltas.texts.append(text)
+        deltas.token_counts.append(len(token_ids))
+        deltas.token_ids.extend(token_ids)
         self._size += len(text)
         if self._size > self._max_bytes:
             self.overflowed.set()
@@ -97,14 +110,14 @@ class Outbox:
         return self._deltas.finished
 
     async def take(self) -> Deltas:
-        """Wait until there is something, and take all of it."""
+        """Wait until there is something, and take all of it; then a slot has one text."""
         await self._wake.wait()
         deltas = self._deltas
         self._clear()
+        deltas.join()
         return deltas
 
     def _clear(self) -> None:
         self._wake.clear()
         self._deltas = Deltas()
-        self._index: dict[int, int] = {}
         self._size = 0

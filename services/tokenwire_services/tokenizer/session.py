@@ -7,7 +7,6 @@ text comes in `details`. Messages are kept until they are acknowledged, for a st
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 from collections import deque
 
@@ -53,8 +52,8 @@ class Session:
         self._step = 0
         """Of the message made last."""
         self._acknowledged = 0
-        self._kept: deque[Response] = deque()
-        """Messages that were not acknowledged; the present stream has the first `_num_sent`."""
+        self._kept: deque[tuple[Response, int]] = deque()
+        """Messages that were not acknowledged, with sizes; the present stream has the first `_num_sent`."""
         self._num_sent = 0
         self._kept_bytes = 0
 
@@ -159,8 +158,8 @@ class Session:
     def _acknowledge(self, step: int) -> None:
         """Forget the messages up to a step."""
         self._acknowledged = max(self._acknowledged, min(step, self._step))
-        while self._kept and self._kept[0].step <= step:
-            self._kept_bytes -= self._kept.popleft().ByteSize()
+        while self._kept and self._kept[0][0].step <= step:
+            self._kept_bytes -= self._kept.popleft()[1]
             self._num_sent -= 1
         # A step may be acknowledged that this stream has not been sent again yet.
         self._num_sent = max(self._num_sent, 0)
@@ -169,7 +168,7 @@ class Session:
         """Send what is kept, and then what the outbox holds, one message at a time."""
         while True:
             if self._num_sent < len(self._kept):
-                message = self._kept[self._num_sent]
+                message, _ = self._kept[self._num_sent]
                 self._num_sent += 1
             else:
                 message = self._make(await self._outbox.take())
@@ -184,9 +183,10 @@ class Session:
         message = session_response(self._step, deltas)
         message.commands_received = self._num_commands
         if self.grace_ms:
-            self._kept.append(message)
+            size = message.ByteSize()
+            self._kept.append((message, size))
             self._num_sent += 1
-            self._kept_bytes += message.ByteSize()
+            self._kept_bytes += size
             if self._kept_bytes > self._config.max_backlog_bytes:
                 self._outbox.overflowed.set()
         return message
@@ -209,8 +209,8 @@ def session_response(step: int, deltas: Deltas) -> Response:
         step=step,
         slots=deltas.slots,
         text_deltas=deltas.texts,
-        token_counts=map(len, deltas.token_ids),
-        token_ids=itertools.chain.from_iterable(deltas.token_ids),
+        token_counts=deltas.token_counts,
+        token_ids=deltas.token_ids,
     )
     for detail in deltas.details:
         response.details.add(slot=detail.slot, response=detail.response, token_ids=detail.token_ids)

@@ -28,6 +28,7 @@ class Output:
 
     tokens: list[int] = field(default_factory=list)
     finished: bool = False
+    plain: None = None
 
     @property
     def num_tokens(self) -> int:
