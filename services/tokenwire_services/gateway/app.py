@@ -20,7 +20,6 @@ from tokenwire_services.gateway.limits import LimitBody
 from tokenwire_services.gateway.metrics import MeasureRequests, Metrics
 from tokenwire_services.gateway.request_id import HEADER, NameRequests
 from tokenwire_services.gateway.request_line import PlainRequests
-from tokenwire_services.gateway.sse import OfferServerSend
 from tokenwire_services.gateway.tokenizer_link import TokenizerLink
 
 
@@ -63,4 +62,4 @@ def _in_layers(app: ASGIApp, config: GatewayConfig, metrics: Metrics) -> ASGIApp
             expose_headers=(HEADER, IGNORED_HEADER, "retry-after"),
         )
     app = ServerErrorMiddleware(app, on_error)
-    return PlainRequests(OfferServerSend(NameRequests(MeasureRequests(app, metrics))))
+    return PlainRequests(NameRequests(MeasureRequests(app, metrics)))

@@ -5,15 +5,12 @@ However the request ends (answered, failed, its client gone, its task cancelled)
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Sequence
-
-from starlette.types import Receive
+from collections.abc import Sequence
 
 from tokenwire.status import StatusError
 from tokenwire.v1 import tokenizer_pb2
 from tokenwire.wakeup import Wakeup
+from tokenwire_services.gateway.client import Client
 from tokenwire_services.gateway.generation import Generation, Submission
 from tokenwire_services.gateway.session import Session
 
@@ -42,7 +39,7 @@ class Exchange:
                 self._submissions.append(submission)
                 self.generations += submission.generations
         except StatusError:
-            self._cancel()
+            self.end()
             raise
 
     @property
@@ -55,22 +52,19 @@ class Exchange:
         """Whether every generation has ended."""
         return all(generation.done for generation in self.generations)
 
-    @contextlib.asynccontextmanager
-    async def attended(self, receive: Receive) -> AsyncIterator[None]:
-        """Watch the client while the body runs; afterwards cancel whatever is left."""
-        watcher = asyncio.create_task(self._watch(receive))
-        try:
-            yield
-        finally:
-            watcher.cancel()
-            self._cancel()
+    def attend(self, client: Client) -> None:
+        """Watch the client from now on. Whoever calls this ends the exchange, however it goes on."""
+        client.on_gone = self._lose_client
+        if client.is_gone:
+            self._lose_client()
 
-    def _cancel(self) -> None:
+    def end(self) -> None:
+        """Cancel whatever is left."""
         for submission in self._submissions:
             self._session.cancel(submission)
 
-    async def _watch(self, receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
+    def _lose_client(self) -> None:
         self.is_disconnected = True
+        for generation in self.generations:
+            generation.hold()
         self.wakeup.set()

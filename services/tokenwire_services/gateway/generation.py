@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable, Container
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 from tokenwire.status import StatusError
 from tokenwire.v1 import generation_pb2, tokenizer_pb2
 from tokenwire.wakeup import Wakeup
+from tokenwire_services.gateway.text_writer import TextWriter
 
 FinishEvent = tokenizer_pb2.TokenizerSessionResponse.FinishEvent
 
@@ -25,10 +26,12 @@ class Generation:
     Attributes:
         wakeup: of the response that this belongs to.
         wake_on_delta: whether each delta wakes the response, rather than the end only.
-        write_text: what sends text on as it arrives, instead of waking the response, and says whether it
-            could. Set only while the response has taken all there is: so text never overtakes what came
+        stream: its number among all that the session has.
+        writers: those of the streams whose text is written as it arrives, instead of waking the response. Its
+            own is there only while the response has taken all there is: so text never overtakes what came
             before it.
-        received_token_ids: the tokens behind all that arrived so far.
+        received_token_ids: the tokens behind all that arrived so far, but for what the session has still to
+            settle.
         texts, reasoning, tool_calls, token_ids: what arrived and was not taken yet.
         logprobs: messages with the log-probabilities of tokens, not taken yet.
         prompt: what was asked about the prompt; it arrives before anything else.
@@ -38,6 +41,8 @@ class Generation:
 
     wakeup: Wakeup
     wake_on_delta: bool
+    stream: int
+    writers: dict[int, TextWriter]
     received_token_ids: list[int] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
@@ -50,12 +55,20 @@ class Generation:
     usage: generation_pb2.Usage = field(default_factory=generation_pb2.Usage)
     error: StatusError | None = None
     done: bool = False
-    write_text: Callable[[str], bool] | None = None
 
     def wake(self) -> None:
         """Have the response take what has arrived; until it has, all that follows waits."""
-        self.write_text = None
+        self.hold()
         self.wakeup.set()
+
+    def write_with(self, writer: TextWriter | None) -> None:
+        """Have text written as it arrives, if there is what writes it, and it can."""
+        if writer is not None and writer.is_free:
+            self.writers[self.stream] = writer
+
+    def hold(self) -> None:
+        """Have text wait for the response."""
+        self.writers.pop(self.stream, None)
 
     def take_text(self) -> str:
         """All text since the last call, in one piece."""

@@ -10,8 +10,9 @@ import asyncio
 from http import HTTPStatus
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from tokenwire_services.gateway.client import Client
 from tokenwire_services.gateway.errors import ApiError
 
 HEAD_TIMEOUT_S = 30.0
@@ -28,8 +29,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """Runs while a head is awaited: from the connection's start, later from a head's first byte."""
         self._head_bytes: int | None = None
         """Of a head that is incomplete; None between heads."""
-        self._unanswered: list[RequestResponseCycle] = []
-        """The request that is being answered, and those that were sent without waiting for that."""
+        self._unanswered: list[Client] = []
+        """Of the request that is being answered, and of those that were sent without waiting for that."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -39,10 +40,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._stop_timer()
         # uvicorn tells only the request that came last.
         self.pipeline.clear()
-        for cycle in self._unanswered:
-            if not cycle.response_complete:
-                cycle.disconnected = True
-                cycle.message_event.set()
+        for client in self._unanswered:
+            if not client.is_answered:
+                client.hang_up()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -64,8 +64,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         before = self.cycle
         super().on_headers_complete()
         if self.cycle is not before:
-            self._unanswered = [cycle for cycle in self._unanswered if not cycle.response_complete]
-            self._unanswered.append(self.cycle)
+            self._unanswered = [client for client in self._unanswered if not client.is_answered]
+            self._unanswered.append(Client(self.cycle))
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP."""

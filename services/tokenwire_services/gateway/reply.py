@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from tokenwire_services.gateway.client import Client
 from tokenwire_services.gateway.errors import ApiError
 from tokenwire_services.gateway.exchange import Exchange
 from tokenwire_services.gateway.output import Output
@@ -20,12 +21,15 @@ class Reply(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = self._exchange
-        async with exchange.attended(receive):
+        exchange.attend(Client.taken_from(scope))
+        try:
             while not exchange.is_done and exchange.error is None and not exchange.is_disconnected:
                 await exchange.wakeup.wait()
             if exchange.is_disconnected:
                 return
             answer = self._answer()
+        finally:
+            exchange.end()
         await answer(scope, receive, send)
 
     def _answer(self) -> Response:

@@ -4,6 +4,8 @@ Pure bookkeeping, without I/O, and all that it takes to lose nothing when a conn
 at its other end dies: then every request is sent to the next one, with the tokens that it has so far. A slot
 is taken from submission until the tokenizer's finish event for it (the last one, where a request has several
 samples), also when the request was cancelled in between, so that a late delta never reaches another request.
+What arrived goes on at once, but the tokens behind it are kept as they came, and given to their generations
+from time to time, many to each: they are for a failover. Until then no slot is taken again.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from tokenwire.wakeup import Wakeup
 from tokenwire_services.gateway.generation import Generation, Submission
 from tokenwire_services.gateway.latencies import Latencies
 from tokenwire_services.gateway.metrics import Metrics
+from tokenwire_services.gateway.text_writer import TextWriter
 
 _STEPS_PER_ACK = 16
 _GRACE_MS = 10_000
@@ -46,7 +49,13 @@ class Session:
         self._latencies = Latencies(metrics)
         self._request_timeout_s = request_timeout_s
         self._live: dict[int, Submission] = {}
+        self._writers: dict[int, TextWriter] = {}
+        """Of the streams whose text goes straight to their clients."""
+        self._unsettled: list[tuple[list[int], list[int], list[int]]] = []
+        """Of each message its slots, its tokens for each, and these tokens."""
         self._free_slots: list[int] = []
+        self._freed_slots: list[int] = []
+        """Free once all is settled."""
         self._num_slots = 0
         self._outgoing_added = Wakeup()
         self._closed = False
@@ -73,6 +82,7 @@ class Session:
 
     def move(self) -> None:
         """Go on in a new session, at a process that knows none of the requests."""
+        self._settle()
         for submission in list(self._live.values()):
             if submission.num_moves == MAX_MOVES:
                 message = f"the request has lost {MAX_MOVES + 1} tokenizer services and is not tried again"
@@ -120,16 +130,15 @@ class Session:
         if (size := request.ByteSize()) > _MOST_REQUEST_BYTES:
             message = f"the request takes {size} bytes; expected at most {_MOST_REQUEST_BYTES}"
             raise StatusError(grpc.StatusCode.OUT_OF_RANGE, message)
-        if self._free_slots:
-            slot = self._free_slots.pop()
-        else:
-            slot = self._num_slots
-            self._num_slots += 1
+        slot = self._free_slot()
         if not request.sampling.HasField("seed"):
             # Drawn here, so that another process that continues the request continues its random numbers.
             request.sampling.seed = secrets.randbits(63)
         now, num_samples = time.monotonic(), max(1, request.sampling.num_samples)
-        generations = tuple(Generation(wakeup, wake_on_delta) for _ in range(num_samples))
+        generations = tuple(
+            Generation(wakeup, wake_on_delta, _stream(slot, index), self._writers)
+            for index in range(num_samples)
+        )
         submission = self._live[slot] = Submission(slot, request, generations)
         for index in range(num_samples):
             self._latencies.begin(_stream(slot, index), now)
@@ -181,7 +190,7 @@ class Session:
             self._commands.count(message.commands_received)
         for detail in message.details:  # a slot's text waits for them, as they say what comes before it
             for generation in self._generations(detail.slot):
-                generation.write_text = None
+                generation.hold()
         if message.slots:
             self._deliver_columns(message, now)
         for detail in message.details:
@@ -191,30 +200,56 @@ class Session:
         if message.step - self._acked_step >= _STEPS_PER_ACK and not self._ack_due:
             self._ack_due = True
             self._outgoing_added.set()
+            self._settle()
+
+    def _settle(self) -> None:
+        """Give the generations the tokens that arrived since the last time, and free what slots can be."""
+        for slots, counts, token_ids in self._unsettled:
+            end = 0
+            for slot, count in zip(slots, counts, strict=True):
+                begin, end = end, end + count
+                for generation in self._generations(slot)[:1]:
+                    generation.received_token_ids += token_ids[begin:end]
+        self._unsettled.clear()
+        self._free_slots += self._freed_slots
+        self._freed_slots.clear()
+
+    def _free_slot(self) -> int:
+        if not self._free_slots:
+            self._settle()
+        if self._free_slots:
+            return self._free_slots.pop()
+        self._num_slots += 1
+        return self._num_slots - 1
 
     def _deliver_columns(self, message: tokenizer_pb2.TokenizerSessionResponse, now: float) -> None:
         """The text of requests for one sample, and the tokens behind it: what most messages are."""
         # Lists: what protobuf slices and iterates costs more.
-        slots, texts, counts = message.slots[:], message.text_deltas[:], message.token_counts[:]
-        token_ids, end = message.token_ids[:], 0
-        live = self._live
-        for slot, text, count in zip(slots, texts, counts, strict=True):
-            begin, end = end, end + count
-            submission = live.get(slot)
-            if submission is None:
+        slots, texts = message.slots[:], message.text_deltas[:]
+        counts, token_ids = message.token_counts[:], message.token_ids[:]
+        if not len(slots) == len(texts) == len(counts):
+            raise ValueError(f"{len(slots)} slots have {len(texts)} texts and {len(counts)} counts of tokens")
+        self._unsettled.append((slots, counts, token_ids))
+        events: list[tuple[TextWriter, bytes]] = []
+        writers = self._writers
+        for slot, text in zip(slots, texts, strict=True):
+            if not text:
                 continue
-            generation = submission.generations[0]
-            if count == 1:
-                generation.received_token_ids.append(token_ids[begin])
-            else:
-                generation.received_token_ids += token_ids[begin:end]
-            if not text or ((write_text := generation.write_text) is not None and write_text(text)):
-                continue
-            generation.texts.append(text)
-            if generation.wake_on_delta:
-                generation.wake()
+            writer = writers.get(slot)
+            if writer is not None:
+                events.append((writer, writer.event(text)))
+            elif (submission := self._live.get(slot)) is not None:
+                generation = submission.generations[0]
+                generation.texts.append(text)
+                if generation.wake_on_delta:
+                    generation.wake()
+        for (
+            writer,
+            event,
+        ) in events:  # one right after the other, so that what a write takes stays in the caches
+            writer.write(event)
         self._latencies.arrived(slots, now)
-        self._metrics.generation_tokens.inc(end)
+        self._metrics.generation_tokens.inc(len(token_ids))
 
     def _deliver_detail(self, detail: tokenizer_pb2.TokenizerSessionResponse.Detail, now: float) -> None:
         self._metrics.generation_tokens.inc(len(detail.token_ids))
@@ -227,7 +262,8 @@ class Session:
                 generation.prompt = response
         generation = generations[response.sample_index]
         if detail.token_ids:
-            self._latencies.arrived([_stream(detail.slot, response.sample_index)], now)
+            self._latencies.arrived([generation.stream], now)
+            self._settle()
             generation.received_token_ids += detail.token_ids
         if response.reasoning_delta:
             generation.reasoning.append(response.reasoning_delta)
@@ -249,7 +285,7 @@ class Session:
         submission = self._live.get(event.slot)
         is_last = event.HasField("usage")
         if is_last:
-            self._free_slots.append(event.slot)
+            self._freed_slots.append(event.slot)
             self._forget(event.slot)
         if submission is None:
             return
@@ -267,8 +303,8 @@ class Session:
 
     def _forget(self, slot: int) -> None:
         """Nothing more is delivered to a slot's request."""
-        for index in range(len(self._generations(slot))):
-            self._latencies.end(_stream(slot, index))
+        for generation in self._generations(slot):
+            self._latencies.end(generation.stream)
         self._live.pop(slot, None)
 
     def _expire(self, submission: Submission) -> None:

@@ -9,38 +9,21 @@ proper HTTP status.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
-
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
+from tokenwire_services.gateway.client import Client
 from tokenwire_services.gateway.errors import ApiError
 from tokenwire_services.gateway.exchange import Exchange
+from tokenwire_services.gateway.generation import Generation
 from tokenwire_services.gateway.output import Output
-from tokenwire_services.gateway.text_writer import text_writer
-
-_SERVER_SEND = "tokenwire.server_send"
+from tokenwire_services.gateway.text_writer import TextWriter, text_writer
 
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
-
-
-class OfferServerSend:
-    """An outer layer: lets the events of a stream go straight to the server.
-
-    Every layer looks at a response's head only, so the events, which are many, need not pass through all.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope[_SERVER_SEND] = send
-        await self._app(scope, receive, send)
 
 
 class EventStream(Response):
@@ -53,24 +36,23 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange, output = self._exchange, self._output
-        async with exchange.attended(receive):
+        client = Client.taken_from(scope)
+        exchange.attend(client)
+        try:
             await exchange.wakeup.wait()
             if exchange.error is not None and not exchange.is_disconnected:
                 await ApiError.from_status(exchange.error, output.names).response()(scope, receive, send)
                 return
             # A copy: what wraps `send` may add headers of its own.
             await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
-            # A task of its own: each wake-up would else pass through all layers around this response.
-            events = asyncio.create_task(self._send_events(scope[_SERVER_SEND]))
-            try:
-                await events
-            finally:
-                events.cancel()
+            await self._send_events(client)
+        finally:
+            exchange.end()
 
-    async def _send_events(self, send: Send) -> None:
-        exchange, output, wakeup = self._exchange, self._output, self._exchange.wakeup
+    async def _send_events(self, client: Client) -> None:
+        exchange, output, wakeup, send = self._exchange, self._output, self._exchange.wakeup, client.send
         unfinished = dict(enumerate(exchange.generations))
-        writers = {index: self._writer(index, send) for index in unfinished}
+        writers = {index: self._writer(client, index, each) for index, each in unfinished.items()}
         events = output.opening(exchange.generations)
         while not exchange.is_disconnected:
             for index, generation in list(unfinished.items()):
@@ -90,14 +72,14 @@ class EventStream(Response):
                 await send({"type": "http.response.body", "body": events, "more_body": True})
                 events = b""
             for index, generation in unfinished.items():
-                generation.write_text = writers[index]
+                generation.write_with(writers[index])
             await wakeup.wait()
             for generation in unfinished.values():
-                generation.write_text = None
+                generation.hold()
 
-    def _writer(self, index: int, send: Send) -> Callable[[str], bool] | None:
+    def _writer(self, client: Client, index: int, generation: Generation) -> TextWriter | None:
         around = self._output.around_text(index)
-        return around and text_writer(send, *around)
+        return around and text_writer(client, *around, generation.hold)
 
 
 def _error_event(error: ApiError) -> bytes:

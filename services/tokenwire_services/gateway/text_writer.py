@@ -1,43 +1,72 @@
-"""Deltas that go from the tokenizer's message straight to the client's connection.
+"""Deltas that go from the tokenizer's message straight to the client's socket.
 
 A step's text of hundreds of streams is written in one loop: no task wakes, no layer is passed, and of each
-event only the JSON text is made. It knows uvicorn's connection, and how it frames a body. While the client's
-socket is full, or when it is gone, text is left to the response's task, which waits as it must.
+event only the JSON text is made. Nor is the connection's transport troubled, until the socket takes no more:
+then it gets what is left, and further text is left to the response's task, which waits as it must.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import os
 from collections.abc import Callable
 
 import orjson
-from starlette.types import Send
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from tokenwire_services.gateway.client import Client
 
 
-def text_writer(send: Send, before: bytes, after: bytes) -> Callable[[str], bool] | None:
-    """What writes text as it arrives, each time in one event, and returns whether it could.
+class TextWriter:
+    """Writes text in one event, as a chunk of a response whose head was sent.
+
+    It must not be used once the connection is lost: its socket's number may soon be another one's.
+    """
+
+    __slots__ = ("_after", "_before", "_num_constant", "_socket", "_stop", "_transport")
+
+    def __init__(
+        self, transport: asyncio.Transport, before: bytes, after: bytes, stop: Callable[[], None]
+    ) -> None:
+        self._transport = transport
+        self._socket: int = transport.get_extra_info("socket").fileno()
+        self._before = before
+        self._after = after
+        self._num_constant = len(before) + len(after)
+        self._stop = stop
+
+    @property
+    def is_free(self) -> bool:
+        """Whether nothing waits in the transport that would have to be written first."""
+        return not (self._transport.is_closing() or self._transport.get_write_buffer_size())
+
+    def event(self, text: str) -> bytes:
+        """The event with a text."""
+        json = orjson.dumps(text)
+        return b"%x\r\n%b%b%b\r\n" % (self._num_constant + len(json), self._before, json, self._after)
+
+    def write(self, event: bytes) -> None:
+        """Write an event. What the socket does not take is the transport's, and this one is to be stopped."""
+        try:
+            size = os.write(self._socket, event)
+        except OSError:  # it is full; or else the transport will find out what is wrong with it
+            size = 0
+        if size < len(event):
+            self._stop()
+            with contextlib.suppress(RuntimeError):  # the transport is closed
+                self._transport.write(event[size:])
+
+
+def text_writer(client: Client, before: bytes, after: bytes, stop: Callable[[], None]) -> TextWriter | None:
+    """What writes text as it arrives.
 
     Args:
-        send: the server's own, of a response whose head was sent.
+        client: of a response whose head was sent.
         before, after: what stands around the JSON text in an event.
+        stop: called when the writer is not to be used for now.
 
     Returns:
-        None where the connection is not known.
+        None where bytes cannot be written to the client as they are.
     """
-    cycle = getattr(send, "__self__", None)
-    if not isinstance(cycle, RequestResponseCycle) or not cycle.chunked_encoding:
-        return None
-    flow, write, dumps = cycle.flow, cycle.transport.write, orjson.dumps
-    num_constant, after = len(before) + len(after), after + b"\r\n"
-
-    def write_text(text: str) -> bool:
-        if flow.write_paused or cycle.disconnected:
-            return False
-        json = dumps(text)
-        try:
-            write(b"%x\r\n%b%b%b" % (num_constant + len(json), before, json, after))
-        except RuntimeError:  # the connection is closed, which its protocol has not heard yet
-            return False
-        return True
-
-    return write_text
+    transport = client.transport
+    return None if transport is None else TextWriter(transport, before, after, stop)

@@ -14,6 +14,7 @@ from tokenwire.v1 import tokenizer_pb2
 from tokenwire_services.gateway.exchange import Exchange
 from tokenwire_services.gateway.metrics import Metrics
 from tokenwire_services.gateway.session import Session
+from tokenwire_services.gateway.text_writer import TextWriter
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -96,13 +97,48 @@ async def test_a_slow_reader_gets_all_its_text_and_holds_up_nobody(
     assert b"data: [DONE]" in received[-40:]
 
 
+class _Writer(TextWriter):
+    """Writes to a list."""
+
+    is_free = True
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+
+    def event(self, text: str) -> bytes:
+        return text.encode()
+
+    def write(self, event: bytes) -> None:
+        self.written.append(event)
+
+
+async def test_text_is_written_until_something_else_arrives() -> None:
+    session = Session(Metrics())
+    exchange = Exchange(session)
+    exchange.submit([tokenizer_pb2.TokenizerGenerateRequest()], wake_on_delta=True)
+    (generation,) = exchange.generations
+    writer = _Writer()
+    generation.write_with(writer)
+    columns = {"slots": [0], "text_deltas": ["so"], "token_counts": [1], "token_ids": [7]}
+
+    session.deliver(tokenizer_pb2.TokenizerSessionResponse(step=1, **columns))
+    assert (writer.written, generation.texts) == ([b"so"], [])
+
+    end = tokenizer_pb2.TokenizerSessionResponse(step=2, **columns)
+    end.finished.add(slot=0, usage={})
+    session.deliver(end)
+    assert writer.written == [b"so", b"so"]
+    assert generation.done
+    assert generation.writers == {}
+
+
 async def test_text_never_overtakes_reasoning_that_arrived_with_it() -> None:
     session = Session(Metrics())
     exchange = Exchange(session)
     exchange.submit([tokenizer_pb2.TokenizerGenerateRequest()], wake_on_delta=True)
     (generation,) = exchange.generations
-    written: list[str] = []
-    generation.write_text = lambda text: written.append(text) is None
+    writer = _Writer()
+    generation.write_with(writer)
 
     detail = tokenizer_pb2.TokenizerGenerateResponse(reasoning_delta="hm")
     both = tokenizer_pb2.TokenizerSessionResponse(
@@ -115,5 +151,5 @@ async def test_text_never_overtakes_reasoning_that_arrived_with_it() -> None:
     )
     session.deliver(later)
 
-    assert written == []
+    assert writer.written == []
     assert (generation.reasoning, generation.texts) == (["hm"], ["so", " be it"])
