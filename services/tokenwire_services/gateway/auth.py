@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tokenwire_services.gateway.errors import ApiError
+from tokenwire_services.gateway.headers import header
 
 _PROTECTED = ("/v1", "/tokenize", "/detokenize")
 _CHALLENGE = (("www-authenticate", "Bearer"),)
@@ -27,7 +27,7 @@ class RequireApiKey:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and _is_protected(scope["path"]):
-            problem = self._problem(Headers(scope=scope).get("authorization", ""))
+            problem = self._problem(header(scope, b"authorization"))
             if problem is not None:
                 await ApiError.from_http(401, problem, _CHALLENGE).response()(scope, receive, send)
                 return

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter
+from starlette.types import ASGIApp
 
 from tokenwire.status import invalid_argument
 from tokenwire.v1 import tokenizer_pb2
@@ -41,7 +42,7 @@ def router(link: TokenizerLink) -> APIRouter:
         response_model=None,
         responses=generation_responses(ChatCompletion),
     )
-    async def create_chat_completion(body: ChatCompletionRequest) -> Response:
+    async def create_chat_completion(body: ChatCompletionRequest) -> ASGIApp:
         model = body.model or await only_model(link)
         header = Header("chatcmpl", model, body.request_id)
         names = FieldNames("chat", body.structured_outputs is not None)

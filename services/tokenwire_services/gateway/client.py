@@ -27,12 +27,24 @@ class Client:
         cycle.scope[_CLIENT] = self  # type: ignore[literal-required]
         self.on_gone: Callable[[], None] | None = None
         self._cycle = cycle
+        self._transport = cycle.transport
+
+    @classmethod
+    def of(cls, scope: Scope) -> Client:
+        """The one that sent a request."""
+        client: Client = scope[_CLIENT]
+        return client
 
     @classmethod
     def taken_from(cls, scope: Scope) -> Client:
         """The one that sent a request, for whoever answers it."""
         client: Client = scope.pop(_CLIENT)
         return client
+
+    @property
+    def has_sent_all(self) -> bool:
+        """Whether the request's body is here."""
+        return not self._cycle.more_body
 
     @property
     def is_gone(self) -> bool:
@@ -52,9 +64,17 @@ class Client:
     @property
     def transport(self) -> asyncio.Transport | None:
         """Its connection, for chunks of a body that are written to it; None where that is not possible."""
-        cycle = self._cycle
-        is_plain = cycle.chunked_encoding and cycle.transport.get_extra_info("sslcontext") is None
-        return cycle.transport if is_plain else None
+        is_plain = self._cycle.chunked_encoding and self._transport.get_extra_info("sslcontext") is None
+        return self._transport if is_plain else None
+
+    def hold_head(self) -> None:
+        """Have the response's head, which is sent next, wait for what follows it and go out in one piece."""
+        self._cycle.transport = _HeldHead(self._cycle)
+
+    def let_head_go(self) -> None:
+        """Send a head that waits, for nothing follows it yet."""
+        if isinstance(self._cycle.transport, _HeldHead):
+            self._cycle.transport.write(b"")
 
     def hang_up(self) -> None:
         """The connection is lost."""
@@ -62,3 +82,27 @@ class Client:
         self._cycle.message_event.set()
         if self.on_gone is not None:
             self.on_gone()
+
+
+class _HeldHead(asyncio.Transport):
+    """Stands for a transport until it has been written to twice: once the head, once more."""
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+        self._transport = cycle.transport
+        self._head: bytes | None = None
+
+    def write(self, data: bytes) -> None:  # type: ignore[override]
+        if self._head is None:
+            self._head = data
+            return
+        self._cycle.transport = self._transport
+        self._transport.write(self._head + data)
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def close(self) -> None:
+        self._cycle.transport = self._transport
+        self._transport.write(self._head or b"")
+        self._transport.close()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter
+from starlette.types import ASGIApp
 
 from tokenwire.v1 import tokenizer_pb2
 from tokenwire_services.gateway.completions_output import CompletionsOutput
@@ -33,7 +34,7 @@ def router(link: TokenizerLink) -> APIRouter:
         response_model=None,
         responses=generation_responses(Completion),
     )
-    async def create_completion(body: CompletionRequest) -> Response:
+    async def create_completion(body: CompletionRequest) -> ASGIApp:
         model = body.model or await only_model(link)
         header = Header("cmpl", model, body.request_id)
         names = FieldNames("completions", body.structured_outputs is not None)

@@ -10,6 +10,7 @@ import asyncio
 from http import HTTPStatus
 from typing import Any
 
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tokenwire_services.gateway.client import Client
@@ -33,7 +34,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """Of the request that is being answered, and of those that were sent without waiting for that."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        if self.access_log:
+            super().connection_made(transport)
+        else:  # as there, but for the addresses at its ends, which nothing else asks for
+            self.connections.add(self)
+            self.transport, self.flow, self.scheme = transport, FlowControl(transport), "http"
         self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:

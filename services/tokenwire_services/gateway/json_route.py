@@ -14,10 +14,9 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, get_type_hints
 
 import orjson
-from fastapi import Response
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter, ValidationError
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -25,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tokenwire.status import StatusError
 from tokenwire_services.gateway.errors import ApiError
 from tokenwire_services.gateway.failures import answer_to
+from tokenwire_services.gateway.headers import header
 from tokenwire_services.gateway.validation import NO_BODY, explain, not_json
 
 IGNORED_HEADER = "x-tokenwire-ignored"
@@ -33,8 +33,8 @@ IGNORED_HEADER = "x-tokenwire-ignored"
 _SANE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _MOST_NAMES = 16
 
-Answer = Callable[[Any], Awaitable[Response]]
-"""An endpoint: an async function of its `body`."""
+Answer = Callable[[Any], Awaitable[ASGIApp]]
+"""An endpoint: an async function of its `body`. What it returns is the response."""
 
 
 class JsonRoute(APIRoute):
@@ -53,7 +53,7 @@ class JsonRoute(APIRoute):
             _check_content(scope)
             read = self._read(await _receive(receive))
             if isinstance(read, ApiError):
-                response = read.response()
+                response: ASGIApp = read.response()
             else:
                 body, ignored = read
                 response = await self._endpoint(body)
@@ -107,11 +107,10 @@ def _naming(ignored: Sequence[str], send: Send) -> Send:
 
 
 def _check_content(scope: Scope) -> None:
-    headers = Headers(scope=scope)
-    encoding = headers.get("content-encoding", "identity")
+    encoding = header(scope, b"content-encoding", "identity")
     if encoding.lower() != "identity":
         raise HTTPException(415, f"Content encoding {encoding!r} is not supported; send the body as it is")
-    content_type = headers.get("content-type", "")
+    content_type = header(scope, b"content-type")
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type not in ("", "application/json"):
         raise HTTPException(415, f"Content type {content_type!r} is not supported; send application/json")

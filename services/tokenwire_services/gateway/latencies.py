@@ -33,7 +33,7 @@ class Latencies:
         if num_others := waited_since.pop(None, 0):
             firsts = self._asked_at.keys() & streams
             for stream in firsts:
-                self._metrics.time_to_first_token.observe(now - self._asked_at.pop(stream))
+                self._metrics.time_to_first_token.observe(now - self._asked_at.pop(stream), 1)
                 arrived_at[stream] = now
             if num_others > len(firsts):
                 streams = [stream for stream in streams if stream in arrived_at]

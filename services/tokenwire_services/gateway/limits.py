@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tokenwire.status import unavailable
+from tokenwire_services.gateway.client import Client
 from tokenwire_services.gateway.errors import ApiError
+from tokenwire_services.gateway.headers import header
 
 PIECE_TIMEOUT_S = 60.0
 """For the next piece of a body to arrive."""
@@ -40,10 +41,11 @@ class LimitBody:
             return
         limit = self._max_body_bytes
         too_large = f"The request body is larger than {limit} bytes"
-        declared = Headers(scope=scope).get("content-length", "0")
+        declared = header(scope, b"content-length", "0")
         if declared.isdecimal() and int(declared) > limit:
             await ApiError.from_http(413, too_large).response()(scope, receive, send)
             return
+        client = Client.of(scope)
         received, is_whole, kept = 0, False, 0
 
         def keep(num_bytes: int) -> None:
@@ -55,12 +57,7 @@ class LimitBody:
             nonlocal received, is_whole
             if is_whole:  # what remains to be received is that the client hangs up
                 return await receive()
-            try:
-                async with asyncio.timeout(PIECE_TIMEOUT_S):
-                    event = await receive()
-            except TimeoutError:
-                problem = f"The request body did not go on within {PIECE_TIMEOUT_S:g} seconds"
-                raise HTTPException(408, problem, {"connection": "close"}) from None
+            event = await (receive() if client.has_sent_all else _in_time(receive))
             is_whole = not event.get("more_body", False)
             received += len(event.get("body", b""))
             if received > limit:
@@ -74,3 +71,17 @@ class LimitBody:
             await self._app(scope, count, send)
         finally:
             keep(0)
+
+
+async def _in_time(receive: Receive) -> Message:
+    """The next piece of a body, which is still on its way.
+
+    Raises:
+        HTTPException: it does not come.
+    """
+    try:
+        async with asyncio.timeout(PIECE_TIMEOUT_S):
+            return await receive()
+    except TimeoutError:
+        problem = f"The request body did not go on within {PIECE_TIMEOUT_S:g} seconds"
+        raise HTTPException(408, problem, {"connection": "close"}) from None

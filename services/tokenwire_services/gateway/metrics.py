@@ -1,18 +1,20 @@
 """What the gateway counts: the one place that names metrics, and the middleware that counts HTTP requests.
 
 What happens per token is counted per tokenizer message: one addition for all of its tokens, one observation
-for all streams that waited equally long.
+for all streams that waited equally long. All is counted on the event loop, so that a count is a plain number.
 """
 
 from __future__ import annotations
 
 import time
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterator
 from itertools import accumulate
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
-from prometheus_client.core import HistogramMetricFamily
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -27,44 +29,67 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        self.requests = Counter(
-            "tokenwire_http_requests",
-            "HTTP requests answered.",
-            ("endpoint", "status"),
-            registry=self.registry,
-        )
-        self.requests_in_flight = Gauge(
-            "tokenwire_http_requests_in_flight", "HTTP requests being answered.", registry=self.registry
-        )
-        self.request_duration = Histogram(
-            "tokenwire_http_request_duration_seconds",
-            "From an HTTP request's headers to the end of its response.",
-            ("endpoint",),
-            buckets=_SECONDS_IN_ALL,
-            registry=self.registry,
-        )
-        self.time_to_first_token = Histogram(
+        self.http_requests = HttpRequests()
+        self.time_to_first_token = WeightedHistogram(
             "tokenwire_time_to_first_token_seconds",
             "From a prompt's submission to its first token.",
-            buckets=_SECONDS_TO_FIRST,
-            registry=self.registry,
+            _SECONDS_TO_FIRST,
         )
         self.inter_token_latency = WeightedHistogram(
             "tokenwire_inter_token_latency_seconds",
             "Between two deltas of a stream.",
             _SECONDS_BETWEEN,
         )
-        self.registry.register(self.inter_token_latency)
-        self.prompt_tokens = Counter(
-            "tokenwire_prompt_tokens", "Prompt tokens of finished requests.", registry=self.registry
-        )
-        self.generation_tokens = Counter(
-            "tokenwire_generation_tokens", "Tokens generated.", registry=self.registry
-        )
+        self.prompt_tokens = Total("tokenwire_prompt_tokens", "Prompt tokens of finished requests.")
+        self.generation_tokens = Total("tokenwire_generation_tokens", "Tokens generated.")
+        for collector in (
+            self.http_requests,
+            self.time_to_first_token,
+            self.inter_token_latency,
+            self.prompt_tokens,
+            self.generation_tokens,
+        ):
+            self.registry.register(collector)
 
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+class Total(Collector):
+    """A counter without labels."""
+
+    def __init__(self, name: str, documentation: str) -> None:
+        self._name = name
+        self._documentation = documentation
+        self._value = 0
+
+    def inc(self, amount: int) -> None:
+        """Count so many more."""
+        self._value += amount
+
+    def collect(self) -> Iterator[Metric]:
+        """The counter as Prometheus wants it."""
+        yield CounterMetricFamily(self._name, self._documentation, value=self._value)
+
+
+class Observations:
+    """Values by the buckets of a histogram that they fall into."""
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def add(self, value: float, count: int) -> None:
+        """Count a value `count` times."""
+        self._counts[bisect_left(self._bounds, value)] += count
+        self.sum += value * count
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """How many are in each bucket, as Prometheus wants it: cumulative."""
+        names = [*map(str, self._bounds), "+Inf"]
+        return list(zip(names, map(float, accumulate(self._counts)), strict=True))
 
 
 class WeightedHistogram(Collector):
@@ -73,20 +98,56 @@ class WeightedHistogram(Collector):
     def __init__(self, name: str, documentation: str, bounds: tuple[float, ...]) -> None:
         self._name = name
         self._documentation = documentation
-        self._bounds = bounds
-        self._counts = [0] * (len(bounds) + 1)
-        self._sum = 0.0
+        self._observations = Observations(bounds)
 
     def observe(self, value: float, count: int) -> None:
         """Count a value `count` times."""
-        self._counts[bisect_left(self._bounds, value)] += count
-        self._sum += value * count
+        self._observations.add(value, count)
 
-    def collect(self) -> Iterator[HistogramMetricFamily]:
-        """The histogram as Prometheus wants it: cumulative."""
-        names = [*map(str, self._bounds), "+Inf"]
-        buckets = list(zip(names, map(float, accumulate(self._counts)), strict=True))
-        yield HistogramMetricFamily(self._name, self._documentation, buckets=buckets, sum_value=self._sum)
+    def collect(self) -> Iterator[Metric]:
+        """The histogram as Prometheus wants it."""
+        seen = self._observations
+        yield HistogramMetricFamily(
+            self._name, self._documentation, buckets=seen.buckets(), sum_value=seen.sum
+        )
+
+
+class HttpRequests(Collector):
+    """HTTP requests by endpoint and status, and how long they took.
+
+    Attributes:
+        num_in_flight: being answered.
+    """
+
+    def __init__(self) -> None:
+        self.num_in_flight = 0
+        self._answered = Counter[tuple[str, int]]()
+        self._durations: dict[str, Observations] = {}
+
+    def answered(self, endpoint: str, status: int, seconds: float) -> None:
+        """Count one."""
+        self._answered[endpoint, status] += 1
+        if endpoint not in self._durations:
+            self._durations[endpoint] = Observations(_SECONDS_IN_ALL)
+        self._durations[endpoint].add(seconds, 1)
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics as Prometheus wants them."""
+        name = "tokenwire_http_requests"
+        answered = CounterMetricFamily(name, "HTTP requests answered.", labels=["endpoint", "status"])
+        for (endpoint, status), count in self._answered.items():
+            answered.add_metric([endpoint, str(status)], count)
+        duration = HistogramMetricFamily(
+            "tokenwire_http_request_duration_seconds",
+            "From an HTTP request's headers to the end of its response.",
+            labels=["endpoint"],
+        )
+        for endpoint, seen in self._durations.items():
+            duration.add_metric([endpoint], buckets=seen.buckets(), sum_value=seen.sum)
+        in_flight = GaugeMetricFamily(
+            f"{name}_in_flight", "HTTP requests being answered.", value=self.num_in_flight
+        )
+        yield from (answered, in_flight, duration)
 
 
 class MeasureRequests:
@@ -100,7 +161,7 @@ class MeasureRequests:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        metrics = self._metrics
+        requests = self._metrics.http_requests
         status = 500
         begin = time.monotonic()
 
@@ -110,11 +171,10 @@ class MeasureRequests:
                 status = message["status"]
             await send(message)
 
-        metrics.requests_in_flight.inc()
+        requests.num_in_flight += 1
         try:
             await self._app(scope, receive, watch)
         finally:
-            metrics.requests_in_flight.dec()
+            requests.num_in_flight -= 1
             endpoint = getattr(scope.get("route"), "path", "other")
-            metrics.requests.labels(endpoint, str(status)).inc()
-            metrics.request_duration.labels(endpoint).observe(time.monotonic() - begin)
+            requests.answered(endpoint, status, time.monotonic() - begin)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
 import time
-import uuid
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -59,7 +59,7 @@ class Header:
     """
 
     def __init__(self, id_prefix: str, model: str, name: str | None = None) -> None:
-        self.request_id = f"{id_prefix}-{uuid.uuid4().hex}"
+        self.request_id = f"{id_prefix}-{secrets.token_hex(16)}"
         self.id = self.request_id if name is None else f"{id_prefix}-{name}"
         self.created = int(time.time())
         self.model = model

@@ -11,11 +11,10 @@ from tokenwire_services.gateway.exchange import Exchange
 from tokenwire_services.gateway.output import Output
 
 
-class Reply(Response):
+class Reply:
     """The whole answer of an exchange."""
 
     def __init__(self, exchange: Exchange, output: Output) -> None:
-        super().__init__()
         self._exchange = exchange
         self._output = output
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-import uuid
+import secrets
 
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tokenwire_services.gateway.headers import header
+
 HEADER = "x-request-id"
+_HEADER = HEADER.encode()
 _SANE = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
@@ -22,12 +24,12 @@ class NameRequests:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get(HEADER, "")
-        name = given if _SANE.fullmatch(given) else f"req-{uuid.uuid4().hex}"
+        given = header(scope, _HEADER)
+        name = given if _SANE.fullmatch(given) else f"req-{secrets.token_hex(16)}"
 
         async def send_named(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)[HEADER] = name
+                message["headers"] = [*message.get("headers", ()), (_HEADER, name.encode())]
             await send(message)
 
         await self._app(scope, receive, send_named)

@@ -45,6 +45,7 @@ class GatewayServer(uvicorn.Server):
                 lifespan="off",
                 log_config=None,
                 access_log=config.access_log,
+                proxy_headers=config.access_log,  # of use for its lines only
                 server_header=False,
                 backlog=_BACKLOG,
                 timeout_keep_alive=_KEEP_ALIVE_S,

@@ -9,7 +9,6 @@ proper HTTP status.
 
 from __future__ import annotations
 
-from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from tokenwire_services.gateway.client import Client
@@ -26,11 +25,10 @@ _HEADERS = [
 ]
 
 
-class EventStream(Response):
+class EventStream:
     """The streaming answer of an exchange."""
 
     def __init__(self, exchange: Exchange, output: Output) -> None:
-        super().__init__()
         self._exchange = exchange
         self._output = output
 
@@ -43,6 +41,7 @@ class EventStream(Response):
             if exchange.error is not None and not exchange.is_disconnected:
                 await ApiError.from_status(exchange.error, output.names).response()(scope, receive, send)
                 return
+            client.hold_head()
             # A copy: what wraps `send` may add headers of its own.
             await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
             await self._send_events(client)
@@ -71,6 +70,8 @@ class EventStream(Response):
             if events:
                 await send({"type": "http.response.body", "body": events, "more_body": True})
                 events = b""
+            else:
+                client.let_head_go()
             for index, generation in unfinished.items():
                 generation.write_with(writers[index])
             await wakeup.wait()
