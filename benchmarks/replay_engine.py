@@ -3,7 +3,7 @@
 A real process speaking the real protocol (sessions only), with a real checkpoint's tokenizer and no model. A
 request's first token comes at once, so that the time to it is what the path to the engine and back takes.
 
-    python -m benchmarks.replay_engine CHECKPOINT --port N --step-ms 20
+    python -m benchmarks.replay_engine CHECKPOINT --port N --session-socket @NAME --step-ms 20
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 from tokenizers import Tokenizer
 
+from tokenwire.duplex.served_call import LibraryCall, ServedCall
+from tokenwire.duplex.server import serve_calls
 from tokenwire.v1 import engine_pb2, engine_pb2_grpc, generation_pb2
 
 TEXT = (
@@ -31,6 +33,7 @@ TEXT = (
 )
 
 Context = grpc.aio.ServicerContext[Any, Any]
+Stream = ServedCall[engine_pb2.SessionRequest, engine_pb2.SessionResponse]
 
 
 class ReplayEngine(engine_pb2_grpc.EngineServicer):
@@ -83,16 +86,20 @@ class ReplayEngine(engine_pb2_grpc.EngineServicer):
             if path.suffix in (".json", ".jinja"):
                 yield engine_pb2.GetTokenizerFilesResponse(name=path.name, data=path.read_bytes())
 
-    async def Session(  # noqa: N802
+    async def Session(  # type: ignore[override]  # noqa: N802
         self, requests: AsyncIterator[engine_pb2.SessionRequest], context: Context
-    ) -> AsyncIterator[engine_pb2.SessionResponse]:
+    ) -> None:
+        await self.serve_session(LibraryCall(context))
+
+    async def serve_session(self, stream: Stream) -> None:
+        """A call of Session, whoever carries it."""
         live: dict[int, list[int]] = {}  # slot: [tokens sent, tokens to send, prompt tokens]
         self._commands_received = 0
         news = asyncio.Event()
-        reader = asyncio.create_task(self._read(requests, live, news))
+        reader = asyncio.create_task(self._read(stream, live, news))
         try:
             opened = engine_pb2.SessionResponse.Opened(grace_period_ms=0)
-            yield engine_pb2.SessionResponse(opened=opened)
+            await stream.write(engine_pb2.SessionResponse(opened=opened))
             step = 0
             next_step = time.monotonic() + self._step_s
             while not reader.done():
@@ -103,19 +110,14 @@ class ReplayEngine(engine_pb2_grpc.EngineServicer):
                 due = {slot: row for slot, row in live.items() if is_due or not row[0]}
                 if due:
                     step += 1
-                    yield self._step(step, due, live)
+                    await stream.write(self._step(step, due, live))
                 if is_due:
                     next_step = max(next_step + self._step_s, time.monotonic())
         finally:
             reader.cancel()
 
-    async def _read(
-        self,
-        requests: AsyncIterator[engine_pb2.SessionRequest],
-        live: dict[int, list[int]],
-        news: asyncio.Event,
-    ) -> None:
-        async for message in requests:
+    async def _read(self, stream: Stream, live: dict[int, list[int]], news: asyncio.Event) -> None:
+        while (message := await stream.read()) is not None:
             match message.WhichOneof("command"):
                 case "submit":
                     self._commands_received += 1
@@ -146,10 +148,13 @@ class ReplayEngine(engine_pb2_grpc.EngineServicer):
         return response
 
 
-async def serve(checkpoint: Path, port: int, step_s: float) -> None:
+async def serve(checkpoint: Path, port: int, session_socket: str, step_s: float) -> None:
     """Serve until killed."""
+    engine = ReplayEngine(checkpoint, step_s)
+    method = "/tokenwire.v1.Engine/Session"
+    sessions = await serve_calls(session_socket, method, engine_pb2.SessionRequest, engine.serve_session)
     server = grpc.aio.server()
-    engine_pb2_grpc.add_EngineServicer_to_server(ReplayEngine(checkpoint, step_s), server)
+    engine_pb2_grpc.add_EngineServicer_to_server(engine, server)
     status = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
     for service in ("", "tokenwire.v1.Engine"):
@@ -157,15 +162,17 @@ async def serve(checkpoint: Path, port: int, step_s: float) -> None:
     server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()
     await server.wait_for_termination()
+    sessions.close()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.replay_engine", description=__doc__)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--session-socket", required=True)
     parser.add_argument("--step-ms", type=float, default=20.0)
     options = parser.parse_args()
-    uvloop.run(serve(options.checkpoint, options.port, options.step_ms / 1000))
+    uvloop.run(serve(options.checkpoint, options.port, options.session_socket, options.step_ms / 1000))
 
 
 if __name__ == "__main__":

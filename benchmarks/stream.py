@@ -80,14 +80,16 @@ class Stack:
     def __enter__(self) -> Stack:
         engine, tokenizer = free_port(), free_port()
         command = [sys.executable, "-m", "tokenwire_services.launcher"]
-        behind = ["--engine", f"127.0.0.1:{engine}", "--port", str(tokenizer)]
         replay = [sys.executable, "-m", "benchmarks.replay_engine", str(CHECKPOINT)]
-        socket = f"@tokenwire-benchmark-{tokenizer}"
-        link = ["--tokenizer", f"127.0.0.1:{tokenizer},{socket}", "--port", str(self.port)]
+        engine_socket, tokenizer_socket = (f"@tokenwire-benchmark-{port}" for port in (engine, tokenizer))
+        at_engine = ["--port", str(engine), "--session-socket", engine_socket]
+        at_tokenizer = ["--port", str(tokenizer), "--session-socket", tokenizer_socket]
+        to_engine = ["--engine", f"127.0.0.1:{engine},{engine_socket}"]
+        to_tokenizer = ["--tokenizer", f"127.0.0.1:{tokenizer},{tokenizer_socket}"]
         for name, arguments in {
-            "engine": [*replay, "--port", str(engine), "--step-ms", str(self.step_ms)],
-            "tokenizer": [*command, "tokenizer", *behind, "--session-socket", socket],
-            "gateway": [*command, "gateway", *link],
+            "engine": [*replay, *at_engine, "--step-ms", str(self.step_ms)],
+            "tokenizer": [*command, "tokenizer", *to_engine, *at_tokenizer],
+            "gateway": [*command, "gateway", *to_tokenizer, "--port", str(self.port)],
         }.items():
             self.processes[name] = subprocess.Popen(arguments, stdout=subprocess.DEVNULL)
         return self

@@ -22,6 +22,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from tokenwire.duplex.sessions import Sessions
 from tokenwire.listen import listen
 from tokenwire.malformed import RefuseMalformed
 from tokenwire.status import StatusError, unavailable
@@ -44,7 +45,7 @@ from tokenwire_engine.server.drain import Drainer
 from tokenwire_engine.server.kv_events import KvEvents
 from tokenwire_engine.server.model import ServedModel
 from tokenwire_engine.server.servicer import EngineServicer, Serving
-from tokenwire_engine.server.sessions import Sessions
+from tokenwire_engine.server.session import Session
 from tokenwire_engine.server.startup import StartupClock
 from tokenwire_engine.structured.compiler import GrammarCompiler
 
@@ -256,7 +257,8 @@ class EngineServer:
         )
         limit = self._config.max_running + self._config.max_waiting
         dispatcher = Dispatcher(core.send, limit, lambda: core.load.estimated_wait_s)
-        sessions = Sessions(max_grace_ms=round(self._config.session_grace_s * 1000))
+        most_ms = round(self._config.session_grace_s * 1000)
+        sessions = Sessions(most_ms, lambda grace_ms: Session(grace_ms, model, dispatcher))
         drainer = Drainer(dispatcher, self._set_admitting)
         kv_events = KvEvents(core.send, self._config.prefix_cache)
         self._serving = Serving(model, core, dispatcher, sessions, drainer, kv_events)

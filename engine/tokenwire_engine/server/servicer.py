@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import grpc
 
 from tokenwire.duplex.served_call import LibraryCall
+from tokenwire.duplex.sessions import Sessions
 from tokenwire.status import StatusError, abort
 from tokenwire.v1 import engine_pb2, engine_pb2_grpc
 from tokenwire_engine.core.core import EngineCore
@@ -26,7 +27,6 @@ from tokenwire_engine.server.kv_events import KvEvents
 from tokenwire_engine.server.load import load_to_proto, watch_load
 from tokenwire_engine.server.model import ServedModel, tokenizer_files
 from tokenwire_engine.server.session import Stream
-from tokenwire_engine.server.sessions import Sessions
 
 Answer = TypeVar("Answer")
 
@@ -38,7 +38,7 @@ class Serving:
     model: ServedModel
     core: EngineCore
     dispatcher: Dispatcher
-    sessions: Sessions
+    sessions: Sessions[Stream]
     drainer: Drainer
     kv_events: KvEvents
 
@@ -79,8 +79,7 @@ class EngineServicer(engine_pb2_grpc.EngineServicer):
         Raises:
             StatusError: what to end it with.
         """
-        serving = self._serving()
-        await serving.sessions.serve(stream, serving.model, serving.dispatcher)
+        await self._serving().sessions.serve(stream)
 
     async def GetModel(
         self, request: engine_pb2.GetModelRequest, context: grpc.aio.ServicerContext[Any, Any]

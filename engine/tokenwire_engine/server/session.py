@@ -15,6 +15,7 @@ import grpc
 from tokenwire.duplex.served_call import BrokenCallError, ServedCall
 from tokenwire.status import StatusError, invalid_argument, resource_exhausted
 from tokenwire.v1 import engine_pb2, generation_pb2
+from tokenwire.wakeup import Wakeup
 from tokenwire_engine.scheduler.outputs import ChannelOutput, Finished
 from tokenwire_engine.scheduler.request import Request
 from tokenwire_engine.server.dispatch import Dispatcher
@@ -32,19 +33,13 @@ Stream = ServedCall[engine_pb2.SessionRequest, engine_pb2.SessionResponse]
 
 
 class Session:
-    """One peer's requests, and what is held of their output.
+    """One peer's requests, and what is held of their output; `tokenwire.duplex.sessions` has its streams."""
 
-    Attributes:
-        writer: the task that sends to the present stream, or the last one.
-        expiry: what ends the session when no stream resumes it in time.
-    """
-
-    def __init__(self, session_id: str, grace_ms: int, model: ServedModel, dispatcher: Dispatcher) -> None:
-        self.id = session_id
-        self.grace_ms = grace_ms
-        self.outbox = Outbox(keep=grace_ms > 0)
-        self.writer: asyncio.Task[None] | None = None
-        self.expiry: asyncio.TimerHandle | None = None
+    def __init__(self, grace_ms: int, model: ServedModel, dispatcher: Dispatcher) -> None:
+        self._grace_ms = grace_ms
+        self._outbox = Outbox(keep=grace_ms > 0)
+        self._writer: asyncio.Task[None] | None = None
+        """The task that sends to the present stream, or the last one."""
         self._reader: asyncio.Task[None] | None = None
         self._model = model
         self._dispatcher = dispatcher
@@ -57,31 +52,40 @@ class Session:
         self._is_set_aside = False
         self._error: StatusError | None = None
         self._peer_is_done = False
-        self._news = asyncio.Event()
+        self._news = Wakeup()
+
+    def rewind(self, step: int) -> None:
+        """Begin the next stream behind a step, which is acknowledged with that.
+
+        Raises:
+            StatusError: the peer cannot have received the step, or has acknowledged a later one.
+        """
+        try:
+            self._outbox.rewind(step)
+        except ValueError as error:
+            raise invalid_argument("open.resume_after_step", str(error)) from None
 
     def attach(self, stream: Stream, after_step: int) -> asyncio.Task[None]:
-        """Serve a stream from now on, behind a step that the outbox was rewound to; the task that sends to
+        """Serve a stream from now on, behind a step that the session was rewound to; the task that sends to
         it. An older stream's task is cancelled: not one more command of that stream is taken in."""
-        is_resumed = self.writer is not None
+        is_resumed = self._writer is not None
         self.detach()
         self._peer_is_done = False
         opened = engine_pb2.SessionResponse.Opened(
-            grace_period_ms=self.grace_ms, resumed=is_resumed, commands_received=self._num_commands
+            grace_period_ms=self._grace_ms, resumed=is_resumed, commands_received=self._num_commands
         )
         first = engine_pb2.SessionResponse(step=after_step, opened=opened)
         self._reader = asyncio.create_task(self._read(stream))
-        self.writer = asyncio.create_task(self._write(stream, first))
-        self.writer.add_done_callback(_retrieve)
+        self._writer = asyncio.create_task(self._write(stream, first))
+        self._writer.add_done_callback(_retrieve)
         self._balance()
-        return self.writer
+        return self._writer
 
     def detach(self) -> None:
         """The stream, if there is one, is served no more."""
-        for task in (self._reader, self.writer):
+        for task in (self._reader, self._writer):
             if task is not None:
                 task.cancel()
-        if self.expiry is not None:
-            self.expiry.cancel()
 
     def close(self) -> None:
         """Nobody will come back: cancel the requests."""
@@ -93,14 +97,14 @@ class Session:
 
     @property
     def is_flushed(self) -> bool:
-        return self.outbox.is_empty or self.writer is None or self.writer.done()
+        return self._outbox.is_empty or self._writer is None or self._writer.done()
 
     def receive(self, output: ChannelOutput) -> None:
-        self.outbox.add(output)
+        self._outbox.add(output)
         for finished in output.finished:
             if finished.is_last:
                 del self._live[finished.label]
-            self.outbox.add_end(_finish_event(finished))
+            self._outbox.add_end(_finish_event(finished))
         self._balance()
         self._news.set()
 
@@ -119,14 +123,13 @@ class Session:
         while True:
             if self._error is not None:
                 raise self._error
-            if not self.outbox.is_empty:
-                message = self.outbox.take(self._num_commands)
+            if not self._outbox.is_empty:
+                message = self._outbox.take(self._num_commands)
                 self._balance()
                 await stream.write(message)
             elif self._peer_is_done and not self._live:
                 return
             else:
-                self._news.clear()
                 await self._news.wait()
 
     async def _read(self, stream: Stream) -> None:
@@ -197,7 +200,7 @@ class Session:
             compiling.cancel()
             del self._live[slot]
             usage = generation_pb2.Usage()
-            self.outbox.add_end(
+            self._outbox.add_end(
                 FinishEvent(slot=slot, reason=generation_pb2.FINISH_REASON_CANCELLED, usage=usage)
             )
             self._news.set()
@@ -205,26 +208,26 @@ class Session:
             self._dispatcher.cancel(request_id)
 
     def _refuse(self, event: FinishEvent) -> None:
-        if self.outbox.size > MAX_REFUSED:
+        if self._outbox.size > MAX_REFUSED:
             raise resource_exhausted("too many refused requests wait to be read; read and acknowledge faster")
         event.reason = generation_pb2.FINISH_REASON_ERROR
-        self.outbox.add_end(event)
+        self._outbox.add_end(event)
         self._balance()
         self._news.set()
 
     def _acknowledge(self, step: int) -> None:
         try:
-            self.outbox.acknowledge(step)
+            self._outbox.acknowledge(step)
         except ValueError as error:
             raise invalid_argument("ack.step", str(error)) from None
         self._balance()
 
     def _balance(self) -> None:
         """Set the requests aside when too much is held for the peer, and let them go on when it caught up."""
-        if not self._is_set_aside and self.outbox.size > MAX_HELD:
+        if not self._is_set_aside and self._outbox.size > MAX_HELD:
             self._is_set_aside = True
             self._dispatcher.hold(self._channel)
-        elif self._is_set_aside and self.outbox.size <= MAX_HELD // 2:
+        elif self._is_set_aside and self._outbox.size <= MAX_HELD // 2:
             self._is_set_aside = False
             self._dispatcher.resume(self._channel)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
@@ -9,14 +10,14 @@ from typing import Any
 import grpc
 
 from tokenwire.duplex.served_call import LibraryCall
+from tokenwire.duplex.sessions import Sessions
 from tokenwire.status import StatusError, abort
 from tokenwire.v1 import tokenizer_pb2, tokenizer_pb2_grpc
 from tokenwire_services.tokenizer import text
 from tokenwire_services.tokenizer.config import TokenizerConfig
 from tokenwire_services.tokenizer.engines import Engines
 from tokenwire_services.tokenizer.generate import generate
-from tokenwire_services.tokenizer.session import Stream
-from tokenwire_services.tokenizer.sessions import Sessions
+from tokenwire_services.tokenizer.session import Session, Stream
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -27,11 +28,16 @@ class TokenizerService(tokenizer_pb2_grpc.TokenizerServicer):
     def __init__(self, engines: Engines, config: TokenizerConfig) -> None:
         self._engines = engines
         self._config = config
-        self._sessions = Sessions(engines, config)
+        self._ended = asyncio.Event()
+        self._sessions = Sessions(
+            round(config.session_grace_s * 1000),
+            lambda grace_ms: Session(engines, config, grace_ms, self._ended),
+        )
 
     async def end_sessions(self) -> None:
-        """This process goes away: the sessions' peers go on at another one."""
-        await self._sessions.end()
+        """This process goes away: end every session's stream, so that its requests go on at another one."""
+        self._ended.set()
+        await self._sessions.until_streams_end()
 
     # Streams are coroutines that write rather than generators: a coroutine is cancelled at once when the peer
     # hangs up, a generator only when it is collected.

@@ -28,20 +28,15 @@ Stream = ServedCall[Request, Response]
 
 
 class Session:
-    """One peer's requests, and what is held of their output.
-
-    Attributes:
-        stream: the task that serves the present stream, or the last one.
-        expiry: what ends the session when no stream resumes it in time.
-    """
+    """One peer's requests, and what is held of their output; `tokenwire.duplex.sessions` has its streams."""
 
     def __init__(
         self, engines: Engines, config: TokenizerConfig, grace_ms: int, ended: asyncio.Event
     ) -> None:
         """`ended` is set when all sessions are to end."""
-        self.grace_ms = grace_ms
-        self.stream: asyncio.Task[None] | None = None
-        self.expiry: asyncio.TimerHandle | None = None
+        self._grace_ms = grace_ms
+        self._serving: asyncio.Task[None] | None = None
+        """The task that serves the present stream, or the last one."""
         self._engines = engines
         self._config = config
         self._ended = ended
@@ -59,16 +54,18 @@ class Session:
 
     def attach(self, stream: Stream, after_step: int) -> asyncio.Task[None]:
         """Serve a stream from now on; the task that does. An older stream's is cancelled."""
-        is_resumed = self.stream is not None
-        if self.stream is not None:
-            self.stream.cancel()
-        if self.expiry is not None:
-            self.expiry.cancel()
+        is_resumed = self._serving is not None
+        self.detach()
         opened = Response.Opened(
-            grace_period_ms=self.grace_ms, resumed=is_resumed, commands_received=self._num_commands
+            grace_period_ms=self._grace_ms, resumed=is_resumed, commands_received=self._num_commands
         )
-        self.stream = asyncio.create_task(self._serve(stream, Response(step=after_step, opened=opened)))
-        return self.stream
+        self._serving = asyncio.create_task(self._serve(stream, Response(step=after_step, opened=opened)))
+        return self._serving
+
+    def detach(self) -> None:
+        """The stream, if there is one, is served no more."""
+        if self._serving is not None:
+            self._serving.cancel()
 
     def close(self) -> None:
         """Nobody will come back: cancel the requests."""
@@ -182,7 +179,7 @@ class Session:
                 self._requests.pop(slot, None)  # before the peer can know that the slot is free
         message = session_response(self._step, deltas)
         message.commands_received = self._num_commands
-        if self.grace_ms:
+        if self._grace_ms:
             size = message.ByteSize()
             self._kept.append((message, size))
             self._num_sent += 1

@@ -8,14 +8,13 @@ from __future__ import annotations
 from typing import Generic, Protocol, TypeVar
 
 import grpc
-from google.protobuf.message import Message
 
 from tokenwire.status import StatusError
 
-Received = TypeVar("Received", bound=Message)
-Received_co = TypeVar("Received_co", bound=Message, covariant=True)
-Sent = TypeVar("Sent", bound=Message)
-Sent_contra = TypeVar("Sent_contra", bound=Message, contravariant=True)
+Received = TypeVar("Received")
+Received_co = TypeVar("Received_co", covariant=True)
+Sent = TypeVar("Sent")
+Sent_contra = TypeVar("Sent_contra", contravariant=True)
 
 
 class BrokenCallError(Exception):
@@ -58,7 +57,7 @@ class LibraryCall(Generic[Received, Sent]):
             raise
         except Exception as error:  # the library raises what it finds, its internal errors too
             raise BrokenCallError from error
-        return None if message is grpc.aio.EOF else message  # type: ignore[comparison-overlap]
+        return None if message is grpc.aio.EOF else message
 
     async def write(self, message: Sent) -> None:
         """See `ServedCall`."""
