@@ -9,11 +9,13 @@ from collections.abc import AsyncIterator
 from typing import Protocol
 
 
-class Engine(Protocol):
+class Server(Protocol):
     """What has a port, and perhaps a Unix socket for sessions."""
 
-    port: int
-    session_socket: str | None
+    @property
+    def port(self) -> int: ...
+    @property
+    def session_socket(self) -> str | None: ...
 
 
 class CutProxy:
@@ -81,14 +83,14 @@ async def cut_proxy(target: int | str) -> AsyncIterator[CutProxy]:
 
 
 @contextlib.asynccontextmanager
-async def cut_proxy_of_sessions(engine: Engine) -> AsyncIterator[CutProxy]:
-    """A proxy in front of an engine: of its port, or, where it has one, of its Unix socket alone."""
-    if engine.session_socket is None:
-        async with cut_proxy(engine.port) as proxy:
+async def cut_proxy_of_sessions(server: Server) -> AsyncIterator[CutProxy]:
+    """A proxy in front of a server: of its port, or, where it has one, of its Unix socket alone."""
+    if server.session_socket is None:
+        async with cut_proxy(server.port) as proxy:
             yield proxy
     else:
-        proxy = CutProxy(engine.session_socket)
-        proxy.port, proxy.session_socket = engine.port, f"{engine.session_socket}-proxy"
+        proxy = CutProxy(server.session_socket)
+        proxy.port, proxy.session_socket = server.port, f"{server.session_socket}-proxy"
         async with await asyncio.start_unix_server(proxy._serve, proxy.session_socket):
             yield proxy
             await proxy.cut()

@@ -20,3 +20,8 @@ def free_ports(count: int) -> list[int]:
         if len(found) == count:
             break
     return found
+
+
+def address(port: int, session_socket: str | None = None) -> str:
+    """Of a process on this machine, with the Unix socket for its sessions if it has one."""
+    return f"127.0.0.1:{port}" + ("" if session_socket is None else f",{session_socket}")

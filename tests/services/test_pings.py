@@ -20,7 +20,7 @@ async def test_an_engine_answers_every_ping() -> None:
 async def test_a_tokenizer_service_answers_every_ping() -> None:
     async with starting_engines() as start:
         async for service in start_service(await start(), wait=False):
-            await assert_answers_pings(int(service.address.rpartition(":")[2]))
+            await assert_answers_pings(service.port)
 
 
 async def assert_answers_pings(port: int, count: int = 10) -> None:

@@ -11,7 +11,7 @@ import openai
 import pytest
 from tokenizers import Tokenizer
 
-from tests.cut_proxy import CutProxy, cut_proxy
+from tests.cut_proxy import CutProxy, cut_proxy_of_sessions
 from tests.patience import until
 from tests.services.gateway.conftest import running_gateway
 from tests.services.tokenizer.client import Peer, Request, open_session
@@ -35,12 +35,12 @@ class Chain:
 
 
 @pytest.fixture
-async def chain(engine: FakeEngine) -> AsyncIterator[Chain]:
+async def chain(engine: FakeEngine, session_socket: str | None) -> AsyncIterator[Chain]:
     """Gateway → proxy → tokenizer service → scripted engine."""
-    async for service in start_service(engine):
+    async for service in start_service(engine, session_socket=session_socket):
         async with (
-            cut_proxy(int(service.address.rpartition(":")[2])) as proxy,
-            running_gateway(proxy.port) as url,
+            cut_proxy_of_sessions(service) as proxy,
+            running_gateway(proxy.port, proxy.session_socket) as url,
             openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as client,
         ):
             yield Chain(client, proxy)

@@ -130,7 +130,8 @@ def engine(
     """Start an engine alone: token IDs in, token IDs out, over gRPC."""
     with _options():
         config = ENGINE.build(values)
-    with _packages("engine", "engine", "torch", "safetensors"):
+    for_socket = () if config.session_socket is None else ("hpack",)
+    with _packages("engine", "engine", "torch", "safetensors", *for_socket):
         from tokenwire_engine.server.main import print_kernels as show
         from tokenwire_engine.server.main import run
 

@@ -194,6 +194,15 @@ async def test_a_channel_of_the_grpc_library_may_make_one_call_after_another(pat
             mine.cancel()
 
 
+async def test_calls_that_begin_together_on_a_channel_of_the_grpc_library_do_not_meet(path: str) -> None:
+    async with serving(path, echo), grpc.aio.insecure_channel(f"unix:{path}") as channel:
+        method = channel.stream_stream(METHOD, Message.SerializeToString, Message.FromString)
+        calls = [method(wait_for_ready=True) for _ in range(4)]
+        for number, mine in enumerate(calls):
+            await mine.write(Message(text=str(number)))
+        assert [(await mine.read()).text for mine in calls] == list("0123")
+
+
 async def test_a_writer_waits_for_a_peer_that_does_not_read(path: str, call: Open) -> None:
     num_written = 0
 

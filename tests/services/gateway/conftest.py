@@ -15,6 +15,7 @@ import openai
 import pytest_asyncio
 
 from tests.patience import PATIENCE_S, until
+from tests.ports import address
 from tests.services.gateway.fake_tokenizer import FakeTokenizer
 from tokenwire_services.gateway.config import GatewayConfig
 from tokenwire_services.gateway.server import GatewayServer, listen
@@ -22,10 +23,10 @@ from tokenwire_services.gateway.server import GatewayServer, listen
 
 @contextlib.asynccontextmanager
 async def running_gateway(
-    tokenizer_port: int, *, wait_open: bool = True, **options: Any
+    tokenizer_port: int, session_socket: str | None = None, *, wait_open: bool = True, **options: Any
 ) -> AsyncIterator[str]:
     """A gateway on this event loop; its URL."""
-    config = GatewayConfig(port=0, tokenizer=f"127.0.0.1:{tokenizer_port}", **options)
+    config = GatewayConfig(port=0, tokenizer=address(tokenizer_port, session_socket), **options)
     listener = listen(config.host, config.port)
     server = GatewayServer(config)
     serving = asyncio.create_task(server.serve([listener]))

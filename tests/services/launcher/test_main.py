@@ -188,13 +188,14 @@ def test_version(capsys):
     [
         ("typer", "--help", "pip install 'tokenwire[services]', or 'tokenwire[engine]'"),
         ("torch", "engine", "the engine needs the Python package torch; pip install 'tokenwire[engine]'"),
+        ("hpack", "engine --session-socket=@a", "the engine needs the Python package hpack"),
         ("tokenizers", "tokenizer", "needs the Python package tokenizers; pip install 'tokenwire[services]'"),
         ("fastapi", "gateway", "needs the Python package fastapi; pip install 'tokenwire[services]'"),
     ],
 )
 def test_a_package_that_is_missing_is_one_line_that_says_what_to_install(missing, command, advice):
     program = (
-        f"import sys; sys.modules['{missing}'] = None; sys.argv[1:] = ['{command}']; "
+        f"import sys; sys.modules['{missing}'] = None; sys.argv[1:] = {command.split()}; "
         "from tokenwire_services.launcher.__main__ import main; sys.exit(main())"
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)

@@ -18,6 +18,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from tests.engine.hash_runner import HashRunner, model_info
 from tests.engine.running import StartEngine, starting_engines
 from tests.patience import PATIENCE_S
+from tests.ports import address
 from tests.services.tokenizer.fake_engine import FakeEngine
 from tokenwire.v1 import engine_pb2, generation_pb2, tokenizer_pb2_grpc
 from tokenwire_services.tokenizer.config import TokenizerConfig
@@ -100,9 +101,13 @@ class Service:
     channel: grpc.aio.Channel
     stub: tokenizer_pb2_grpc.TokenizerAsyncStub
     address: str
-    session_socket: Path | None = None
+    session_socket: str | None = None
     """Where it serves sessions, too, if it does."""
     session_channels: list[grpc.aio.Channel] = field(default_factory=list)
+
+    @property
+    def port(self) -> int:
+        return int(self.address.rpartition(":")[2])
 
     def session_stub(self, **options: int) -> tokenizer_pb2_grpc.TokenizerAsyncStub:
         """A stub for one session, on a connection of its own: at the socket, where there is one."""
@@ -133,7 +138,8 @@ async def start_service(*engines: Listener, wait: bool = True, **options: Any) -
     configuration's."""
     reader, writer = os.pipe()
     stop = asyncio.Event()
-    config = TokenizerConfig(engines=tuple(map(_address, engines)), port=0, status_fd=writer, **options)
+    addresses = tuple(address(each.port, getattr(each, "session_socket", None)) for each in engines)
+    config = TokenizerConfig(engines=addresses, port=0, status_fd=writer, **options)
     running = asyncio.create_task(serve(config, stop))
     progress = asyncio.StreamReader()
     transport, _ = await asyncio.get_running_loop().connect_read_pipe(
@@ -146,10 +152,9 @@ async def start_service(*engines: Listener, wait: bool = True, **options: Any) -
             if running.done():
                 await running
             port = json.loads(await line)["port"]
-    address = f"127.0.0.1:{port}"
-    async with grpc.aio.insecure_channel(address) as channel:
-        socket = None if config.session_socket is None else Path(config.session_socket)
-        service = Service(channel, tokenizer_pb2_grpc.TokenizerStub(channel), address, socket)
+    async with grpc.aio.insecure_channel(address(port)) as channel:
+        stub = tokenizer_pb2_grpc.TokenizerStub(channel)
+        service = Service(channel, stub, f"127.0.0.1:{port}", config.session_socket)
         yield service
         stop.set()
         await running
@@ -157,11 +162,6 @@ async def start_service(*engines: Listener, wait: bool = True, **options: Any) -
             await each.close()
     transport.close()
     os.close(writer)
-
-
-def _address(engine: Listener) -> str:
-    socket = getattr(engine, "session_socket", None)
-    return f"127.0.0.1:{engine.port}" + (f",{socket}" if socket else "")
 
 
 @pytest.fixture(params=["tcp", "unix"])
