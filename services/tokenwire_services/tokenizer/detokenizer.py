@@ -102,6 +102,8 @@ class Detokenizer:
 
     def _context(self, prompt: Sequence[int]) -> tuple[list[int], list[int]]:
         """The prompt's end as (tokens that spell whole characters, tokens that begin the next one)."""
+        if prompt and self.whole_tokens[prompt[-1]]:  # as in nearly all prompts
+            return list(prompt[-_CONTEXT:]), []
         width = _CONTEXT
         while True:
             window = list(prompt[-width:])

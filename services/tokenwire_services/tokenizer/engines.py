@@ -229,6 +229,8 @@ def _choose(
 
 def _are_same(a: Model, b: Model) -> bool:
     """Whether requests for one may go on at the other."""
+    if a is b:
+        return True
     return a.fingerprint == b.fingerprint and not set(a.info.served_names).isdisjoint(b.info.served_names)
 
 

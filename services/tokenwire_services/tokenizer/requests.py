@@ -86,9 +86,10 @@ async def start(
     structure = structure_of(model, config, request, prompt.given or "")
     samples = _samples(model, request, prompt, structure, slot, outbox)
     output = _output_so_far(model, request, len(samples.generations))
-    samples.resume(output)
-    if samples.finished:  # nothing is left to continue
-        return Running(samples, None)
+    if output:
+        samples.resume(output)
+        if samples.finished:  # nothing is left to continue
+            return Running(samples, None)
     submitted = engine_request(model, request, prompt.token_ids, structure.constraint)
     return Running(samples, engines.submit(model, submitted, samples, output[0] if len(output) == 1 else ()))
 

@@ -21,6 +21,7 @@ import jinja2
 import jinja2.ext
 from jinja2 import nodes
 from jinja2.parser import Parser
+from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
@@ -39,6 +40,10 @@ from tokenwire_services.tokenizer.template_limits import (
     tick,
 )
 
+_OF_DICTIONARIES = frozenset(dir(dict))
+_TICK = "at each turn"
+"""The name of a filter that no template can use: it has spaces in it."""
+
 
 class Sandbox(ImmutableSandboxedEnvironment):
     """Compiles templates that keep to their limits while `limited`."""
@@ -54,6 +59,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         )
         self.filters = {name: bounded_filter(name, filter_) for name, filter_ in self.filters.items()}
         self.filters["tojson"] = _to_json
+        self.filters[_TICK] = _tick_in  # a filter is called as it is, where a call is looked at first
         self.globals = {
             **{name: value for name, value in self.globals.items() if name != "lipsum"},
             "raise_exception": _raise_exception,
@@ -62,7 +68,6 @@ class Sandbox(ImmutableSandboxedEnvironment):
         }
 
     # Called by what templates are compiled to.
-    tick = staticmethod(tick)
     bounded = staticmethod(bounded)
 
     def make_globals(self, d: MutableMapping[str, Any] | None) -> MutableMapping[str, Any]:
@@ -73,17 +78,23 @@ class Sandbox(ImmutableSandboxedEnvironment):
         tree = super()._parse(source, name, filename)
         for part in tree.find_all((nodes.For, nodes.Macro, nodes.CallBlock)):
             assert isinstance(part, nodes.For | nodes.Macro | nodes.CallBlock)
-            size = nodes.Const(sum(len(data.data) for data in part.find_all(nodes.TemplateData)))
-            part.body.insert(0, nodes.ExprStmt(_call("tick", part.lineno, size)).set_lineno(part.lineno))
+            size = sum(len(data.data) for data in part.find_all(nodes.TemplateData))
+            part.body.insert(0, nodes.ExprStmt(_tick(part.lineno, size)).set_lineno(part.lineno))
             if isinstance(part, nodes.For) and part.test is not None:
-                part.test = nodes.And(_call("tick", part.lineno), part.test).set_lineno(part.lineno)
+                part.test = nodes.And(_tick(part.lineno), part.test).set_lineno(part.lineno)
         checked = _BoundConcatenations().visit(tree)
         assert isinstance(checked, nodes.Template)
         return checked
 
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """A part of a value. Nearly all are fields of plain data, which need no look at attributes."""
+        if type(obj) is dict and attribute not in _OF_DICTIONARIES:
+            return obj[attribute] if attribute in obj else self.undefined(obj=obj, name=attribute)
+        return super().getattr(obj, attribute)
+
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         """Compute an operator that may make something large."""
-        self.tick()
+        tick()
         match operator:
             case "*":
                 check_product(left, right)
@@ -110,11 +121,23 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
         """Call something from a template."""
-        __self.tick()
+        tick()
         owner = getattr(__obj, "__self__", None)
         if isinstance(owner, str):
             check_text_method(owner, __obj.__name__, (*args, *kwargs.values()))
         return super().call(__context, __obj, *args, **kwargs)
+
+
+@jinja2.pass_context  # without it, it would be called once, by the compiler
+def _tick_in(context: Context, num_chars: int) -> bool:
+    return tick(num_chars)
+
+
+def _tick(line: int, num_chars: int = 0) -> nodes.Filter:
+    """A tick, as a template's expression."""
+    filter_ = nodes.Filter(nodes.Const(num_chars), _TICK, [], [], None, None)
+    filter_.set_lineno(line)
+    return filter_
 
 
 def _call(method: str, line: int, *arguments: nodes.Expr) -> nodes.Call:

@@ -65,8 +65,11 @@ def structure_of(
     chat = request.chat
     template = _template(model, chat)
     reasoning = reasoning_syntax(config.reasoning_parser, template)
-    syntax = tool_syntax(config.tool_parser, template) if offers_tools(chat) else None
-    if offers_tools(chat) and syntax is None:
+    has_tools = offers_tools(chat)
+    if not (reasoning or has_tools or asked is not None):
+        return Structure()
+    syntax = tool_syntax(config.tool_parser, template) if has_tools else None
+    if has_tools and syntax is None:
         raise unimplemented("chat.tools", "this model's syntax of tool calls is not known; see --tool-parser")
     thinks = _ends_within_reasoning(prompt, chat) if reasoning == "think" else False
     writer = _GrammarWriter(model, syntax, reasoning, thinks, template)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -128,10 +129,13 @@ TOOL_SYNTAXES = (
 )
 """In the order in which templates are searched."""
 
+_MOST_TEMPLATES = 16
+"""That it is remembered of what they teach."""
 _UNKNOWN_SYNTAX = "<function="
 """Of a template that has Hermes' tags, but writes something else between them."""
 
 
+@functools.lru_cache(_MOST_TEMPLATES)
 def tool_syntax(option: str, template: str) -> ToolSyntax | None:
     """The syntax that an option names, or a template teaches; None: no calls can be understood."""
     if option != AUTO:
@@ -142,6 +146,7 @@ def tool_syntax(option: str, template: str) -> ToolSyntax | None:
     return None
 
 
+@functools.lru_cache(_MOST_TEMPLATES)
 def reasoning_syntax(option: str, template: str) -> str:
     """Which of `REASONING_PARSERS` an option names, or a template teaches; "" for none."""
     if option != AUTO:
