@@ -14,6 +14,7 @@ import asyncio
 import secrets
 import time
 import uuid
+from collections import defaultdict
 
 import grpc
 
@@ -204,19 +205,20 @@ class Session:
 
     def _settle(self) -> None:
         """Give the generations the tokens that arrived since the last time, and free what slots can be."""
+        received: defaultdict[int, list[int]] = defaultdict(list)
         for slots, counts, token_ids in self._unsettled:
             end = 0
             for slot, count in zip(slots, counts, strict=True):
                 begin, end = end, end + count
-                for generation in self._generations(slot)[:1]:
-                    generation.received_token_ids += token_ids[begin:end]
+                received[slot] += token_ids[begin:end]
+        for slot, token_ids in received.items():
+            if (submission := self._live.get(slot)) is not None:
+                submission.generations[0].received_token_ids += token_ids
         self._unsettled.clear()
         self._free_slots += self._freed_slots
         self._freed_slots.clear()
 
     def _free_slot(self) -> int:
-        if not self._free_slots:
-            self._settle()
         if self._free_slots:
             return self._free_slots.pop()
         self._num_slots += 1

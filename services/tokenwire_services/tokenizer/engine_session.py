@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -291,11 +292,14 @@ class EngineSession:
 
     def settle(self) -> None:
         """Give the requests the tokens that were received since the last time, and free what slots can be."""
+        received: defaultdict[int, list[int]] = defaultdict(list)
         for slots, token_ids in self._unsettled:
             for slot, token_id in zip(slots, token_ids, strict=True):
-                request = self._live.get(slot)
-                if request is not None and request.repeated is None:
-                    request.output.append(token_id)
+                received[slot].append(token_id)
+        for slot, output in received.items():
+            request = self._live.get(slot)
+            if request is not None and request.repeated is None:
+                request.output += output
         self._unsettled.clear()
         self._free_slots += self._freed_slots
         self._freed_slots.clear()
@@ -325,8 +329,6 @@ class EngineSession:
         self._plain.pop(slot, None)
 
     def _free_slot(self) -> int:
-        if not self._free_slots:
-            self.settle()
         if self._free_slots:
             return self._free_slots.pop()
         self._num_slots += 1

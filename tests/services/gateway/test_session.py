@@ -17,6 +17,8 @@ from tokenwire_services.gateway.session import Session
 Message = tokenizer_pb2.TokenizerSessionResponse
 Request = tokenizer_pb2.TokenizerGenerateRequest
 STOP = generation_pb2.FINISH_REASON_STOP
+SETTLED = Message(step=16)
+"""Behind so many steps, slots whose requests have ended are free."""
 
 
 def text(slot: int, text: str) -> Message:
@@ -36,6 +38,7 @@ def test_a_slot_is_used_again_only_after_its_finish_event() -> None:
     assert second.slot != first.slot
     session.deliver(text(first.slot, "late"))
     session.deliver(end(first.slot))
+    session.deliver(SETTLED)
     third = session.submit(Request(), Wakeup(), True)
     assert third.slot == first.slot
     assert [submission.generations[0].texts for submission in (first, second, third)] == [[], [], []]
@@ -51,6 +54,7 @@ def test_a_request_for_several_samples_ends_with_the_last_of_them() -> None:
     assert session.submit(Request(), Wakeup(), True).slot == 1
     session.deliver(end(0))
     assert first.done
+    session.deliver(SETTLED)
     assert session.submit(Request(), Wakeup(), True).slot == 0
 
 
