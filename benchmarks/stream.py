@@ -14,28 +14,22 @@ import argparse
 import asyncio
 import itertools
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import psutil
 import uvloop
 
 from benchmarks import load
-from benchmarks.health import wait_until_served
 from benchmarks.peers import vllm_server
-from benchmarks.ports import free_port
 from benchmarks.quiet import quietly
 from benchmarks.report import RESULTS, percentile, table, write_report
+from benchmarks.stack import CHECKPOINT, Stack, cpu_seconds
 
-CHECKPOINT = Path(__file__).parent.parent / "models" / "demo" / "checkpoint"
 SERVICES = ("gateway", "tokenizer")
 VLLM = "vLLM's API server"
-_START_S = 60.0
-
 
 Cpu = Callable[[], dict[str, float]]
 """CPU seconds that processes have used so far, by name."""
@@ -67,47 +61,6 @@ class Point:
     @property
     def total(self) -> float:
         return sum(self.cpu_us_per_token.values())
-
-
-@dataclass(slots=True)
-class Stack:
-    """Replaying engine, tokenizer and gateway as processes, connected as `tokenwire serve` connects them."""
-
-    step_ms: float
-    port: int = field(default_factory=free_port)
-    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
-
-    def __enter__(self) -> Stack:
-        engine, tokenizer = free_port(), free_port()
-        command = [sys.executable, "-m", "tokenwire_services.launcher"]
-        replay = [sys.executable, "-m", "benchmarks.replay_engine", str(CHECKPOINT)]
-        engine_socket, tokenizer_socket = (f"@tokenwire-benchmark-{port}" for port in (engine, tokenizer))
-        at_engine = ["--port", str(engine), "--session-socket", engine_socket]
-        at_tokenizer = ["--port", str(tokenizer), "--session-socket", tokenizer_socket]
-        to_engine = ["--engine", f"127.0.0.1:{engine},{engine_socket}"]
-        to_tokenizer = ["--tokenizer", f"127.0.0.1:{tokenizer},{tokenizer_socket}"]
-        for name, arguments in {
-            "engine": [*replay, *at_engine, "--step-ms", str(self.step_ms)],
-            "tokenizer": [*command, "tokenizer", *to_engine, *at_tokenizer],
-            "gateway": [*command, "gateway", *to_tokenizer, "--port", str(self.port)],
-        }.items():
-            self.processes[name] = subprocess.Popen(arguments, stdout=subprocess.DEVNULL)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for process in reversed(self.processes.values()):
-            process.terminate()
-        for process in self.processes.values():
-            process.wait(timeout=30)
-
-    def cpu_seconds(self) -> dict[str, float]:
-        """CPU time that each process has used so far."""
-        return {name: _cpu_seconds(psutil.Process(each.pid)) for name, each in self.processes.items()}
-
-
-def _cpu_seconds(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
 
 
 async def measure(
@@ -144,10 +97,10 @@ async def measure(
 def _when_quiet(sample: Callable[[], Point], cpu: Cpu, patience_s: float) -> Point:
     """A sample that others disturbed little, if one can be had in time."""
 
-    def cpu_seconds() -> float:
+    def used() -> float:
         return sum(cpu().values()) + time.process_time()
 
-    point, disturbance = quietly(sample, cpu_seconds, patience_s)
+    point, disturbance = quietly(sample, used, patience_s)
     point.disturbance = disturbance
     return point
 
@@ -156,8 +109,9 @@ def measure_services(streams: int, options: argparse.Namespace) -> list[Point]:
     """Gateway and tokenizer, beside an engine of their own, by API."""
     step_ms = max(options.step_ms, 1000 * streams / options.tokens_per_s)
     points = []
-    with Stack(step_ms) as stack:
-        uvloop.run(wait_until_served(stack.port, _START_S))
+    replay = [sys.executable, "-m", "benchmarks.replay_engine", str(CHECKPOINT), "--step-ms", str(step_ms)]
+    with Stack(replay) as stack:
+        stack.wait_until_served()
         for api in options.api:
 
             def sample(api: load.Api = api) -> Point:
@@ -178,8 +132,8 @@ def measure_vllm(options: argparse.Namespace) -> list[Point]:
     with vllm_server.start(arguments=("--max-num-seqs", str(max(options.vllm)))) as server:
 
         def cpu() -> dict[str, float]:
-            engine = sum(map(_cpu_seconds, server.engine_core))
-            return {VLLM: _cpu_seconds(server.api_server), "engine": engine}
+            engine = sum(map(cpu_seconds, server.engine_core))
+            return {VLLM: cpu_seconds(server.api_server), "engine": engine}
 
         for api, streams in itertools.product(options.api, options.vllm):
 

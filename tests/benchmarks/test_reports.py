@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import chunking, offline, overlap, prefix, scheduler, stream
+from benchmarks import chunking, offline, overlap, prefix, scheduler, sockets, stream
 
 RESULTS = Path("benchmarks/results")
 
@@ -47,6 +47,18 @@ def test_the_readme_quotes_tables_as_the_reports_have_them() -> None:
     reported = {line for page in RESULTS.glob("*.md") for line in page.read_text().splitlines()}
     assert rows
     assert rows <= reported
+
+
+@pytest.mark.slow
+def test_stacks_with_sockets_and_without_are_measured_beside_each_other(tmp_path: Path) -> None:
+    report = tmp_path / "sockets"
+    sizes = ["--streams", "2", "--tokens", "16", "--rounds", "1", "--patience-s", "0"]
+    sockets.main([*sizes, "--output", str(report)])
+    page = report.with_suffix(".md").read_text()
+    assert "| 2 | ports |" in page
+    assert "| 2 | sockets |" in page
+    for sample in json.loads(report.with_suffix(".json").read_text())["samples"]:
+        assert min(sample["event_loop_us"], sample["tokenizer_us"], sample["gateway_us"]) > 0
 
 
 @pytest.mark.slow
