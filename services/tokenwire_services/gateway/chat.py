@@ -66,7 +66,7 @@ def chat_prompt(body: Conversation) -> tokenizer_pb2.ChatPrompt:
     """The conversation as the tokenizer's protobuf."""
     chat = tokenizer_pb2.ChatPrompt(
         messages=map(_message, body.messages),
-        tools=map(_tool, body.tools or ()),
+        tools=map(_tool, body.tools) if body.tools else None,
         continue_final_message=bool(body.continue_final_message),
         chat_template=body.chat_template or "",
     )
@@ -115,14 +115,16 @@ def _message(message: Message) -> tokenizer_pb2.ChatMessage:
         content=content if isinstance(content, str) else None,
         content_parts=[tokenizer_pb2.ContentPart(text=part.text) for part in content]
         if isinstance(content, list)
-        else (),
+        else None,
         name=message.name or "",
         tool_calls=[
             tokenizer_pb2.ToolCall(
                 id=call.id, name=call.function.name, arguments_json=call.function.arguments
             )
-            for call in message.tool_calls or ()
-        ],
+            for call in message.tool_calls
+        ]
+        if message.tool_calls
+        else None,
         tool_call_id=message.tool_call_id or "",
         reasoning_content=message.reasoning_content or message.reasoning or "",
     )
