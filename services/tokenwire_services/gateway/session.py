@@ -207,6 +207,10 @@ class Session:
         """Give the generations the tokens that arrived since the last time, and free what slots can be."""
         received: defaultdict[int, list[int]] = defaultdict(list)
         for slots, counts, token_ids in self._unsettled:
+            if len(token_ids) == len(counts) == counts.count(1):  # a token each, as nearly always
+                for slot, token_id in zip(slots, token_ids, strict=True):
+                    received[slot].append(token_id)
+                continue
             end = 0
             for slot, count in zip(slots, counts, strict=True):
                 begin, end = end, end + count

@@ -110,3 +110,25 @@ def test_every_request_gets_exactly_its_own_text(actions: list[tuple[str, int]])
         assert generation.texts == expected[id(submission)]
         assert generation.done == submission.done
     assert session.num_live == sum(not submission.done for submission in submissions)
+
+
+def test_a_request_that_moves_takes_along_the_tokens_of_all_that_it_has_received() -> None:
+    session = Session(Metrics())
+    first = session.submit(Request(), Wakeup(), True)
+    second = session.submit(Request(), Wakeup(), True)
+    texts = {"slots": [0, 1], "text_deltas": ["a", "b"]}
+    session.deliver(Message(step=1, token_counts=[1, 1], token_ids=[7, 8], **texts))
+    session.deliver(Message(step=2, token_counts=[0, 2], token_ids=[9, 10], **texts))
+    session.deliver(Message(step=20, token_counts=[1, 0], token_ids=[11], **texts))
+    session.deliver(Message(step=21, token_counts=[1, 1], token_ids=[12, 13], **texts))
+    session.move()
+    received = [submission.request.resumption.samples[0].ids for submission in (first, second)]
+    assert received == [[7, 11, 12], [8, 9, 10, 13]]
+
+
+def test_slots_and_texts_that_do_not_fit_each_other_are_an_error_at_once() -> None:
+    session = Session(Metrics())
+    session.submit(Request(), Wakeup(), True)
+    with pytest.raises(ValueError, match="1 slots have 0 texts"):
+        session.deliver(Message(slots=[0], token_counts=[1], token_ids=[7]))
+    session.move()
