@@ -7,6 +7,9 @@ import platform
 import re
 from pathlib import Path
 
+INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+"""Those that matter here, as Linux names them."""
+
 
 def describe() -> dict[str, str | int]:
     """Processor, cores, memory and software of this machine."""
@@ -19,9 +22,7 @@ def describe() -> dict[str, str | int]:
         "cpu": model.group(1) if model else platform.processor(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(int(memory.group(1)) / 2**20) if memory else 0,
-        "instruction_sets": " ".join(
-            flag for flag in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16") if f" {flag} " in cpu_info
-        ),
+        "instruction_sets": " ".join(flag for flag in INSTRUCTION_SETS if f" {flag} " in cpu_info),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",

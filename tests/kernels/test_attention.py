@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import pairwise
 from types import ModuleType
 
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.kernels.attention_cases import make_case
+from tests.kernels.native import native_instruction_sets, operators_of
 from tests.kernels.tables import DTYPES, HEADS, SEQUENCES, Heads, assert_close
 from tokenwire_kernels import LayerCache, reference, triton
 from tokenwire_kernels.triton import chunk_attention
@@ -64,6 +67,36 @@ def test_a_long_decode_is_split_along_its_past(kernels: ModuleType, window: int)
     case = make_case(Heads(4, 2, 64, 64), [(1, 1100), (1, 3)], torch.float32, window)
     attended = kernels.paged_attention(case.q, case.cache, case.batch, 0.125, window=window)
     assert_close(attended, case.expected(0.125, window))
+
+
+@pytest.mark.parametrize("instruction_set", native_instruction_sets())
+@pytest.mark.parametrize("cached", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("head_dim", [64, 80, 96])
+@pytest.mark.parametrize("window", [0, 70])
+def test_a_token_gets_the_same_numbers_alone_and_in_any_piece_of_its_prompt(
+    instruction_set: str, cached: torch.dtype, head_dim: int, window: int
+) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("inputs are on the GPU")
+    operators = operators_of(instruction_set)
+    case = make_case(Heads(6, 2, head_dim, 16), [(330, 330)], torch.float32)
+    cache = LayerCache(case.cache.keys.to(cached), case.cache.values.to(cached))
+
+    def attended(first: int, stop: int) -> Tensor:
+        batch = replace(
+            case.batch,
+            query_starts=torch.tensor([0, stop - first], dtype=torch.int32),
+            context_lens=torch.tensor([stop], dtype=torch.int32),
+            max_query_len=stop - first,
+            max_context_len=stop,
+            num_decodes=int(stop - first == 1),
+        )
+        return operators.paged_attention(case.q[first:stop], cache, batch, 0.125, window=window)
+
+    together = attended(0, 330)
+    pieces = [0, 1, 2, 33, 40, 129, 130, 257, 329, 330]
+    for first, stop in pairwise(pieces):
+        assert torch.equal(attended(first, stop), together[first:stop])
 
 
 def test_the_last_layers_plan_does_not_leak_into_another_window(kernels: ModuleType) -> None:

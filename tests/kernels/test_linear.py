@@ -65,10 +65,10 @@ def packed(
 def tolerance(instruction_set: str, form: Format, x: Tensor, weight: Tensor) -> Tensor:
     """What rounding may add up to for each output: activations are rounded where products take them so."""
     step = FLOAT32_STEP
-    if form.name == "bfloat16" and instruction_set == "avx512_bf16":
+    if form.name == "bfloat16" and instruction_set in ("avx512_bf16", "amx"):
         # Half a unit in the last of bfloat16's 8 bits, at worst: of a number just over a power of two.
         step = 2**-8
-    elif form.name.startswith("int") and instruction_set in ("avx512_vnni", "avx512_bf16"):
+    elif form.name.startswith("int") and instruction_set in ("avx512_vnni", "avx512_bf16", "amx"):
         # Half a step of the largest activation of a group, at worst for all of the group.
         return x.abs().amax(dim=1, keepdim=True).double() / 127 * 0.51 * weight.abs().sum(dim=1)
     return step * (x.double().abs() @ weight.abs().T) + step
@@ -91,11 +91,19 @@ def test_every_number_of_rows_agrees_with_float64(instruction_set: str, form: Fo
         )
 
 
+def test_more_rows_than_are_multiplied_at_once_agree_with_float64(instruction_set: str, form: Format) -> None:
+    matrix, weight = packed(instruction_set, form, 40, 100)
+    x = torch.randn(529, 100)
+    assert_within(linear(x, matrix), x.double() @ weight.T, tolerance(instruction_set, form, x, weight))
+
+
 def test_a_row_gets_the_same_numbers_alone_and_among_others(instruction_set: str, form: Format) -> None:
-    matrix, _ = packed(instruction_set, form, 70, 300)
-    x = torch.randn(31, 300)
+    matrix, _ = packed(instruction_set, form, 70, 700)
+    x = torch.randn(300, 700)
     together = linear(x, matrix)
-    assert torch.equal(torch.cat([linear(row[None], matrix) for row in x]), together)
+    for num_rows in (1, 2, 7, 9, 31, 33):
+        some = torch.cat([linear(rows, matrix) for rows in x[:62].split(num_rows)])
+        assert torch.equal(some, together[:62])
 
 
 def test_rows_may_be_a_view_of_a_wider_tensor(instruction_set: str, form: Format) -> None:

@@ -27,6 +27,7 @@ _ARITHMETIC = ("-fno-math-errno", "-ffp-contract=off")
 FLAGS = ("-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", *_ARITHMETIC, "-pthread")
 _AVX2 = ("-mavx2", "-mfma", "-mf16c")
 _AVX512 = (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl")
+_AVX512_BF16 = (*_AVX512, "-mavx512vnni", "-mavx512bf16")
 
 
 class BuildError(RuntimeError):
@@ -46,7 +47,8 @@ INSTRUCTION_SETS = (
     InstructionSet("avx2", _AVX2),
     InstructionSet("avx512", _AVX512),
     InstructionSet("avx512_vnni", (*_AVX512, "-mavx512vnni")),
-    InstructionSet("avx512_bf16", (*_AVX512, "-mavx512vnni", "-mavx512bf16")),
+    InstructionSet("avx512_bf16", _AVX512_BF16),
+    InstructionSet("amx", (*_AVX512_BF16, "-mamx-tile", "-mamx-bf16", "-mamx-int8")),
 )
 """Weakest first; the index is the kernels' TW_LEVEL."""
 

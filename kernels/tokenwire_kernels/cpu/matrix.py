@@ -96,12 +96,12 @@ class PackedMatrix:
 
 def describe_products(context: Context) -> list[tuple[str, str]]:
     """(format, how its products are computed) with the context's instruction set."""
-    dots_int8 = context.instruction_set in ("avx512_vnni", "avx512_bf16")
+    dots_int8 = context.instruction_set in ("avx512_vnni", "avx512_bf16", "amx")
     widened = "weights widened to float32 as they are read"
     int8 = (
         "int8 activations, one scale for each token and group, summed in integers" if dots_int8 else widened
     )
-    dots_bfloat16 = context.instruction_set == "avx512_bf16"
+    dots_bfloat16 = context.instruction_set in ("avx512_bf16", "amx")
     bfloat16 = "bfloat16 activations, summed in float32" if dots_bfloat16 else widened
     return [
         ("float32", "float32"),

@@ -21,7 +21,7 @@ from tests.engine.runner.oracle import prompts_of, with_rounded_weights
 from tests.kernels.native import native_instruction_sets
 from tokenwire_engine.quantization.schemes import SCHEMES
 
-ROUNDING = [name for name in native_instruction_sets() if name in ("avx512_vnni", "avx512_bf16")]
+ROUNDING = [name for name in native_instruction_sets() if name in ("avx512_vnni", "avx512_bf16", "amx")]
 CALIBRATION_TOKENS, NUM_TOKENS = 400, 64
 
 pytestmark = pytest.mark.skipif(not ROUNDING, reason="no kernels that round activations run on this CPU")

@@ -12,15 +12,17 @@
 
 #include <type_traits>
 
+#include "block_attention.h"
 #include "elementwise.h"
+#include "split.h"
 
 namespace {
 
-constexpr int64_t kTaskRows = 48;
+constexpr int64_t kTaskRows = kHasTileUnit ? 96 : 48;
 // Keys of a part.
 constexpr int64_t kPart = 256;
-// Keys that are looked at together.
-constexpr int64_t kKeys = 64;
+// A piece is padded to a multiple of so many, which get no weight, and begins at a multiple of what is summed as one.
+constexpr int64_t kKeyMultiple = kHasTileUnit ? 2 * W : W;
 // Up to so many rows the values are widened as they are read; for more of them once, beforehand.
 constexpr int64_t kRowsThatWiden = 4;
 
@@ -78,18 +80,7 @@ TW_INLINE void list_tasks(const tw_sequences &sequences, int64_t num_heads, int6
     }
 }
 
-// `count` floats as the sum of two bfloat16 each, which keeps 16 of their 24 bits: high[], then low[].
 #if TW_LEVEL >= TW_AVX512_BF16
-TW_INLINE void split_row(const float *x, int64_t count, bf16 *high, bf16 *low) {
-    for (int64_t i = 0; i < count; i += W) {
-        const vf whole = load(x + i);
-        const __m256bh above = _mm512_cvtneps_pbh(whole);
-        memcpy(high + i, &above, sizeof above);
-        const __m256bh below = _mm512_cvtneps_pbh(sub(whole, load(high + i)));
-        memcpy(low + i, &below, sizeof below);
-    }
-}
-
 // The scores of W keys with one query, which `split_row` made. `kFetches`: as many rows of `ahead` are fetched meanwhile,
 // a line with each step, so that memory works while the products do.
 template <bool kFetches>
@@ -235,39 +226,68 @@ struct Piece {
             keys[key] = keys[hidden];
             values[key] = values[hidden];
         }
-        for (int64_t key = count; key % W != 0; ++key) {
+        for (int64_t key = count; key % kKeyMultiple != 0; ++key) {
             keys[key] = keys[count - 1];
             values[key] = values[count - 1];
         }
     }
 };
 
-// A row's scores become weights relative to its largest score so far; returns the factor for what was summed
-// under the previous one. Keys outside [low, high) get no weight.
-TW_INLINE float weigh_row(float *scores, int64_t low, int64_t high, int64_t padded, float soft_cap, float &largest,
-                          float &total) {
-    if (low >= high) {
-        memset(scores, 0, static_cast<size_t>(padded) * 4);
-        return 1.0f;
+// The keys [low, high) of a piece that a row may see.
+struct Seen {
+    int64_t low, high;
+};
+
+// The scores of keys from `key` on where they are seen, else minus infinity.
+TW_INLINE vf seen_scores(vf scores, int64_t key, Seen seen) {
+    float lanes[W];
+    for (int lane = 0; lane < W; ++lane) lanes[lane] = static_cast<float>(lane);
+    const vf place = load(lanes), least = splat(static_cast<float>(seen.low - key));
+    const vf most = splat(static_cast<float>(seen.high - 1 - key)), none = splat(-INFINITY);
+    return where_at_most(place, most, where_at_most(least, place, scores, none), none);
+}
+
+// R rows' scores become weights relative to a row's largest score so far; `factors`: for what was summed under the
+// previous one. Rows side by side, since each of them waits for itself.
+template <int R>
+TW_APART void weigh_rows(float *scores, const Seen *seen, int64_t padded, float soft_cap, float *largest, float *total,
+                          float *factors) {
+    vf most[R], base[R], sum[R];
+    bool is_whole = soft_cap <= 0.0f;
+    TW_UNROLL for (int r = 0; r < R; ++r) {
+        most[r] = splat(largest[r]);
+        is_whole = is_whole && seen[r].low == 0 && seen[r].high == padded;
     }
-    if (soft_cap > 0.0f)
-        for (int64_t key = low; key < high; ++key) scores[key] = soft_cap * tanh_of(scores[key] / soft_cap);
-    for (int64_t key = 0; key < low; ++key) scores[key] = -INFINITY;
-    for (int64_t key = high; key < padded; ++key) scores[key] = -INFINITY;
-    vf most = splat(largest);
-    for (int64_t key = 0; key < padded; key += W) most = vmax(load(scores + key), most);
-    const float now = largest_of(most);
-    const vf now_everywhere = splat(now);
-    vf sum = zero();
+    if (!is_whole) {
+        for (int r = 0; r < R; ++r) {
+            float *row = scores + r * kKeys;
+            if (soft_cap > 0.0f)
+                for (int64_t key = seen[r].low; key < seen[r].high; ++key)
+                    row[key] = soft_cap * tanh_of(row[key] / soft_cap);
+            for (int64_t key = 0; key < padded; key += W) store(row + key, seen_scores(load(row + key), key, seen[r]));
+        }
+    }
     for (int64_t key = 0; key < padded; key += W) {
-        const vf weight = exp_of(sub(load(scores + key), now_everywhere));
-        store(scores + key, weight);
-        sum = add(sum, weight);
+        TW_UNROLL for (int r = 0; r < R; ++r) most[r] = vmax(load(scores + r * kKeys + key), most[r]);
     }
-    const float factor = largest == now ? 1.0f : expf(largest - now);
-    total = total * factor + sum_of(sum);
-    largest = now;
-    return factor;
+    float now[R];
+    TW_UNROLL for (int r = 0; r < R; ++r) {
+        now[r] = largest_of(most[r]);
+        base[r] = splat(now[r] == -INFINITY ? 0.0f : now[r]);  // Where nothing was seen yet.
+        sum[r] = zero();
+    }
+    for (int64_t key = 0; key < padded; key += W) {
+        TW_UNROLL for (int r = 0; r < R; ++r) {
+            const vf weight = exp_of(sub(load(scores + r * kKeys + key), base[r]));
+            store(scores + r * kKeys + key, weight);
+            sum[r] = add(sum[r], weight);
+        }
+    }
+    TW_UNROLL for (int r = 0; r < R; ++r) {
+        factors[r] = largest[r] == now[r] ? 1.0f : expf(largest[r] - now[r]);
+        total[r] = total[r] * factors[r] + sum_of(sum[r]);
+        largest[r] = now[r];
+    }
 }
 
 // The softmax over a row's keys so far, unfinished: its weighted values, the largest score, the sum of weights.
@@ -318,7 +338,7 @@ struct Span {
             first_seen = max_of(first_seen, task.part * kPart);
             end = min_of(end, (task.part + 1) * kPart);
         }
-        begin = first_seen / W * W;
+        begin = first_seen / kKeyMultiple * kKeyMultiple;
     }
 
     // Keys of the first piece.
@@ -333,7 +353,7 @@ TW_INLINE const int32_t *table_of(const tw_sequences &sequences, const Attention
 // them. `rotary`: null where all of that was done before. `following`: the task to come, whose first keys are fetched
 // at the end, or null.
 template <class KV>
-void attend(Worker &worker, const tw_attention &a, const tw_rotary *rotary, const AttentionTask &task,
+void attend(Worker &worker, [[maybe_unused]] TileUnit &unit, const tw_attention &a, const tw_rotary *rotary, const AttentionTask &task,
             const AttentionTask *following, float *partials) {
     const tw_cache_shape &shape = a.shape;
     const int64_t head_dim = shape.head_dim, dim = padded_head(head_dim);
@@ -352,9 +372,9 @@ void attend(Worker &worker, const tw_attention &a, const tw_rotary *rotary, cons
     // Row r is query head r % group of token r / group.
     float *q = static_cast<float *>(worker.scratch(
         kScratchActivations, static_cast<size_t>(3 * rows * dim + rows * (kKeys + 5) + kKeys * dim) * 4 + 256));
-    float *out = q + rows * dim, *scores = out + rows * dim, *largest = scores + rows * kKeys;
-    float *total = largest + rows, *factors = total + rows, *buffer = factors + rows;
-    float *whole = buffer + kKeys * dim, *whole_largest = whole + rows * dim, *whole_total = whole_largest + rows;
+    float *out = q + rows * dim, *scores = out + rows * dim, *buffer = scores + rows * kKeys;
+    float *whole = buffer + kKeys * dim, *largest = whole + rows * dim, *total = largest + rows;
+    float *factors = total + rows, *whole_largest = factors + rows, *whole_total = whole_largest + rows;
     const auto sums_of_part = [&](int64_t row) { return Sums{out + row * dim, largest + row, total + row}; };
     const auto sums_of_all = [&](int64_t row) {
         return Sums{whole + row * dim, whole_largest + row, whole_total + row};
@@ -368,6 +388,10 @@ void attend(Worker &worker, const tw_attention &a, const tw_rotary *rotary, cons
     const bool has_one_part = task.partial >= 0 || begin / kPart == (end - 1) / kPart;
     constexpr bool kSplits = kDotsBfloat16 && std::is_same_v<KV, bf16>;
     const bool splits = kSplits && head_dim % (2 * W) == 0;
+    // On the tile unit. It takes keys, and then values, as they are laid out here.
+    constexpr bool kInBlocks = kHasTileUnit && kSplits;
+    const bool in_blocks = kInBlocks && splits;
+    [[maybe_unused]] bf16 *laid = reinterpret_cast<bf16 *>(buffer);
     for (int64_t row = 0; row < rows; ++row) {
         const int64_t token = task.first_token + row / group, head = task.kv_head * group + row % group;
         const int64_t place = token * a.q_token_stride + head * a.q_head_stride;
@@ -404,7 +428,7 @@ void attend(Worker &worker, const tw_attention &a, const tw_rotary *rotary, cons
             if (num_ahead > 0)
                 next.find(a, table_of(a.sequences, *following), following->kv_head, its.begin, num_ahead, its.first_seen);
         }
-        const int64_t padded = round_up(count, W);
+        const int64_t padded = round_up(count, kKeyMultiple);
         const float *wide[kKeys];
         [[maybe_unused]] const float *const *keys = wide;
         if constexpr (std::is_same_v<KV, float>) keys = piece.keys;
@@ -412,7 +436,11 @@ void attend(Worker &worker, const tw_attention &a, const tw_rotary *rotary, cons
             widen_rows(piece.keys, padded, head_dim, dim, buffer, wide);
             keys = wide;
         }
-        for (int64_t key = 0; key < padded; key += W) {
+        if constexpr (kInBlocks) {
+            const bf16 *halves = reinterpret_cast<const bf16 *>(q);
+            if (splits) score_in_blocks(unit, halves, rows, dim, piece, padded, laid, scores);
+        }
+        for (int64_t key = 0; key < padded && !in_blocks; key += W) {
             if (!splits)
                 for (int64_t i = key; i < min_of(count, key + W); ++i) prefetch_row(piece.values[i], head_dim);
             if (!is_whole)
@@ -434,18 +462,31 @@ void attend(Worker &worker, const tw_attention &a, const tw_rotary *rotary, cons
         }
         constexpr bool kHasScales = std::is_same_v<KV, int8_t>;
         if constexpr (kHasScales) scale_columns(scores, rows, piece.keys, count, padded, head_dim);
-        for (int64_t row = 0; row < rows; ++row) {
+        const auto seen_by = [&](int64_t row) {
             const int64_t own = first_position + row / group;
-            const int64_t low = a.window > 0 ? max_of(0, own - a.window + 1 - position) : 0;
-            const int64_t high = min_of(count, own + 1 - position);
-            factors[row] = weigh_row(scores + row * kKeys, low, high, padded, a.soft_cap, largest[row], total[row]);
+            return Seen{a.window > 0 ? max_of(0, own - a.window + 1 - position) : 0, min_of(count, own + 1 - position)};
+        };
+        int64_t row = 0;
+        for (; row + 4 <= rows; row += 4) {
+            const Seen seen[4] = {seen_by(row), seen_by(row + 1), seen_by(row + 2), seen_by(row + 3)};
+            weigh_rows<4>(scores + row * kKeys, seen, padded, a.soft_cap, largest + row, total + row, factors + row);
+        }
+        for (; row < rows; ++row) {
+            const Seen seen = seen_by(row);
+            weigh_rows<1>(scores + row * kKeys, &seen, padded, a.soft_cap, largest + row, total + row, factors + row);
         }
         if constexpr (kHasScales) scale_columns(scores, rows, piece.values, count, padded, head_dim);
-        if (is_whole) {
+        if constexpr (kInBlocks) {
+            if (splits) {
+                for (int64_t key = 0; key < num_ahead; ++key) prefetch_row(next.keys[key], head_dim);
+                add_in_blocks(unit, scores, factors, rows, piece, padded, dim, laid, out);
+            }
+        }
+        if (is_whole && !in_blocks) {
             const RowsAhead<KV> ahead{next.keys, num_ahead};
             for (int64_t i = count; i < num_ahead; ++i) prefetch_row(next.keys[i], head_dim);
             add_values(scores, factors, piece.values, count, dim, rows, out, ahead);
-        } else {
+        } else if (!in_blocks) {
             widen_rows(piece.values, count, head_dim, dim, buffer, wide);
             add_values(scores, factors, wide, count, dim, rows, out, RowsAhead<float>{nullptr, 0});
         }
@@ -493,10 +534,11 @@ struct AttentionPlan {
 // Executed by all threads; ends with a `sync`. `rotary`: see `attend`; only where all sequences are decodes.
 void attention_phase(Worker &worker, const tw_attention &a, const tw_rotary *rotary, const AttentionPlan &plan) {
     const int64_t group = a.num_heads / a.shape.num_kv_heads;
+    [[maybe_unused]] TileUnit unit;
     for (int64_t begin, end; worker.claim(plan.num_tasks, begin, end);)
         for (int64_t index = begin; index < end; ++index) {
             const AttentionTask &task = plan.tasks[index], *following = index + 1 < end ? &task + 1 : nullptr;
-#define TW_CALL(KV) attend<KV>(worker, a, rotary, task, following, plan.partials)
+#define TW_CALL(KV) attend<KV>(worker, unit, a, rotary, task, following, plan.partials)
             TW_FOR_CACHE_DTYPE(a.shape.dtype, TW_CALL)
 #undef TW_CALL
             if (task.partial < 0) continue;

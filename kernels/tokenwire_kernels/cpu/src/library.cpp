@@ -1,6 +1,12 @@
 // The exported functions: which instruction set runs is decided here, once for each context.
 
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 #include <cstdlib>
 #include <mutex>
@@ -21,6 +27,9 @@ using tokenwire::Table;
 #endif
 #ifndef TW_HAS_AVX512_BF16
 #define TW_HAS_AVX512_BF16 0
+#endif
+#ifndef TW_HAS_AMX
+#define TW_HAS_AMX 0
 #endif
 
 namespace {
@@ -43,6 +52,22 @@ bool has_avx512_vnni() { return has_avx512() && __builtin_cpu_supports("avx512vn
 bool has_avx512_bf16() { return has_avx512_vnni() && __builtin_cpu_supports("avx512bf16"); }
 #endif
 
+#if TW_HAS_AMX
+// The registers are large, so Linux wants to be asked for them, once for all threads of a process.
+bool may_use_tiles() {
+    constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILE_DATA
+    static const bool allowed = syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+    return allowed;
+}
+
+bool has_amx() {
+    unsigned eax, ebx, ecx, edx;
+    constexpr unsigned kNeeded = 1u << 22 | 1u << 24 | 1u << 25;  // AMX-BF16, AMX-TILE, AMX-INT8
+    return has_avx512_bf16() && __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (edx & kNeeded) == kNeeded &&
+           may_use_tiles();
+}
+#endif
+
 struct InstructionSet {
     const char *name;
     bool (*is_there)();
@@ -63,6 +88,9 @@ const InstructionSet kInstructionSets[] = {
 #endif
 #if TW_HAS_AVX512_BF16
     {"avx512_bf16", has_avx512_bf16, tokenwire::avx512_bf16_table},
+#endif
+#if TW_HAS_AMX
+    {"amx", has_amx, tokenwire::amx_table},
 #endif
 };
 

@@ -25,6 +25,7 @@ constexpr int MR = 4;
 
 constexpr bool kDotsBfloat16 = TW_LEVEL >= TW_AVX512_BF16;
 constexpr bool kDotsInt8 = TW_LEVEL >= TW_AVX512_VNNI;
+constexpr bool kHasTileUnit = TW_LEVEL >= TW_AMX;
 
 // Inputs of int8 activations that share a scale, where the weights do not say.
 constexpr int64_t kActivationGroup = 64;
@@ -50,6 +51,7 @@ struct Layout {
     int64_t group;        // Inputs that share a scale of weights; 0: no scales.
     int64_t groups;
     int64_t step;         // Inputs of activations that share a scale (kQuads).
+    int64_t depth;        // Bytes of inputs that the tile unit takes at a time.
 };
 
 TW_INLINE Layout layout_of(const tw_matrix &matrix) {
@@ -59,7 +61,11 @@ TW_INLINE Layout layout_of(const tw_matrix &matrix) {
     layout.panels = matrix.is_paired ? ceil_div(half, W) : ceil_div(matrix.n, NR);
     const bool is_coded = matrix.format == TW_W_INT8 || matrix.format == TW_W_INT4;
     layout.step = matrix.group ? matrix.group : kActivationGroup;
-    layout.inputs = round_up(matrix.k, layout.path == kQuads ? layout.step : matrix.group ? matrix.group : 2);
+    const int64_t pairs = kHasTileUnit ? 32 : 2;
+    layout.inputs = round_up(matrix.k, layout.path == kQuads ? layout.step : matrix.group ? matrix.group : pairs);
+    layout.depth = 64;
+    if (layout.path == kQuads)
+        while (layout.step % layout.depth != 0) layout.depth -= 4;
     layout.group = is_coded ? (matrix.group ? matrix.group : layout.inputs) : 0;
     layout.groups = is_coded ? layout.inputs / layout.group : 0;
     int64_t bits = matrix.format == TW_W_FLOAT32 ? 32 : matrix.format == TW_W_INT8 ? 8 : matrix.format == TW_W_INT4 ? 4 : 16;

@@ -15,12 +15,15 @@
 #define TW_AVX512 2
 #define TW_AVX512_VNNI 3
 #define TW_AVX512_BF16 4
+#define TW_AMX 5
 
 #if TW_LEVEL >= TW_AVX2
 #include <immintrin.h>
 #endif
 
 #define TW_INLINE static inline __attribute__((always_inline))
+// What would only take registers from its callers.
+#define TW_APART static __attribute__((noinline))
 
 namespace {
 

@@ -38,5 +38,6 @@ const Table *avx2_table();
 const Table *avx512_table();
 const Table *avx512_vnni_table();
 const Table *avx512_bf16_table();
+const Table *amx_table();
 
 }  // namespace tokenwire

@@ -13,6 +13,17 @@ TW_INLINE int64_t tile_height(int64_t rows) {
     return rows <= 8 && MR > 8 ? 8 : MR;
 }
 
+// Rows of a block: what the tile unit multiplies at once. Blocks are as high as they have rows.
+constexpr int64_t kBlockRows = 16;
+// From so many rows on the tile unit multiplies codes.
+constexpr int64_t kCodeRowsForBlocks = 9;
+
+// Whether a product's activations are laid out in blocks, for the tile unit, rather than in tiles.
+TW_INLINE bool has_blocks(const Layout &layout, int64_t num_rows) {
+    if (!kHasTileUnit || layout.path == kWiden) return false;
+    return layout.path == kPairs || num_rows >= kCodeRowsForBlocks;
+}
+
 TW_INLINE int64_t activation_bytes(const Layout &layout, int64_t rows) {
     switch (layout.path) {
         case kPairs: return layout.inputs * 2 * rows;
@@ -113,10 +124,44 @@ TW_INLINE float to_quads(const float *x, int64_t count, uint32_t *out, int32_t &
     return magnitude / 127.0f;
 }
 
+// Up to `kRowsTogether` rows of a product's activations go into their block, `depth` bytes of each at a time.
+TW_INLINE void pack_block_unit(Worker &worker, const tw_matrix &matrix, const Layout &layout, const tw_input &input,
+                               int64_t num_rows, int64_t unit, uint8_t *activations) {
+    const int64_t inputs = layout.inputs, depth = layout.depth, bytes = layout.path == kPairs ? inputs * 2 : inputs;
+    const int64_t first = unit * kRowsTogether / kBlockRows * kBlockRows, height = min_of(kBlockRows, num_rows - first);
+    uint8_t *block = activations + first / kBlockRows * activation_bytes(layout, kBlockRows);
+    float *scales = reinterpret_cast<float *>(block + inputs * height);
+    int32_t *offsets = reinterpret_cast<int32_t *>(scales + inputs / layout.step * height);
+    float *floats = static_cast<float *>(worker.scratch(kScratchRow, static_cast<size_t>(inputs) * 8));
+    uint32_t *elements = reinterpret_cast<uint32_t *>(floats + inputs);
+    for (int64_t row = unit * kRowsTogether; row < min_of((unit + 1) * kRowsTogether, num_rows); ++row) {
+        const int64_t place = row - first;
+        prepare_row(input, row, matrix.k, inputs, floats);
+        if (layout.path == kPairs) {
+            to_pairs(floats, inputs, elements);
+        } else {
+            const int32_t constant = matrix.format == TW_W_INT8 ? 128 : 8;
+            for (int64_t group = 0; group < inputs / layout.step; ++group) {
+                const int64_t start = group * layout.step;
+                int32_t sum;
+                scales[group * height + place] = to_quads(floats + start, layout.step, elements + start / 4, sum);
+                offsets[group * height + place] = -constant * sum;
+            }
+        }
+        const uint8_t *from = reinterpret_cast<const uint8_t *>(elements);
+        for (int64_t byte = 0; byte < bytes; byte += depth)
+            memcpy(block + byte * height + place * depth, from + byte, static_cast<size_t>(depth));
+    }
+}
+
 // Up to `kRowsTogether` rows of a product's activations go into their tile, the rows of zeros that fill up its last one
 // among them: `unit` counts from the first row on.
 TW_INLINE void pack_unit(Worker &worker, const tw_matrix &matrix, const Layout &layout, const tw_input &input,
                          int64_t num_rows, int64_t unit, uint8_t *activations) {
+    if (has_blocks(layout, num_rows)) {
+        pack_block_unit(worker, matrix, layout, input, num_rows, unit, activations);
+        return;
+    }
     const int64_t first = unit / kUnits * MR, place = unit % kUnits * kRowsTogether;
     const int64_t height = tile_height(num_rows - first), rows = min_of(kRowsTogether, height - place);
     const int64_t inputs = layout.inputs;
@@ -152,7 +197,8 @@ TW_INLINE void pack_unit(Worker &worker, const tw_matrix &matrix, const Layout &
 }
 
 // Units of all of a product's rows.
-TW_INLINE int64_t num_units(int64_t num_rows) {
+TW_INLINE int64_t num_units(const Layout &layout, int64_t num_rows) {
+    if (has_blocks(layout, num_rows)) return ceil_div(num_rows, kRowsTogether);
     const int64_t whole = num_rows / MR, rest = num_rows % MR;
     return whole * kUnits + (rest ? ceil_div(tile_height(rest), kRowsTogether) : 0);
 }

@@ -1,0 +1,186 @@
+// Attention's products on the matrix unit, over a bfloat16 cache.
+//
+// Scores: queries times keys, whose pairs of dimensions are laid side by side for it. Values: weights times values, two
+// keys' side by side. Queries and weights are sums of two bfloat16 each, as everywhere (see `split_row`).
+
+#pragma once
+
+#include "amx.h"
+#include "split.h"
+
+namespace {
+
+// Keys that are looked at together.
+constexpr int64_t kKeys = 64;
+
+}  // namespace
+
+#if TW_LEVEL >= TW_AMX
+
+namespace {
+
+// Numbers of bfloat16 that the unit multiplies the rows with.
+constexpr int64_t kUnitWeights = kUnitPairs * kUnitRows;
+
+// Rows i of 32-bit lanes become lanes i.
+TW_INLINE void transpose(__m512i rows[16]) {
+    __m512i pairs[16], fours[16];
+#pragma GCC unroll 8
+    for (int i = 0; i < 16; i += 2) {
+        pairs[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+        pairs[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 16; i += 4) {
+        fours[i] = _mm512_unpacklo_epi64(pairs[i], pairs[i + 2]);
+        fours[i + 1] = _mm512_unpackhi_epi64(pairs[i], pairs[i + 2]);
+        fours[i + 2] = _mm512_unpacklo_epi64(pairs[i + 1], pairs[i + 3]);
+        fours[i + 3] = _mm512_unpackhi_epi64(pairs[i + 1], pairs[i + 3]);
+    }
+    // fours[4 * a + b], lanes 4 * c to 4 * c + 3: column 4 * c + b of rows 4 * a to 4 * a + 3.
+#pragma GCC unroll 4
+    for (int b = 0; b < 4; ++b) {
+        const __m512i even01 = _mm512_shuffle_i32x4(fours[b], fours[4 + b], 0x88);
+        const __m512i odd01 = _mm512_shuffle_i32x4(fours[b], fours[4 + b], 0xdd);
+        const __m512i even23 = _mm512_shuffle_i32x4(fours[8 + b], fours[12 + b], 0x88);
+        const __m512i odd23 = _mm512_shuffle_i32x4(fours[8 + b], fours[12 + b], 0xdd);
+        rows[b] = _mm512_shuffle_i32x4(even01, even23, 0x88);
+        rows[8 + b] = _mm512_shuffle_i32x4(even01, even23, 0xdd);
+        rows[4 + b] = _mm512_shuffle_i32x4(odd01, odd23, 0x88);
+        rows[12 + b] = _mm512_shuffle_i32x4(odd01, odd23, 0xdd);
+    }
+}
+
+// Keys as weights [dim / 32, count / 16] of the unit; `ahead[key]` is fetched meanwhile.
+TW_APART void lay_keys(const bf16 *const *keys, int64_t count, int64_t dim, const bf16 *const *ahead, bf16 *out) {
+    for (int64_t d = 0; d < dim; d += kUnitPairs) {
+        for (int64_t key = 0; key < count; key += kUnitRows, out += kUnitWeights) {
+            __m512i rows[16];
+#pragma GCC unroll 16
+            for (int i = 0; i < 16; ++i) {
+                __builtin_prefetch(ahead[key + i] + d);
+                rows[i] = _mm512_loadu_si512(keys[key + i] + d);
+            }
+            transpose(rows);
+#pragma GCC unroll 16
+            for (int i = 0; i < 16; ++i) _mm512_store_si512(out + i * kUnitPairs, rows[i]);
+        }
+    }
+}
+
+// Values as weights [count / 32, dim / 16] of the unit.
+TW_APART void lay_values(const bf16 *const *values, int64_t count, int64_t dim, bf16 *out) {
+    alignas(64) static constexpr uint16_t kLow[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
+                                                      8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
+    const __m512i low = _mm512_load_si512(kLow), high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
+    for (int64_t from = 0; from < count; from += kUnitPairs) {
+        for (int64_t d = 0; d < dim; d += kUnitPairs, out += 2 * kUnitWeights) {
+#pragma GCC unroll 4
+            for (int64_t key = 0; key < kUnitPairs; key += 2) {
+                const __m512i first = _mm512_loadu_si512(values[from + key] + d);
+                const __m512i second = _mm512_loadu_si512(values[from + key + 1] + d);
+                bf16 *to = out + key / 2 * kUnitPairs;
+                _mm512_store_si512(to, _mm512_permutex2var_epi16(first, low, second));
+                _mm512_store_si512(to + kUnitWeights, _mm512_permutex2var_epi16(first, high, second));
+            }
+        }
+    }
+}
+
+// sums[rows, 16 * kTiles] += (high + low) * weights, in `steps` times 32 numbers of a row. Strides are in bytes.
+// Products of the same sums are far apart, since the unit begins one before it is done with another.
+template <int kTiles>
+TW_INLINE void multiply_split(const bf16 *high, const bf16 *low, int64_t row_stride, int64_t steps, const bf16 *weights,
+                              int64_t step, float *sums, int64_t sums_stride, bool adds) {
+    if (adds) {
+        _tile_loadd(TW_SUMS0, sums, sums_stride);
+        _tile_loadd(TW_SUMS1, sums + 16, sums_stride);
+        if (kTiles > 2) {
+            _tile_loadd(TW_SUMS2, sums + 32, sums_stride);
+            _tile_loadd(TW_SUMS3, sums + 48, sums_stride);
+        }
+    } else {
+        _tile_zero(TW_SUMS0);
+        _tile_zero(TW_SUMS1);
+        if (kTiles > 2) {
+            _tile_zero(TW_SUMS2);
+            _tile_zero(TW_SUMS3);
+        }
+    }
+    for (int64_t i = 0; i < steps; ++i, high += kUnitPairs, low += kUnitPairs, weights += step) {
+        _tile_loadd(TW_ROWS0, high, row_stride);
+        _tile_loadd(TW_WEIGHTS0, weights, kUnitBytes);
+        _tile_dpbf16ps(TW_SUMS0, TW_ROWS0, TW_WEIGHTS0);
+        _tile_loadd(TW_WEIGHTS1, weights + kUnitWeights, kUnitBytes);
+        _tile_dpbf16ps(TW_SUMS1, TW_ROWS0, TW_WEIGHTS1);
+        _tile_loadd(TW_ROWS1, low, row_stride);
+        _tile_dpbf16ps(TW_SUMS0, TW_ROWS1, TW_WEIGHTS0);
+        _tile_dpbf16ps(TW_SUMS1, TW_ROWS1, TW_WEIGHTS1);
+        if (kTiles > 2) {
+            _tile_loadd(TW_WEIGHTS0, weights + 2 * kUnitWeights, kUnitBytes);
+            _tile_dpbf16ps(TW_SUMS2, TW_ROWS0, TW_WEIGHTS0);
+            _tile_loadd(TW_WEIGHTS1, weights + 3 * kUnitWeights, kUnitBytes);
+            _tile_dpbf16ps(TW_SUMS3, TW_ROWS0, TW_WEIGHTS1);
+            _tile_dpbf16ps(TW_SUMS2, TW_ROWS1, TW_WEIGHTS0);
+            _tile_dpbf16ps(TW_SUMS3, TW_ROWS1, TW_WEIGHTS1);
+        }
+    }
+    _tile_stored(TW_SUMS0, sums, sums_stride);
+    _tile_stored(TW_SUMS1, sums + 16, sums_stride);
+    if (kTiles > 2) {
+        _tile_stored(TW_SUMS2, sums + 32, sums_stride);
+        _tile_stored(TW_SUMS3, sums + 48, sums_stride);
+    }
+}
+
+// The same for any multiple of 32 sums of a row; `weights` [steps, columns / 16].
+TW_APART void multiply_split(const bf16 *high, const bf16 *low, int64_t row_stride, int64_t steps, const bf16 *weights,
+                             float *sums, int64_t sums_stride, int64_t columns, bool adds) {
+    const int64_t step = columns / kUnitRows * kUnitWeights;
+    int64_t column = 0;
+    writes_are_done();
+    for (; column + 64 <= columns; column += 64, weights += 4 * kUnitWeights)
+        multiply_split<4>(high, low, row_stride, steps, weights, step, sums + column, sums_stride, adds);
+    if (column < columns)
+        multiply_split<2>(high, low, row_stride, steps, weights, step, sums + column, sums_stride, adds);
+}
+
+// The scores of `padded` keys of a piece, [rows, kKeys]; `q` as `split_row` made it.
+template <class Piece>
+TW_INLINE void score_in_blocks(TileUnit &unit, const bf16 *q, int64_t rows, int64_t dim, const Piece &piece,
+                               int64_t padded, bf16 *laid, float *scores) {
+    lay_keys(piece.keys, padded, dim, piece.values, laid);
+    for (int64_t row = 0; row < rows; row += kUnitRows) {
+        const int64_t height = min_of(kUnitRows, rows - row);
+        const bf16 *high = q + row * 2 * dim;
+        unit.configure(height, height);
+        multiply_split(high, high + dim, dim * 4, dim / kUnitPairs, laid, scores + row * kKeys, kKeys * 4, padded,
+                       false);
+    }
+}
+
+// out[row] = out[row] * factors[row] + weights[row] * values. The weights are split in their place.
+template <class Piece>
+TW_INLINE void add_in_blocks(TileUnit &unit, float *weights, const float *factors, int64_t rows, const Piece &piece,
+                             int64_t padded, int64_t dim, bf16 *laid, float *out) {
+    lay_values(piece.values, padded, dim, laid);
+    for (int64_t row = 0; row < rows; ++row) {
+        float whole[kKeys];
+        memcpy(whole, weights + row * kKeys, sizeof whole);
+        bf16 *high = reinterpret_cast<bf16 *>(weights + row * kKeys);
+        split_row(whole, padded, high, high + kKeys);
+        if (factors[row] == 1.0f) continue;
+        const vf factor = splat(factors[row]);
+        for (int64_t d = 0; d < dim; d += W) store(out + row * dim + d, mul(load(out + row * dim + d), factor));
+    }
+    for (int64_t row = 0; row < rows; row += kUnitRows) {
+        const int64_t height = min_of(kUnitRows, rows - row);
+        const bf16 *high = reinterpret_cast<const bf16 *>(weights + row * kKeys);
+        unit.configure(height, height);
+        multiply_split(high, high + kKeys, kKeys * 4, padded / kUnitPairs, laid, out + row * dim, dim * 4, dim, true);
+    }
+}
+
+}  // namespace
+
+#endif
