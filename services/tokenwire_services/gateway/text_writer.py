@@ -20,7 +20,7 @@ from tokenwire_services.gateway.client import Client
 class TextWriter:
     """Writes text in one event, as a chunk of a response whose head was sent.
 
-    It must not be used once the connection is lost: its socket's number may soon be another one's.
+    Nothing is written past a transport that closes: its socket's number may soon be another one's.
     """
 
     __slots__ = ("_after", "_before", "_num_constant", "_socket", "_stop", "_transport")
@@ -46,9 +46,13 @@ class TextWriter:
         return b"%x\r\n%b%b%b\r\n" % (self._num_constant + len(json), self._before, json, self._after)
 
     def write(self, event: bytes) -> None:
-        """Write an event. What the socket does not take is the transport's, and this one is to be stopped."""
+        """Write an event. What the socket does not take is the transport's, and this one is to be stopped.
+
+        So is all of it where something waits in the transport, as what another writer of the same connection
+        left does: that goes first.
+        """
         try:
-            size = os.write(self._socket, event)
+            size = os.write(self._socket, event) if self.is_free else 0
         except OSError:  # it is full; or else the transport will find out what is wrong with it
             size = 0
         if size < len(event):
