@@ -70,8 +70,9 @@ class Generation:
 
     @property
     def plain(self) -> PlainText | None:
-        """What may be given the next tokens instead, until it does not take one or the end comes."""
-        return None if self._unsent or self.finished else self._plain
+        """What may be given the next tokens instead, until it does not take one or the end is announced."""
+        is_ending = self.finished or self._stop_token_id != _NO_TOKEN
+        return None if self._unsent or is_ending else self._plain
 
     def expect_stop(self, stop_token_id: int) -> None:
         """Of the tokens about to come, the last one is this one, and ends the generation."""

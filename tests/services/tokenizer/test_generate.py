@@ -286,6 +286,20 @@ async def test_the_engines_errors_come_through_with_the_callers_field(
 
 
 @pytest.mark.parametrize("tokens_per_step", [1, 5])
+async def test_a_stop_token_that_spells_text_is_none_of_the_output(
+    service: Service, engine: FakeEngine, tokenizer: Tokenizer, tokens_per_step: int
+) -> None:
+    engine.tokens_per_step = tokens_per_step
+    token_ids = tokenizer.encode(TEXT).ids
+    stop = next(index for index in range(13, 50) if index % 5 and token_ids[index] not in token_ids[:index])
+    engine.info.eos_token_ids[:] = [token_ids[stop]]
+    responses = await generate(service, Request(text="Hello"))
+
+    assert text_of(responses) == tokenizer.decode(token_ids[:stop])
+    assert responses[-1].usage.completion_tokens == stop + 1
+
+
+@pytest.mark.parametrize("tokens_per_step", [1, 5])
 async def test_logprobs_come_with_the_text_and_bytes_of_their_tokens(
     service: Service, engine: FakeEngine, tokenizer: Tokenizer, tokens_per_step: int
 ) -> None:
