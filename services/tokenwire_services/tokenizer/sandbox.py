@@ -42,7 +42,7 @@ from tokenwire_services.tokenizer.template_limits import (
 
 _OF_DICTIONARIES = frozenset(dir(dict))
 _TICK = "at each turn"
-"""The name of a filter that no template can use: it has spaces in it."""
+"""The name of a filter. It has spaces in it, so that a template can use it by way of `map` only."""
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
@@ -130,7 +130,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
 @jinja2.pass_context  # without it, it would be called once, by the compiler
 def _tick_in(context: Context, num_chars: int) -> bool:
-    return tick(num_chars)
+    return tick(max(0, num_chars))  # less than nothing, a template could count its output back
 
 
 def _tick(line: int, num_chars: int = 0) -> nodes.Filter:

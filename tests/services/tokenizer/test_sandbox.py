@@ -52,6 +52,11 @@ LARGE = {
     "a list made text": "{{ (['a' * 30000] * 30000) | string | length }}",
     "the output": "{% set x = 'a' * 3000000 %}{% for i in range(99999) %}{{ x }}{% endfor %}",
     "constant output": "{% for i in range(99999) %}" + "a" * 50_000 + "{% endfor %}",
+    "output that is counted back": (
+        "{% for i in range(1000) %}{{ [-99999] | map('at each turn') | list | length }}"
+        + "a" * 50_000
+        + "{% endfor %}"
+    ),
     "a table": "{{ 'aaa'.translate({97: 'a' * 30000}) }}",
 }
 
