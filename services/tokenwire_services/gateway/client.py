@@ -7,6 +7,7 @@ through every layer around a response. A stream needs to know at once, and its e
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
 
 from starlette.types import Scope, Send
@@ -52,6 +53,11 @@ class Client:
         return self._cycle.disconnected
 
     @property
+    def is_being_answered(self) -> bool:
+        """Whether the response has begun and is not complete."""
+        return self._cycle.response_started and not self._cycle.response_complete
+
+    @property
     def is_answered(self) -> bool:
         """Whether the response is complete."""
         return self._cycle.response_complete
@@ -67,14 +73,26 @@ class Client:
         is_plain = self._cycle.chunked_encoding and self._transport.get_extra_info("sslcontext") is None
         return self._transport if is_plain else None
 
-    def hold_head(self) -> None:
-        """Have the response's head, which is sent next, wait for what follows it and go out in one piece."""
+    def begin_stream(self) -> None:
+        """A head that says no length is sent next: it waits for what follows it, to go out in one piece.
+
+        To HTTP/1.0 such a body ends with the connection, since it knows no chunks.
+        """
         self._cycle.transport = _HeldHead(self._cycle)
+        if self._cycle.scope["http_version"] == "1.0":
+            self._cycle.chunked_encoding = False
+            self._cycle.expected_content_length = sys.maxsize
 
     def let_head_go(self) -> None:
         """Send a head that waits, for nothing follows it yet."""
         if isinstance(self._cycle.transport, _HeldHead):
             self._cycle.transport.write(b"")
+
+    async def end_stream(self, body: bytes) -> None:
+        """Send the last of a stream."""
+        if not self._cycle.chunked_encoding:
+            self._cycle.expected_content_length = len(body)
+        await self._cycle.send({"type": "http.response.body", "body": body})
 
     def hang_up(self) -> None:
         """The connection is lost."""

@@ -95,7 +95,10 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._refuse(408, f"The request's head did not arrive within {HEAD_TIMEOUT_S:g} seconds")
 
     def _refuse(self, status: int, message: str) -> None:
-        """Answer without a request, and close the connection."""
+        """Answer without a request, unless within an answer, and close the connection."""
+        if any(client.is_being_answered for client in self._unanswered):
+            self.transport.close()
+            return
         body = ApiError.from_http(status, message).body()
         head = (
             f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"

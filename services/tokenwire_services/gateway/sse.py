@@ -41,7 +41,7 @@ class EventStream:
             if exchange.error is not None and not exchange.is_disconnected:
                 await ApiError.from_status(exchange.error, output.names).response()(scope, receive, send)
                 return
-            client.hold_head()
+            client.begin_stream()
             # A copy: what wraps `send` may add headers of its own.
             await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
             await self._send_events(client)
@@ -58,14 +58,14 @@ class EventStream:
                 events += output.delta(index, generation)
                 if generation.error is not None:
                     events += _error_event(ApiError.from_status(generation.error, output.names))
-                    await send({"type": "http.response.body", "body": events})
+                    await client.end_stream(events)
                     return
                 if generation.done:
                     events += output.finish(index, generation)
                     del unfinished[index]
             if not unfinished:
                 events += output.closing(exchange.generations)
-                await send({"type": "http.response.body", "body": events})
+                await client.end_stream(events)
                 return
             if events:
                 await send({"type": "http.response.body", "body": events, "more_body": True})

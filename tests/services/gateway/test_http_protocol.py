@@ -36,6 +36,13 @@ def code_of(reply: bytes) -> tuple[int, str]:
     return int(head.split()[1]), json.loads(body)["error"]["code"]
 
 
+def stream_request(head: bytes) -> bytes:
+    """A request for a streamed chat."""
+    question = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "stream": True}
+    body = json.dumps(question).encode()
+    return head + b"Content-Length: %d\r\n\r\n" % len(body) + body
+
+
 async def test_a_head_without_end_is_refused(gateway: str) -> None:
     reply = await reply_to(gateway, HEAD, *[b"X-Long: " + b"x" * 30_000] * 3)
     assert code_of(reply) == (431, "request_head_too_large")
@@ -89,6 +96,28 @@ async def test_bodies_that_never_end_do_not_fill_the_memory(
     assert await status(third) == 400
     for writer in (first_writer, second_writer, third_writer):
         writer.close()
+
+
+async def test_what_is_not_http_within_an_answer_ends_it_without_another(
+    gateway: str, tokenizer: FakeTokenizer
+) -> None:
+    tokenizer.answer = lambda request: Answer(["x"], endless=True)
+    reply = await reply_to(gateway, stream_request(HEAD), b"\x16\x03\x01 hello\r\n\r\n")
+    assert reply.count(b"HTTP/1.1 200") == 1
+    assert b"400 Bad Request" not in reply
+    await until(lambda: not tokenizer.live)
+
+
+async def test_a_stream_to_http_1_0_ends_with_the_connection(gateway: str, tokenizer: FakeTokenizer) -> None:
+    tokenizer.answer = lambda request: Answer(["one", " two", " three"])
+    reply = await reply_to(gateway, stream_request(HEAD.replace(b"HTTP/1.1", b"HTTP/1.0")))
+    head, _, body = reply.partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head
+    assert b"connection: close" in head
+    *events, done, end = body.decode().split("\n\n")
+    assert (done, end) == ("data: [DONE]", "")
+    chunks = [json.loads(event.removeprefix("data: "))["choices"][0] for event in events]
+    assert "".join(chunk["delta"].get("content", "") for chunk in chunks) == "one two three"
 
 
 async def test_whoever_hangs_up_has_all_that_was_sent_at_once_cancelled(
