@@ -100,8 +100,8 @@ async def serve(config: TokenizerConfig, stop: asyncio.Event | None = None) -> N
     except OSError as error:
         raise StartError(str(error)) from error
     with _serving_metrics(engines, config) as metrics:
-        await server.start()
         sessions = await _serve_sessions(service, config)
+        await server.start()
         log.info(
             "listening on %s, waiting for the engine at %s",
             authority(config.host, port),

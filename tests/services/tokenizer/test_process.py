@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -55,6 +56,20 @@ def test_an_address_that_is_taken_ends_it_with_one_line() -> None:
     assert process.returncode == 1
     assert f"cannot listen on 127.0.0.1:{port}" in process.stderr
     assert "Traceback" not in process.stderr
+
+
+def test_a_socket_that_is_another_file_ends_it_with_one_line_and_leaves_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("kept")
+    run = RUN.replace("port=", f"session_socket={str(file)!r}, port=")
+    process = subprocess.run(
+        [sys.executable, "-c", run, "127.0.0.1:1", "0", "2"], capture_output=True, text=True, timeout=60
+    )
+
+    assert process.returncode == 1
+    assert f"cannot listen on {file}" in process.stderr
+    assert "Traceback" not in process.stderr
+    assert file.read_text() == "kept"
 
 
 async def test_an_engine_without_a_tokenizer_json_ends_it_with_one_line(engine: FakeEngine) -> None:
