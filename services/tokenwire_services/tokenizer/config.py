@@ -60,7 +60,9 @@ class TokenizerConfig:
     def __post_init__(self) -> None:
         if not self.engines:
             raise ValueError("--engine is missing; expected an engine's host:port")
-        if len({address.authority for address in self.engine_addresses}) < len(self.engines):
+        addresses = self.engine_addresses
+        unique = ({address.authority for address in addresses}, {address.sessions for address in addresses})
+        if min(map(len, unique)) < len(addresses):
             raise ValueError(f"--engine names an engine twice: {', '.join(self.engines)}")
         for option, name, names in (
             ("--tool-parser", self.tool_parser, TOOL_PARSERS),

@@ -152,6 +152,7 @@ def test_keys_come_from_the_environment_and_from_a_file(run, monkeypatch, tmp_pa
             "the socket of --engine is ''; expected a path, or @ and a name",
         ),
         (["tokenizer", "--engine", "a:1", "--engine", "a:1,@b"], "--engine names an engine twice"),
+        (["tokenizer", "--engine", "a:1,@b", "--engine", "c:1,@b"], "--engine names an engine twice"),
         (["gateway", "--tokenizer", "@here"], "--tokenizer is '@here'; expected host:port"),
         (["tokenizer", "--failover-timeout-s", "1e300"], "expected 0 to a day"),
         (["tokenizer", "--engine", "here"], "--engine is 'here'; expected host:port"),
