@@ -73,9 +73,10 @@ tune: $(GPU_NEEDS)
 # llama.cpp is compiled for this machine; every package is pinned, and none but these is installed.
 bench-peers: install $(PEERS:%=build/peers/%/.installed)
 
+# GCC 12 takes most of a tile configuration for dead stores, and llama.cpp crashes where the CPU has AMX.
 build/peers/%/.installed: benchmarks/peers/%.txt
 	test -x $(@D)/.venv/bin/python || $(PYTHON) -m venv $(@D)/.venv
-	$(@D)/.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<
+	CMAKE_ARGS="-DCMAKE_CXX_FLAGS='-fno-tree-dse -fno-dse'" $(@D)/.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<
 	touch $@
 
 # Beside vLLM's server where `make bench-peers` has set it up.
