@@ -247,11 +247,12 @@ TW_INLINE vf seen_scores(vf scores, int64_t key, Seen seen) {
     return where_at_most(place, most, where_at_most(least, place, scores, none), none);
 }
 
-// R rows' scores become weights relative to a row's largest score so far; `factors`: for what was summed under the
-// previous one. Rows side by side, since each of them waits for itself.
-template <int R>
-TW_APART void weigh_rows(float *scores, const Seen *seen, int64_t padded, float soft_cap, float *largest, float *total,
-                          float *factors) {
+// R rows' scores become weights relative to a row's largest score so far, in their place or as `split` makes them in
+// `halves` [R, 2, kKeys]; `factors`: for what was summed under the previous one. Rows side by side, since each of them
+// waits for itself.
+template <int R, bool kSplits>
+TW_APART void weigh_rows(float *scores, [[maybe_unused]] bf16 *halves, const Seen *seen, int64_t padded, float soft_cap,
+                         float *largest, float *total, float *factors) {
     vf most[R], base[R], sum[R];
     bool is_whole = soft_cap <= 0.0f;
     TW_UNROLL for (int r = 0; r < R; ++r) {
@@ -278,15 +279,30 @@ TW_APART void weigh_rows(float *scores, const Seen *seen, int64_t padded, float 
     }
     for (int64_t key = 0; key < padded; key += W) {
         TW_UNROLL for (int r = 0; r < R; ++r) {
-            const vf weight = exp_of(sub(load(scores + r * kKeys + key), base[r]));
-            store(scores + r * kKeys + key, weight);
+            const vf weight = weight_of(sub(load(scores + r * kKeys + key), base[r]));
             sum[r] = add(sum[r], weight);
+#if TW_LEVEL >= TW_AMX
+            if constexpr (kSplits) {
+                split(weight, halves + r * 2 * kKeys + key, halves + r * 2 * kKeys + kKeys + key);
+                continue;
+            }
+#endif
+            store(scores + r * kKeys + key, weight);
         }
     }
     TW_UNROLL for (int r = 0; r < R; ++r) {
         factors[r] = largest[r] == now[r] ? 1.0f : expf(largest[r] - now[r]);
         total[r] = total[r] * factors[r] + sum_of(sum[r]);
         largest[r] = now[r];
+    }
+}
+
+template <int R, class... Arguments>
+TW_INLINE void weigh(bool splits, Arguments... arguments) {
+    if (kHasTileUnit && splits) {
+        weigh_rows<R, kHasTileUnit>(arguments...);
+    } else {
+        weigh_rows<R, false>(arguments...);
     }
 }
 
@@ -371,10 +387,10 @@ void attend(Worker &worker, [[maybe_unused]] TileUnit &unit, const tw_attention 
 
     // Row r is query head r % group of token r / group.
     float *q = static_cast<float *>(worker.scratch(
-        kScratchActivations, static_cast<size_t>(3 * rows * dim + rows * (kKeys + 5) + kKeys * dim) * 4 + 256));
+        kScratchActivations, static_cast<size_t>(3 * rows * dim + rows * (2 * kKeys + 5) + kKeys * dim) * 4));
     float *out = q + rows * dim, *scores = out + rows * dim, *buffer = scores + rows * kKeys;
-    float *whole = buffer + kKeys * dim, *largest = whole + rows * dim, *total = largest + rows;
-    float *factors = total + rows, *whole_largest = factors + rows, *whole_total = whole_largest + rows;
+    float *whole = buffer + kKeys * dim, *weights = whole + rows * dim, *largest = weights + rows * kKeys;
+    float *total = largest + rows, *factors = total + rows, *whole_largest = factors + rows, *whole_total = whole_largest + rows;
     const auto sums_of_part = [&](int64_t row) { return Sums{out + row * dim, largest + row, total + row}; };
     const auto sums_of_all = [&](int64_t row) {
         return Sums{whole + row * dim, whole_largest + row, whole_total + row};
@@ -392,6 +408,7 @@ void attend(Worker &worker, [[maybe_unused]] TileUnit &unit, const tw_attention 
     constexpr bool kInBlocks = kHasTileUnit && kSplits;
     const bool in_blocks = kInBlocks && splits;
     [[maybe_unused]] bf16 *laid = reinterpret_cast<bf16 *>(buffer);
+    bf16 *halves = reinterpret_cast<bf16 *>(weights);
     for (int64_t row = 0; row < rows; ++row) {
         const int64_t token = task.first_token + row / group, head = task.kv_head * group + row % group;
         const int64_t place = token * a.q_token_stride + head * a.q_head_stride;
@@ -437,8 +454,7 @@ void attend(Worker &worker, [[maybe_unused]] TileUnit &unit, const tw_attention 
             keys = wide;
         }
         if constexpr (kInBlocks) {
-            const bf16 *halves = reinterpret_cast<const bf16 *>(q);
-            if (splits) score_in_blocks(unit, halves, rows, dim, piece, padded, laid, scores);
+            if (splits) score_in_blocks(unit, reinterpret_cast<bf16 *>(q), rows, dim, piece, padded, laid, scores);
         }
         for (int64_t key = 0; key < padded && !in_blocks; key += W) {
             if (!splits)
@@ -469,17 +485,19 @@ void attend(Worker &worker, [[maybe_unused]] TileUnit &unit, const tw_attention 
         int64_t row = 0;
         for (; row + 4 <= rows; row += 4) {
             const Seen seen[4] = {seen_by(row), seen_by(row + 1), seen_by(row + 2), seen_by(row + 3)};
-            weigh_rows<4>(scores + row * kKeys, seen, padded, a.soft_cap, largest + row, total + row, factors + row);
+            weigh<4>(in_blocks, scores + row * kKeys, halves + row * 2 * kKeys, seen, padded, a.soft_cap, largest + row,
+                     total + row, factors + row);
         }
         for (; row < rows; ++row) {
             const Seen seen = seen_by(row);
-            weigh_rows<1>(scores + row * kKeys, &seen, padded, a.soft_cap, largest + row, total + row, factors + row);
+            weigh<1>(in_blocks, scores + row * kKeys, halves + row * 2 * kKeys, &seen, padded, a.soft_cap, largest + row,
+                     total + row, factors + row);
         }
         if constexpr (kHasScales) scale_columns(scores, rows, piece.values, count, padded, head_dim);
         if constexpr (kInBlocks) {
             if (splits) {
                 for (int64_t key = 0; key < num_ahead; ++key) prefetch_row(next.keys[key], head_dim);
-                add_in_blocks(unit, scores, factors, rows, piece, padded, dim, laid, out);
+                add_in_blocks(unit, halves, factors, rows, piece, padded, dim, laid, out);
             }
         }
         if (is_whole && !in_blocks) {

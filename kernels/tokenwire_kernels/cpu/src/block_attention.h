@@ -159,23 +159,19 @@ TW_INLINE void score_in_blocks(TileUnit &unit, const bf16 *q, int64_t rows, int6
     }
 }
 
-// out[row] = out[row] * factors[row] + weights[row] * values. The weights are split in their place.
+// out[row] = out[row] * factors[row] + weights[row] * values; `weights` [rows, 2, kKeys] as `split` made them.
 template <class Piece>
-TW_INLINE void add_in_blocks(TileUnit &unit, float *weights, const float *factors, int64_t rows, const Piece &piece,
+TW_INLINE void add_in_blocks(TileUnit &unit, const bf16 *weights, const float *factors, int64_t rows, const Piece &piece,
                              int64_t padded, int64_t dim, bf16 *laid, float *out) {
     lay_values(piece.values, padded, dim, laid);
     for (int64_t row = 0; row < rows; ++row) {
-        float whole[kKeys];
-        memcpy(whole, weights + row * kKeys, sizeof whole);
-        bf16 *high = reinterpret_cast<bf16 *>(weights + row * kKeys);
-        split_row(whole, padded, high, high + kKeys);
         if (factors[row] == 1.0f) continue;
         const vf factor = splat(factors[row]);
         for (int64_t d = 0; d < dim; d += W) store(out + row * dim + d, mul(load(out + row * dim + d), factor));
     }
     for (int64_t row = 0; row < rows; row += kUnitRows) {
         const int64_t height = min_of(kUnitRows, rows - row);
-        const bf16 *high = reinterpret_cast<const bf16 *>(weights + row * kKeys);
+        const bf16 *high = weights + row * 2 * kKeys;
         unit.configure(height, height);
         multiply_split(high, high + kKeys, kKeys * 4, padded / kUnitPairs, laid, out + row * dim, dim * 4, dim, true);
     }
