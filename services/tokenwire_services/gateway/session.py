@@ -249,10 +249,8 @@ class Session:
                 generation.texts.append(text)
                 if generation.wake_on_delta:
                     generation.wake()
-        for (
-            writer,
-            event,
-        ) in events:  # one right after the other, so that what a write takes stays in the caches
+        # One right after the other, so that what a write takes stays in the caches.
+        for writer, event in events:
             writer.write(event)
         self._latencies.arrived(slots, now)
         self._metrics.generation_tokens.inc(len(token_ids))
