@@ -8,6 +8,15 @@
 
 #include "simd.h"
 
+namespace {
+
+// Rows that the unit multiplies at once, and the bytes of each, or numbers of bfloat16.
+constexpr int64_t kUnitRows = 16;
+constexpr int64_t kUnitBytes = 64;
+constexpr int64_t kUnitPairs = kUnitBytes / 2;
+
+}  // namespace
+
 #if TW_LEVEL >= TW_AMX
 
 namespace {
@@ -21,11 +30,6 @@ namespace {
 #define TW_ROWS1 5
 #define TW_WEIGHTS0 6
 #define TW_WEIGHTS1 7
-
-// Rows that the unit multiplies at once, and the bytes of each, or numbers of bfloat16.
-constexpr int64_t kUnitRows = 16;
-constexpr int64_t kUnitBytes = 64;
-constexpr int64_t kUnitPairs = kUnitBytes / 2;
 
 // The compiler does not know that the unit reads what was written to memory just before.
 TW_INLINE void writes_are_done(const void *to = nullptr) { __asm__ volatile("" : : "r"(to) : "memory"); }

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "abi.h"
+#include "amx.h"
 #include "pool.h"
 #include "simd.h"
 
@@ -61,9 +62,9 @@ TW_INLINE Layout layout_of(const tw_matrix &matrix) {
     layout.panels = matrix.is_paired ? ceil_div(half, W) : ceil_div(matrix.n, NR);
     const bool is_coded = matrix.format == TW_W_INT8 || matrix.format == TW_W_INT4;
     layout.step = matrix.group ? matrix.group : kActivationGroup;
-    const int64_t pairs = kHasTileUnit ? 32 : 2;
+    const int64_t pairs = kHasTileUnit ? kUnitPairs : 2;
     layout.inputs = round_up(matrix.k, layout.path == kQuads ? layout.step : matrix.group ? matrix.group : pairs);
-    layout.depth = 64;
+    layout.depth = kUnitBytes;
     if (layout.path == kQuads)
         while (layout.step % layout.depth != 0) layout.depth -= 4;
     layout.group = is_coded ? (matrix.group ? matrix.group : layout.inputs) : 0;

@@ -14,7 +14,7 @@ TW_INLINE int64_t tile_height(int64_t rows) {
 }
 
 // Rows of a block: what the tile unit multiplies at once. Blocks are as high as they have rows.
-constexpr int64_t kBlockRows = 16;
+constexpr int64_t kBlockRows = kUnitRows;
 // From so many rows on the tile unit multiplies codes: with fewer, taking each group's sums out of it costs what it
 // gains.
 constexpr int64_t kCodeRowsForBlocks = 2 * kBlockRows + 1;
@@ -125,6 +125,23 @@ TW_INLINE float to_quads(const float *x, int64_t count, uint32_t *out, int32_t &
     return magnitude / 127.0f;
 }
 
+// Rounds a row to the elements that its path multiplies; of `kQuads` also the scale and the offset of each group, of the
+// row in its `place` among `height`.
+TW_INLINE void round_row(const tw_matrix &matrix, const Layout &layout, const float *row, int64_t height, int64_t place,
+                         uint32_t *elements, float *scales, int32_t *offsets) {
+    if (layout.path == kPairs) {
+        to_pairs(row, layout.inputs, elements);
+    } else if (layout.path == kQuads) {
+        const int32_t constant = matrix.format == TW_W_INT8 ? 128 : 8;
+        for (int64_t group = 0; group < layout.inputs / layout.step; ++group) {
+            const int64_t start = group * layout.step, to = group * height + place;
+            int32_t sum;
+            scales[to] = to_quads(row + start, layout.step, elements + start / 4, sum);
+            offsets[to] = -constant * sum;
+        }
+    }
+}
+
 // Up to `kRowsTogether` rows of a product's activations go into their block, `depth` bytes of each at a time.
 TW_INLINE void pack_block_unit(Worker &worker, const tw_matrix &matrix, const Layout &layout, const tw_input &input,
                                int64_t num_rows, int64_t unit, uint8_t *activations) {
@@ -138,17 +155,7 @@ TW_INLINE void pack_block_unit(Worker &worker, const tw_matrix &matrix, const La
     for (int64_t row = unit * kRowsTogether; row < min_of((unit + 1) * kRowsTogether, num_rows); ++row) {
         const int64_t place = row - first;
         prepare_row(input, row, matrix.k, inputs, floats);
-        if (layout.path == kPairs) {
-            to_pairs(floats, inputs, elements);
-        } else {
-            const int32_t constant = matrix.format == TW_W_INT8 ? 128 : 8;
-            for (int64_t group = 0; group < inputs / layout.step; ++group) {
-                const int64_t start = group * layout.step;
-                int32_t sum;
-                scales[group * height + place] = to_quads(floats + start, layout.step, elements + start / 4, sum);
-                offsets[group * height + place] = -constant * sum;
-            }
-        }
+        round_row(matrix, layout, floats, height, place, elements, scales, offsets);
         const uint8_t *from = reinterpret_cast<const uint8_t *>(elements);
         for (int64_t byte = 0; byte < bytes; byte += depth)
             memcpy(block + byte * height + place * depth, from + byte, static_cast<size_t>(depth));
@@ -182,17 +189,7 @@ TW_INLINE void pack_unit(Worker &worker, const tw_matrix &matrix, const Layout &
         } else {
             memset(row_floats, 0, static_cast<size_t>(inputs) * 4);
         }
-        if (layout.path == kPairs) {
-            to_pairs(row_floats, inputs, row_elements);
-        } else if (layout.path == kQuads) {
-            const int32_t constant = matrix.format == TW_W_INT8 ? 128 : 8;
-            for (int64_t group = 0; group < inputs / layout.step; ++group) {
-                const int64_t start = group * layout.step, to = group * height + place + index;
-                int32_t sum;
-                scales[to] = to_quads(row_floats + start, layout.step, row_elements + start / 4, sum);
-                offsets[to] = -constant * sum;
-            }
-        }
+        round_row(matrix, layout, row_floats, height, place + index, row_elements, scales, offsets);
     }
     if (height > 1) place_rows(out + place, height, elements, rows, count);
 }
