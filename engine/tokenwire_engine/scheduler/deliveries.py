@@ -55,6 +55,8 @@ class Deliveries:
         """The next token of one request; its end, if that is one."""
         grammar = request.grammar
         if grammar is not None and not grammar.accept(token_id):
+            # Whoever receives log-probabilities waits for the token that they belong to.
+            self._channel(request.channel).logprobs.pop((request.label, request.sampling.sample_index), None)
             return request, FinishReason.UNSATISFIABLE, grammar.error
         request.output_token_ids.append(token_id)
         self._channel(request.channel).add_token(request.label, token_id, request.sampling.sample_index)

@@ -18,6 +18,7 @@ from tokenwire.v1.generation_pb2 import (
     FINISH_REASON_ERROR,
     FINISH_REASON_STOP,
     Constraint,
+    LogprobOptions,
     SamplingParams,
     StopConditions,
 )
@@ -98,4 +99,25 @@ async def test_a_sessions_requests_are_constrained_refused_and_cancelled_one_by_
         if response.finished:
             break
     assert response.finished[0].reason == FINISH_REASON_STOP
+    await call.done_writing()
+
+
+async def test_a_token_that_is_refused_takes_its_log_probability_with_it(
+    stub: engine_pb2_grpc.EngineAsyncStub, tokenizer: Tokenizer
+) -> None:
+    hopeless = request(PHONE, logprobs=LogprobOptions(num_logprobs=0))
+    hopeless.sampling.allowed_token_ids.append(tokenizer.token_to_id("a"))
+    with pytest.raises(grpc.aio.AioRpcError):
+        await stub.Generate(hopeless).read()
+    call = stub.Session()
+    await call.write(SessionRequest(open=SessionRequest.Open(session_id="a")))
+    for slot, submitted in enumerate((hopeless, request(PHONE))):
+        await call.write(SessionRequest(submit=SessionRequest.Submit(slot=slot, request=submitted)))
+    reasons: dict[int, int] = {}
+    while len(reasons) < 2:
+        response = await call.read()
+        assert isinstance(response, SessionResponse)
+        assert not response.logprobs
+        reasons |= {event.slot: event.reason for event in response.finished}
+    assert reasons == {0: FINISH_REASON_ERROR, 1: FINISH_REASON_STOP}
     await call.done_writing()
