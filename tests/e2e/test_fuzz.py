@@ -71,5 +71,6 @@ def test_no_request_is_a_server_error(api: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_none_of_many_requests_is_a_server_error(api: Any) -> None:
     call_everything(api, max_examples=300)
