@@ -22,9 +22,9 @@ from llguidance import LLTokenizer
 from tokenwire.status import StatusError, invalid_argument, resource_exhausted, unimplemented
 from tokenwire.v1 import generation_pb2
 from tokenwire_engine.structured.grammar import MatcherGrammar
-from tokenwire_engine.structured.language import load_tokenizer
 from tokenwire_engine.structured.trial import compile_grammar
 from tokenwire_engine.structured.trials import NoTrialError, TrialError, Trials
+from tokenwire_engine.structured.vocabulary import load_tokenizer
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer, grammar_from
+from llguidance import LLMatcher, LLParserLimits, grammar_from
 
 WHITESPACE = r" |\n[ ]{0,40}|\n\t{0,20}"
 """Between the parts of a JSON text: a space, or a line's end with the next line's indentation. JSON allows
@@ -20,17 +20,6 @@ MAX_LEXER_STATES = 50_000
 
 class LanguageError(ValueError):
     """A constraint that is malformed; says how."""
-
-
-def load_tokenizer(path: str, vocab_size: int, eos_token_ids: tuple[int, ...]) -> LLTokenizer:
-    """The vocabulary's bytes, from a tokenizer.json.
-
-    Raises:
-        OSError: there is no such file.
-        ValueError: llguidance cannot use it.
-    """
-    with open(path, encoding="utf-8") as file:
-        return LLTokenizer(file.read(), n_vocab=vocab_size, eos_token=list(eos_token_ids) or None)
 
 
 def limits() -> LLParserLimits:

@@ -23,7 +23,8 @@ import threading
 
 from llguidance import LLMatcher, LLTokenizer
 
-from tokenwire_engine.structured.language import LanguageError, limits, load_tokenizer, write_grammar
+from tokenwire_engine.structured.language import LanguageError, limits, write_grammar
+from tokenwire_engine.structured.vocabulary import load_tokenizer
 
 MAX_CPU_S = 2
 MAX_BYTES = 256 << 20

@@ -108,6 +108,13 @@ async def engine(runner: LocalRunner, tokenizer: Tokenizer) -> AsyncIterator[Eng
     compiler.close()
 
 
+async def test_the_text_of_a_control_token_is_text_as_any_other(engine: Engine) -> None:
+    request = await engine.request("1", Constraint(regex="[a-c]{5}<tool_call>[a-c]{5}"))
+    (end,) = engine.serve([request]).values()
+    assert end.reason is FinishReason.STOP
+    assert re.fullmatch("[a-c]{5}<tool_call>[a-c]{5}", engine.text(request))
+
+
 async def test_every_finished_output_is_valid_by_each_of_300_schemas(engine: Engine) -> None:
     schemas = {str(seed): random_schema(seed) for seed in range(300)}
     requests = [
