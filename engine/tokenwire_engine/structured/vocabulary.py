@@ -1,7 +1,7 @@
 """The vocabulary that grammars are made of: the bytes that each token stands for, and text as tokens.
 
-A control token, such as `<think>`, stands for no bytes: a grammar that means it names it, and one that has its
-text means that text. llguidance leaves it to the model's tokenizer to encode what can only follow, and a
+A control token, such as `<think>`, stands for no bytes: a grammar that means it names it, and one that has
+its text means that text. llguidance leaves it to the model's tokenizer to encode what can only follow, and a
 tokenizer takes such a text for the token. So text is encoded by a copy of it that calls its control tokens
 otherwise.
 """

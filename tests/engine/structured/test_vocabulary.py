@@ -1,4 +1,4 @@
-"""What tokens stand for, and which tokens a text becomes: as the model's tokenizer has it, but for control tokens."""
+"""What tokens stand for, and what tokens a text becomes: as the tokenizer has it, but for control tokens."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def added(token_id: int, content: str, special: bool) -> dict[str, Any]:
 
 
 def sentencepiece(model: dict[str, Any]) -> dict[str, Any]:
-    """A tokenizer as those that were SentencePiece's: control tokens within the vocabulary, others behind it."""
+    """A tokenizer as those that were SentencePiece's: control tokens in the vocabulary, and behind it."""
     return {
         "version": "1.0",
         "added_tokens": [
