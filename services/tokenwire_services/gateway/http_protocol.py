@@ -1,7 +1,8 @@
 """HTTP connections that nobody can hold open, or fill, for nothing.
 
 A request's head arrives within a time and a size, whoever sends it: uvicorn bounds neither, and no key was
-seen yet. What is not HTTP gets the API's own error body.
+seen yet. What is not HTTP gets the API's own error body, and who would rather speak another protocol (Java's
+client asks for HTTP/2 with every request) an answer in this one, as RFC 9110 has it (7.8).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 from http import HTTPStatus
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -56,7 +58,24 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse(431, f"The request's head is larger than {MAX_HEAD_BYTES} bytes")
                 return
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._parse(data)
+        except httptools.HttpParserError:
+            self._refuse(400, "The request is not valid HTTP")
+
+    def _parse(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            (head_length,) = upgrade.args
+            self._parse(self._head_without_upgrade() + data[head_length:])
+
+    def _head_without_upgrade(self) -> bytes:
+        """The head that was parsed last, for it to be parsed as that of a request for an answer."""
+        request_line = b"%s %s HTTP/1.1" % (self.parser.get_method(), self.url)
+        headers = [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+        return b"\r\n".join([request_line, *headers, b"", b""])
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -64,6 +83,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._start_timer()
 
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+            return  # it is parsed again, without that
         self._head_bytes = None
         self._stop_timer()
         before = self.cycle
@@ -72,9 +93,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._unanswered = [client for client in self._unanswered if not client.is_answered]
             self._unanswered.append(Client(self.cycle))
 
-    def send_400_response(self, msg: str) -> None:
-        """Answer what is not HTTP."""
-        self._refuse(400, msg)
+    def on_message_complete(self) -> None:
+        if not self.parser.should_upgrade():
+            super().on_message_complete()
 
     def _start_timer(self) -> None:
         if self._head_timer is None:

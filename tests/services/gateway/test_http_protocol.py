@@ -108,6 +108,38 @@ async def test_what_is_not_http_within_an_answer_ends_it_without_another(
     await until(lambda: not tokenizer.live)
 
 
+@pytest.mark.parametrize("protocol", [b"h2c", b"websocket"])
+@pytest.mark.parametrize("cut", [30, -20, 10_000])
+async def test_who_asks_for_another_protocol_is_answered_in_http(
+    gateway: str, tokenizer: FakeTokenizer, protocol: bytes, cut: int
+) -> None:
+    tokenizer.answer = lambda request: Answer(["one", " two"])
+    asking = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: %s\r\nHTTP2-Settings: AA\r\n" % protocol
+    request = stream_request(HEAD + asking)
+    health = HEAD.replace(b"POST /v1/chat/completions", b"GET /health") + b"Connection: close\r\n\r\n"
+    reply = await reply_to(gateway, request[:cut], request[cut:] + health)
+    assert reply.count(b"HTTP/1.1 200 OK") == 2
+    assert b'" two"' in reply
+    assert reply.endswith(b'{"status":"ok"}')
+
+
+async def test_a_tunnel_is_refused(gateway: str) -> None:
+    assert code_of(await reply_to(gateway, b"CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n"))[0] == 400
+
+
+async def test_who_closes_the_sending_side_has_hung_up(gateway: str, tokenizer: FakeTokenizer) -> None:
+    """From here, nobody can tell that from a connection that was closed."""
+    tokenizer.answer = lambda request: Answer(["x"], endless=True)
+    address = urlsplit(gateway)
+    reader, writer = await asyncio.open_connection(address.hostname, address.port)
+    writer.write(stream_request(HEAD))
+    await reader.readuntil(b'"x"')
+    writer.write_eof()
+    await until(lambda: not tokenizer.live)
+    assert b"[DONE]" not in await asyncio.wait_for(reader.read(), PATIENCE_S)
+    writer.close()
+
+
 async def test_a_stream_to_http_1_0_ends_with_the_connection(gateway: str, tokenizer: FakeTokenizer) -> None:
     tokenizer.answer = lambda request: Answer(["one", " two", " three"])
     reply = await reply_to(gateway, stream_request(HEAD.replace(b"HTTP/1.1", b"HTTP/1.0")))
