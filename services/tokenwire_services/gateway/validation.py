@@ -75,8 +75,9 @@ def explain(errors: Sequence[Detail], body: Any) -> ApiError:
         sign, bound, problem, code = _BOUNDS[kind]
         limit = context[bound]
         number = "decimal" if isinstance(limit, float) or isinstance(value, float) else "integer"
+        shown = limit if isinstance(limit, int) else f"{limit:.10g}"
         message = f"Invalid '{param}': {number} {problem}. "
-        message += f"Expected a value {sign} {limit:.10g}, but got {_quote(value)} instead."
+        message += f"Expected a value {sign} {shown}, but got {_quote(value)} instead."
         return _invalid(message, param, f"{number}_{code}")
     if kind in _LENGTHS:
         thing, relation, bound, code = _LENGTHS[kind]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -9,6 +11,9 @@ import openai
 import pytest
 
 from tests.services.gateway.fake_tokenizer import MODEL, FakeTokenizer
+from tokenwire_services.gateway.schemas.base import GenerationRequest
+from tokenwire_services.gateway.schemas.chat import ChatCompletionRequest
+from tokenwire_services.gateway.schemas.completions import CompletionRequest
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -33,11 +38,26 @@ async def test_a_request_of_known_fields_has_none_named(http: httpx.AsyncClient)
 
 
 @pytest.mark.parametrize(
+    ("create", "schema"),
+    [
+        (openai.resources.chat.Completions.create, ChatCompletionRequest),
+        (openai.resources.Completions.create, CompletionRequest),
+    ],
+)
+async def test_every_parameter_that_the_openai_package_takes_is_known(
+    create: Callable[..., object], schema: type[GenerationRequest]
+) -> None:
+    of_the_package = {"self", "extra_headers", "extra_query", "extra_body", "timeout"}
+    assert inspect.signature(create).parameters.keys() - of_the_package <= schema.model_fields.keys()
+
+
+@pytest.mark.parametrize(
     "change",
     [
         {"use_beam_search": False, "length_penalty": 1.0, "watermarking": None},
         {"session_id": "s", "stream_interval": 4, "spaces_between_special_tokens": True},
         {"prediction": {"type": "content", "content": "hi"}, "prompt_cache_retention": "24h"},
+        {"prompt_cache_options": {"ttl": "30m"}, "moderation": None},
         {"mm_processor_kwargs": {}, "vllm_xargs": None, "logprob_token_ids": []},
         {
             "structured_outputs": {

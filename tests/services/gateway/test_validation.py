@@ -111,6 +111,11 @@ async def test_a_bad_chat_field_is_named(
     assert tokenizer.requests == []
 
 
+async def test_a_bound_is_said_to_the_last_digit(http: httpx.AsyncClient) -> None:
+    response = await http.post(CHAT, json={"messages": HELLO, "seed": 2**63})
+    assert "Expected a value <= 9223372036854775807, but" in response.json()["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("field", "value", "param", "code"),
     [

@@ -64,6 +64,8 @@ class Unused(Tolerant):
     safety_identifier: Annotated[str | None, Without] = None
     prompt_cache_key: Annotated[str | None, Without] = None
     prompt_cache_retention: Annotated[str | None, Without] = None
+    prompt_cache_options: Annotated[dict[str, Any] | None, Without] = None
+    moderation: Refused = None
 
     # vLLM's.
     session_id: Annotated[str | None, Without] = None
