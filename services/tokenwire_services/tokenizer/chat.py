@@ -18,6 +18,7 @@ from tokenwire_services.tokenizer.config import TokenizerConfig
 from tokenwire_services.tokenizer.control_tokens import StandIns
 from tokenwire_services.tokenizer.model import Model
 from tokenwire_services.tokenizer.prompt import check_size, encode
+from tokenwire_services.tokenizer.template_limits import limited
 
 MAX_TEMPLATE_BYTES = 64 << 10
 """Of a request's own template."""
@@ -46,7 +47,9 @@ async def render_chat(model: Model, config: TokenizerConfig, chat: tokenizer_pb2
     Raises:
         StatusError: INVALID_ARGUMENT, UNIMPLEMENTED or PERMISSION_DENIED, naming the field.
     """
-    if chat.chat_template or chat.ByteSize() > _INLINE_BYTES:
+    if chat.chat_template:
+        return await asyncio.to_thread(_render_limited, model, config, chat)
+    if chat.ByteSize() > _INLINE_BYTES:
         return await asyncio.to_thread(_render, model, config, chat)
     return _render(model, config, chat)
 
@@ -83,6 +86,12 @@ def offers_tools(chat: tokenizer_pb2.ChatPrompt) -> bool:
             f"{choice!r} is none of the tools; expected auto, none, required or a tool's name",
         )
     return True
+
+
+def _render_limited(model: Model, config: TokenizerConfig, chat: tokenizer_pb2.ChatPrompt) -> RenderedChat:
+    """The same within the limits of one rendering: to compile a template is to try it out, too."""
+    with limited():
+        return _render(model, config, chat)
 
 
 def _render(model: Model, config: TokenizerConfig, chat: tokenizer_pb2.ChatPrompt) -> RenderedChat:

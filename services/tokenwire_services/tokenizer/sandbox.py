@@ -27,15 +27,16 @@ from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
 from tokenwire_services.tokenizer.template_limits import (
-    bounded,
     bounded_filter,
     check_format,
     check_power,
     check_product,
     check_size,
+    check_sum,
     check_text_method,
+    concatenate,
     count_output,
-    limit,
+    counted,
     limit_number,
     tick,
 )
@@ -68,7 +69,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         }
 
     # Called by what templates are compiled to.
-    bounded = staticmethod(bounded)
+    concatenate = staticmethod(concatenate)
 
     def make_globals(self, d: MutableMapping[str, Any] | None) -> MutableMapping[str, Any]:
         """A template's globals as one dictionary: of a chain of them each rendering makes one, and slowly."""
@@ -82,7 +83,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             part.body.insert(0, nodes.ExprStmt(_tick(part.lineno, size)).set_lineno(part.lineno))
             if isinstance(part, nodes.For) and part.test is not None:
                 part.test = nodes.And(_tick(part.lineno), part.test).set_lineno(part.lineno)
-        checked = _BoundConcatenations().visit(tree)
+        checked = _LookAtConcatenations().visit(tree)
         assert isinstance(checked, nodes.Template)
         return checked
 
@@ -100,10 +101,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
                 check_product(left, right)
             case "**":
                 check_power(left, right)
-            case "+" if isinstance(left, str | list) and isinstance(right, str | list):
-                limit(len(left) + len(right))
+            case "+":
+                check_sum(left, right)
             case "%" if isinstance(left, str):
-                check_format(left)
+                check_format(left, [right])
         return super().call_binop(context, operator, left, right)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
@@ -114,7 +115,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         format_, text = wrapped, value.__self__
 
         def checked(*args: Any, **kwargs: Any) -> str:
-            check_format(text)
+            check_format(text, (*args, *kwargs.values()))
             return format_(*args, **kwargs)
 
         return checked
@@ -124,6 +125,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         tick()
         owner = getattr(__obj, "__self__", None)
         if isinstance(owner, str):
+            args = tuple(map(counted, args))
             check_text_method(owner, __obj.__name__, (*args, *kwargs.values()))
         return super().call(__context, __obj, *args, **kwargs)
 
@@ -147,11 +149,12 @@ def _call(method: str, line: int, *arguments: nodes.Expr) -> nodes.Call:
     return call
 
 
-class _BoundConcatenations(NodeTransformer):
-    """Makes `a ~ b` look at the length of what it makes."""
+class _LookAtConcatenations(NodeTransformer):
+    """Has the parts of `a ~ b` looked at before they are put together."""
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
-        return _call("bounded", node.lineno, self.generic_visit(node))  # type: ignore[arg-type]
+        self.generic_visit(node)
+        return _call("concatenate", node.lineno, *node.nodes)
 
 
 class _GenerationTag(jinja2.ext.Extension):

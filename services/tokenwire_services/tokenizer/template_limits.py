@@ -7,7 +7,7 @@ a value larger than its parts before it is made. What goes too far raises Templa
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -15,9 +15,13 @@ from typing import Any
 import jinja2
 
 MAX_SECONDS = 2.0
-"""For one rendering."""
+"""For one rendering, or all that a request has its own template do."""
 MAX_CHARS = 32 << 20
 """In any one value, its parts counted as often as they occur; and written out in all."""
+MAX_ITEMS = 1 << 20
+"""In any one list or dictionary, those of its parts counted as often as they occur."""
+_MOST_AT_A_TIME = 1 << 18
+"""Characters, lines or entries that a filter works on one by one, which nothing interrupts."""
 _MAX_NUMBER = 100_000
 """Where a number says how much text is made, as a width does."""
 _MAX_BITS = 4096
@@ -25,7 +29,7 @@ _MAX_BITS = 4096
 
 
 class _Budget:
-    """What one rendering may still use."""
+    """What may still be used."""
 
     __slots__ = ("deadline", "num_chars")
 
@@ -43,7 +47,10 @@ class TemplateLimitError(jinja2.TemplateError):
 
 @contextmanager
 def limited() -> Iterator[None]:
-    """Where a template runs: the time is counted from here."""
+    """Where a template runs: the time is counted from here, unless it is counted already."""
+    if _budget.get(None) is not None:
+        yield
+        return
     token = _budget.set(_Budget())
     try:
         yield
@@ -63,16 +70,16 @@ def tick(num_chars: int = 0) -> bool:
     return True
 
 
-def bounded(text: str) -> str:
-    """Text that was put together, unless it is too long."""
-    limit(len(text))
-    return text
-
-
 def limit(size: int) -> None:
     """Refuse to make a value of so many characters, or entries."""
     if size > MAX_CHARS:
         raise TemplateLimitError(f"the template makes a value of more than {MAX_CHARS} characters")
+
+
+def limit_items(count: int) -> None:
+    """Refuse to make a list or a dictionary of so many entries."""
+    if count > MAX_ITEMS:
+        raise TemplateLimitError(f"the template makes a value of more than {MAX_ITEMS} entries")
 
 
 def limit_number(number: object) -> None:
@@ -89,7 +96,15 @@ def check_product(left: Any, right: Any) -> None:
         return
     for value, times in ((left, right), (right, left)):
         if isinstance(value, str | list | tuple) and isinstance(times, int):
-            limit(len(value) * max(times, 0))
+            (limit if isinstance(value, str) else limit_items)(len(value) * max(times, 0))
+
+
+def check_sum(left: Any, right: Any) -> None:
+    """Look at `left + right`."""
+    if isinstance(left, str) and isinstance(right, str):
+        limit(len(left) + len(right))
+    elif isinstance(left, list | tuple) and isinstance(right, list | tuple):
+        limit_items(len(left) + len(right))
 
 
 def check_power(base: Any, exponent: Any) -> None:
@@ -98,8 +113,11 @@ def check_power(base: Any, exponent: Any) -> None:
         raise TemplateLimitError("the template computes a number that is too large")
 
 
-def check_format(text: str) -> None:
-    """Look at a format string: its widths must be numbers of a few digits, written out."""
+def check_format(text: str, values: Iterable[object]) -> None:
+    """Look at a format string: its widths must be numbers of a few digits, written out. And at what is to be
+    written with it."""
+    for value in values:
+        check_size(value)
     digits = 0
     for character in text:
         digits = digits + 1 if character.isdigit() else 0
@@ -112,8 +130,14 @@ def check_format(text: str) -> None:
 def check_text_method(text: str, method: str, arguments: tuple[Any, ...]) -> None:
     """Look at a call of a string's method."""
     match method:
-        case "translate":
-            raise TemplateLimitError("the template may not call translate")
+        case "translate" | "encode":
+            raise TemplateLimitError(f"the template may not call {method}")
+        case "split" | "rsplit":
+            separator = next((argument for argument in arguments if isinstance(argument, str)), "")
+            most = [argument for argument in arguments if isinstance(argument, int) and argument >= 0]
+            limit_items(min(text.count(separator) if separator else len(text) // 2, *most, len(text)))
+        case "splitlines":
+            limit_items(sum(map(text.count, _LINE_ENDS)))
         case "replace" if len(arguments) >= 2:
             _check_replacement(text, arguments[0], arguments[1])
         case "join" if arguments:
@@ -128,6 +152,12 @@ def _check_replacement(text: str, old: object, new: object) -> None:
         limit(len(text) + text.count(old) * len(new))
 
 
+_LINE_ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
+_AT_ONCE = frozenset(
+    {"capitalize", "center", "count", "d", "default", "e", "escape", "first", "forceescape", "format"}
+    | {"indent", "last", "length", "lower", "replace", "safe", "string", "trim", "truncate", "upper"}
+)
+"""Filters that take no longer for a text than it takes to copy it (for `indent`, of few lines)."""
 _MAKES_TEXT = frozenset(
     {"capitalize", "center", "e", "escape", "forceescape", "format", "indent", "join", "lower", "pprint"}
     | {"replace", "safe", "string", "striptags", "title", "trim", "truncate", "upper", "urlencode", "urlize"}
@@ -141,15 +171,20 @@ def bounded_filter(name: str, function: Callable[..., Any]) -> Callable[..., Any
 
     def bounded_call(*args: Any, **kwargs: Any) -> Any:
         tick()
+        args = tuple(map(counted, args))
         given = args if passes is None else args[1:]
         further = (*given[1:], *kwargs.values())
+        if name not in _AT_ONCE and isinstance(given[0], str | list | tuple | dict):
+            _limit_work(len(given[0]))
+        if name == "sum" and any(isinstance(argument, list | tuple) for argument in further):
+            raise TemplateLimitError("the template sums what is no number")
         for argument in further:
             if name != "default" and name != "d":
                 limit_number(argument)
         if name in _MAKES_TEXT:
             check_size(given[0])
             if name == "format":
-                check_format(str(given[0]))
+                check_format(str(given[0]), further)
             elif name == "replace" and len(further) >= 2:
                 _check_replacement(str(given[0]), further[0], further[1])
             elif name in ("join", "indent", "wordwrap"):
@@ -157,11 +192,39 @@ def bounded_filter(name: str, function: Callable[..., Any]) -> Callable[..., Any
                 width = max((a for a in further if isinstance(a, int)), default=0)
                 pieces = given[0].count("\n") + 1 if isinstance(given[0], str) else _length(given[0])
                 limit(pieces * max(text, width))
+                _limit_work(pieces)
         return function(*args, **kwargs)
 
     if passes is not None:
         bounded_call.jinja_pass_arg = passes  # type: ignore[attr-defined]
     return bounded_call
+
+
+def counted(values: Any) -> Any:
+    """What is made one by one, counted as it is made; any other value is itself."""
+    return _count(values) if isinstance(values, Iterator) else values
+
+
+def _count(values: Iterator[Any]) -> Iterator[Any]:
+    size = 0
+    for value in values:
+        size += _size(value) + 1
+        limit(size)
+        yield value
+
+
+def _limit_work(count: int) -> None:
+    """Refuse to begin what takes long, and cannot be interrupted."""
+    if count > _MOST_AT_A_TIME:
+        raise TemplateLimitError(
+            f"the template has a filter work on more than {_MOST_AT_A_TIME} characters, lines or entries"
+        )
+
+
+def concatenate(*parts: object) -> str:
+    """The texts of these values in a row, unless that is too long."""
+    limit(sum(map(_size, parts)))
+    return "".join(map(str, parts))
 
 
 def _length(value: object) -> int:
@@ -184,17 +247,19 @@ def _size(value: object) -> int:
     """Characters in a value, at least."""
     if isinstance(value, str):
         return len(value)
-    size, values = 0, [value]
+    size, num_items, values = 0, 0, [value]
     while values:
         match values.pop():
             case str(text):
                 size += len(text)
+                limit(size)
             case list() | tuple() as items:
-                size += len(items)
+                num_items += len(items)
+                limit_items(num_items)
                 values += items
             case dict() as items:
-                size += len(items)
+                num_items += len(items)
+                limit_items(num_items)
                 values += items.keys()
                 values += items.values()
-        limit(size)
-    return size
+    return size + num_items

@@ -58,7 +58,40 @@ LARGE = {
         + "{% endfor %}"
     ),
     "a table": "{{ 'aaa'.translate({97: 'a' * 30000}) }}",
+    "bytes": "{{ 'a'.encode() * 10 ** 10 }}",
+    "a list in a text": "{{ ['a' * 30000] * 30000 ~ '' }}",
+    "a formatted list": "{{ '%s' % (['a' * 30000] * 30000) }}",
+    "a list in a format": "{{ '{}'.format(['a' * 30000] * 30000) }}",
+    "a list in a format filter": "{{ '%s' | format(['a' * 30000] * 30000) }}",
+    "a mapped list": "{{ (['a' * 30000] * 30000) | map('upper') | list | length }}",
+    "a list that is mapped and joined": "{{ (['a' * 30000] * 30000) | map('trim') | join | length }}",
+    "a list that is mapped and joined by a text": "{{ ''.join((['a' * 30000] * 30000) | map('trim')) }}",
+    "a list within itself": "{% set n = namespace(x=[1]) %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}"
+    "{% endfor %}{{ n.x | string | length }}",
+    "pieces": "{{ ('a,' * 3000000).split(',') | length }}",
+    "words": "{{ ('a ' * 3000000).split() | length }}",
+    "lines": "{{ ('a\n' * 3000000).splitlines() | length }}",
+    "a sum of lists": "{{ ([[1] * 999] * 99999) | sum(start=[]) | length }}",
 }
+
+LONG = {
+    name: "{% set x = 'ab cd.ef ' * 3000000 %}{{ x | " + use + " }}"
+    for name, use in {
+        "title": "title",
+        "words": "wordcount",
+        "lines": "wordwrap(1)",
+        "links": "urlize",
+        "tags": "striptags",
+        "quotes": "urlencode",
+        "characters": "list | length",
+        "sorted": "sort | length",
+        "different": "unique | list | length",
+        "upside down": "reverse | list | length",
+        "each": "map('upper') | join",
+        "indented": "replace(' ', '\n') | indent(1)",
+    }.items()
+}
+"""Filters that work on characters one by one, all within one call."""
 
 
 @pytest.mark.parametrize("source", ENDLESS.values(), ids=ENDLESS.keys())
@@ -74,6 +107,21 @@ def test_a_template_that_makes_much_of_little_is_stopped(source: str) -> None:
         ChatTemplate(source, {}).render(HELLO)
 
 
+@pytest.mark.parametrize("source", LONG.values(), ids=LONG.keys())
+def test_a_filter_does_not_begin_what_takes_long(source: str) -> None:
+    with pytest.raises(ChatTemplateError, match="a filter work on more than"):
+        ChatTemplate(source, {}).render(HELLO)
+
+
+def test_what_is_limited_as_a_whole_has_its_limits_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template_limits, "MAX_CHARS", 100)
+    sixty = "{% for a in range(6) %}0123456789{% endfor %}"
+    template = ChatTemplate(sixty, {})
+    assert template.render(HELLO) == template.render(HELLO)
+    with template_limits.limited(), pytest.raises(ChatTemplateError, match="more than 100 characters"):
+        ChatTemplate(sixty, {}).render(HELLO)
+
+
 @pytest.mark.parametrize("opening", ["(", "[", "{{ [", "{% if a %}", "{% for a in b %}", "{{ not "])
 def test_a_deeply_nested_template_is_refused_when_it_is_compiled(opening: str) -> None:
     with pytest.raises(ChatTemplateError):
@@ -85,7 +133,8 @@ def test_what_templates_do_every_day_is_within_the_limits() -> None:
         "{% set ns = namespace(text='') %}{% for m in messages %}"
         "{% set ns.text = ns.text + m.content ~ '\\n' %}{{ '%s: %d' % (m.role, loop.index) }}"
         "{{ m.content | trim | replace('a', 'b') | indent(4) }}{{ '-' * 40 }}{{ m | tojson(indent=2) }}"
-        "{{ '{}'.format(m.role).upper().center(20) }}{% endfor %}{{ ns.text | length }}"
+        "{{ '{}'.format(m.role).upper().center(20) }}{{ m.content.split('b')[-1] }}{% endfor %}"
+        "{{ messages | map(attribute='content') | join('\n') | length }}{{ ns.text | length }}"
     )
     chat = [{"role": "user", "content": "a" * 10_000}] * 200
     assert ChatTemplate(source, {}).render(chat).endswith("2000200")
