@@ -1,6 +1,7 @@
-"""Where a process finds the one behind it: a host and a port, and perhaps a Unix socket for its session.
+"""Where a process finds the one behind it: a host and a port, and perhaps Unix sockets for its session.
 
-Written with a comma between them, `127.0.0.1:50051,/run/engine`. What is not the session goes to the port.
+Written with commas between them, `127.0.0.1:50051,/run/engine`. What is not the session goes to the port.
+Where several processes share that, each has a socket of its own.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ class ProcessAddress:
 
     Attributes:
         authority: "host:port", by which the process is known, too.
-        sessions: where its sessions are opened: the same, or "unix:" and the socket's name.
+        sessions: where its sessions are opened, the best place first: the same, or "unix:" and a socket's
+            name each.
     """
 
     authority: str
-    sessions: str
+    sessions: tuple[str, ...]
 
     @classmethod
     def parse(cls, text: str, option: str) -> ProcessAddress:
@@ -30,12 +32,12 @@ class ProcessAddress:
         Raises:
             ValueError: it is no address; names the option.
         """
-        authority, comma, socket = text.partition(",")
+        authority, *sockets = text.split(",")
         if not is_authority(authority):
             raise ValueError(
                 f"{option} is {text!r}; expected host:port, such as 127.0.0.1:50051 or [::1]:50051, "
                 "and perhaps a comma and a Unix socket"
             )
-        if comma:
+        for socket in sockets:
             check_socket(f"the socket of {option}", socket)
-        return cls(authority, UNIX + socket if comma else authority)
+        return cls(authority, tuple(UNIX + socket for socket in sockets) or (authority,))

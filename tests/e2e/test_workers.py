@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 
 import httpx
@@ -33,9 +34,9 @@ def workers(stack: Stack, command: str) -> list[psutil.Process]:
     return found
 
 
-def ask(stack: Stack) -> int:
-    """The status of a completion over a connection of its own."""
-    return httpx.post(f"{stack.url}/completions", json=BODY, timeout=30).status_code
+def ask(stack: Stack, **fields: object) -> httpx.Response:
+    """A completion over a connection of its own."""
+    return httpx.post(f"{stack.url}/completions", json={**BODY, **fields}, timeout=30)
 
 
 def test_all_workers_take_connections(stack):
@@ -56,12 +57,43 @@ def test_all_workers_take_connections(stack):
     assert all(taken)
 
 
+def test_each_gateway_has_a_tokenizer_service_of_its_own(stack):
+    for tokenizer in workers(stack, "tokenizer"):
+        sockets = [each for each in tokenizer.net_connections("unix") if "-tokenizer-" in str(each.laddr)]
+        assert len(sockets) == 2  # one that listens, and one gateway's
+
+
+def test_streams_go_on_at_another_tokenizer_service_when_theirs_is_killed(stack):
+    body = {**BODY, "max_tokens": 600, "ignore_eos": True, "temperature": 0, "stream": True}
+    num_starts = sum("is ready again" in line for line in stack.lines)
+    with contextlib.ExitStack() as connections:
+        streams = []
+        for _ in range(8):
+            http = connections.enter_context(httpx.Client(timeout=30))
+            response = connections.enter_context(http.stream("POST", f"{stack.url}/completions", json=body))
+            streams.append(response.iter_lines())
+        begun = [next(stream) for stream in streams]
+        workers(stack, "tokenizer")[0].kill()
+        texts = {text_of([first, *stream]) for first, stream in zip(begun, streams, strict=True)}
+    assert len(texts) == 1
+    assert ask(stack, max_tokens=600, ignore_eos=True, temperature=0).json()["choices"][0]["text"] in texts
+    stack.wait_for("is ready again", num_starts + 1)
+
+
+def text_of(lines: list[str]) -> str:
+    """Of a stream's events; each of them is there."""
+    *events, done = [line.removeprefix("data: ") for line in lines if line]
+    assert done == "[DONE]"
+    return "".join(json.loads(event)["choices"][0]["text"] for event in events)
+
+
 def test_a_worker_that_dies_is_replaced_while_the_others_serve(stack):
+    num_starts = sum("is ready again" in line for line in stack.lines)
     first, _ = workers(stack, "gateway")
     first.kill()
     eventually(lambda: len(workers(stack, "gateway")) == 2 and first not in workers(stack, "gateway"))
-    stack.wait_for("is ready again")
-    assert {ask(stack) for _ in range(10)} == {200}
+    stack.wait_for("is ready again", num_starts + 1)
+    assert {ask(stack).status_code for _ in range(10)} == {200}
 
 
 @pytest.mark.parametrize("command", ["gateway", "tokenizer"])

@@ -6,7 +6,7 @@ that a running gateway's keys never change.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tokenwire_services.process_address import ProcessAddress
@@ -27,7 +27,7 @@ class GatewayConfig:
     """Port to listen on. 0: one that is free, which the status line names."""
     tokenizer: str = "127.0.0.1:50052"
     """Address of the tokenizer service: "host:port", with a comma and a Unix socket where the session goes
-    there."""
+    there, or with those of all its workers."""
     api_keys: tuple[str, ...] = ()
     """Keys that requests must present; those of `api_key_file` are added. Empty: no key is asked for."""
     api_key_file: Path | None = None
@@ -75,6 +75,13 @@ class GatewayConfig:
             if not key or not key.isascii() or not key.isprintable() or " " in key:
                 raise ValueError(f"API key number {number} is not printable ASCII without spaces")
         object.__setattr__(self, "api_keys", tuple(dict.fromkeys(keys)))
+
+    def worker(self, index: int) -> GatewayConfig:
+        """What one of several workers is told: each prefers another worker of the tokenizer service."""
+        port, *sockets = self.tokenizer.split(",")
+        first = index % max(1, len(sockets))
+        tokenizer = ",".join([port, *sockets[first:], *sockets[:first]])
+        return replace(self, workers=1, reuse_port=True, tokenizer=tokenizer)
 
     @property
     def tokenizer_address(self) -> ProcessAddress:

@@ -77,13 +77,15 @@ class TokenizerLink:
     ) -> None:
         """`failover_timeout_s`: how long requests wait for a process when theirs was lost."""
         self._address = address.authority
-        self._session_address = address.sessions
+        self._session_addresses = address.sessions
         self._failover_timeout_s = failover_timeout_s
         self._session = Session(metrics, request_timeout_s)
         self._opened = asyncio.Event()
         self._is_serving = False
         self._is_open = False
         """Whether the latest stream was opened."""
+        self._was_open = False
+        """Whether any was."""
         self._outage: list[asyncio.TimerHandle] = []
         """What will follow from an outage that goes on: no new requests, then no old ones."""
         self._closing = False
@@ -282,30 +284,34 @@ class TokenizerLink:
                 call.cancel()
 
     async def _connect(self) -> Call:
-        """A stream at whichever process answers first, however long that takes."""
+        """A stream at whichever process answers first, however long that takes; to begin with, the process
+        that is preferred gets a moment to start."""
         back_off_s = _SHORTEST_BACK_OFF_S
-        silent_until, said = asyncio.get_running_loop().time() + _SILENCE_S, ""
+        loop = asyncio.get_running_loop()
+        silent_until, said = loop.time() + _SILENCE_S, ""
         while True:
-            try:
-                return await open_call(
-                    self._session_address,
-                    _SESSION,
-                    tokenizer_pb2.TokenizerSessionRequest,
-                    tokenizer_pb2.TokenizerSessionResponse,
-                )
-            except grpc.aio.AioRpcError as error:
-                reason = error.details() or error.code().name
-                if reason != said and asyncio.get_running_loop().time() >= silent_until:
-                    logger.warning("no tokenizer service at %s: %s", self._address, reason)
-                    said = reason
-                await asyncio.sleep(back_off_s)
-                back_off_s = min(2 * back_off_s, _LONGEST_BACK_OFF_S)
+            is_starting = not self._was_open and loop.time() < silent_until
+            for address in self._session_addresses[: 1 if is_starting else None]:
+                try:
+                    return await open_call(
+                        address,
+                        _SESSION,
+                        tokenizer_pb2.TokenizerSessionRequest,
+                        tokenizer_pb2.TokenizerSessionResponse,
+                    )
+                except grpc.aio.AioRpcError as error:
+                    reason = error.details() or error.code().name
+            if reason != said and loop.time() >= silent_until:
+                logger.warning("no tokenizer service at %s: %s", self._address, reason)
+                said = reason
+            await asyncio.sleep(back_off_s)
+            back_off_s = min(2 * back_off_s, _LONGEST_BACK_OFF_S)
 
     def _now_open(self) -> None:
         for timer in self._outage:
             timer.cancel()
         logger.info("connected to the tokenizer service at %s", self._address)
-        self._is_open = self._is_serving = True
+        self._is_open = self._was_open = self._is_serving = True
         self._opened.set()
 
 

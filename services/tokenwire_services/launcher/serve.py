@@ -93,10 +93,12 @@ def process_specs(
     name = f"@tokenwire-{os.getpid()}-{secrets.token_hex(8)}"
     engine = dataclasses.replace(engine, session_socket=f"{name}-engine")
     (address,) = tokenizer.engines
-    tokenizer = dataclasses.replace(tokenizer, engines=(f"{address},{engine.session_socket}",))
-    if tokenizer.workers == 1:
-        tokenizer = dataclasses.replace(tokenizer, session_socket=f"{name}-tokenizer")
-        gateway = dataclasses.replace(gateway, tokenizer=f"{gateway.tokenizer},{tokenizer.session_socket}")
+    tokenizer = dataclasses.replace(
+        tokenizer, engines=(f"{address},{engine.session_socket}",), session_socket=f"{name}-tokenizer"
+    )
+    gateway = dataclasses.replace(
+        gateway, tokenizer=",".join([gateway.tokenizer, *tokenizer.session_sockets])
+    )
     return [
         ProcessSpec("engine", command_line("engine", engine), common),
         *worker_specs("tokenizer", tokenizer, common | encoding),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import json
 import os
 import sys
@@ -29,18 +28,15 @@ if TYPE_CHECKING:
 def worker_specs(
     command: str, config: TokenizerConfig | GatewayConfig, environment: Mapping[str, str | None]
 ) -> list[ProcessSpec]:
-    """The processes of a service: one, or several on one port, with metrics on consecutive ports."""
+    """The processes of a service: one, or several on one port."""
     if config.workers == 1:
         return [ProcessSpec(command, command_line(command, config), environment)]
-    specs = []
-    for index in range(config.workers):
-        worker = dataclasses.replace(config, workers=1, reuse_port=True)
-        metrics_port = getattr(worker, "metrics_port", None)
-        if metrics_port is not None:
-            worker = dataclasses.replace(worker, metrics_port=metrics_port + index)
-        arguments = command_line(command, worker)
-        specs.append(ProcessSpec(f"{command}-{index}", arguments, environment, service=command))
-    return specs
+    return [
+        ProcessSpec(
+            f"{command}-{index}", command_line(command, config.worker(index)), environment, service=command
+        )
+        for index in range(config.workers)
+    ]
 
 
 def run_workers(

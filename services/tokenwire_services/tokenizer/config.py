@@ -5,7 +5,7 @@ Built from the command line, validated here, immutable afterwards. Light to impo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tokenwire.duplex.unix import check_socket
 from tokenwire_services.process_address import ProcessAddress
@@ -30,7 +30,8 @@ class TokenizerConfig:
     port: int = 50052
     """0: any free port; the ready line on `status_fd` says which."""
     session_socket: str | None = None
-    """Unix socket that sessions may be opened at, too: a path, or "@" and a name. None: there is none."""
+    """Unix socket that sessions may be opened at, too: a path, or "@" and a name. None: there is none. Of
+    several workers each has its own, by this name and its number."""
     metrics_host: str = "127.0.0.1"
     metrics_port: int | None = None
     """Where Prometheus finds the service's metrics. None: they are not served; 0: any free port."""
@@ -61,8 +62,10 @@ class TokenizerConfig:
         if not self.engines:
             raise ValueError("--engine is missing; expected an engine's host:port")
         addresses = self.engine_addresses
-        unique = ({address.authority for address in addresses}, {address.sessions for address in addresses})
-        if min(map(len, unique)) < len(addresses):
+        ports, places = ({each.authority for each in addresses}, {each.sessions for each in addresses})
+        if any(len(address.sessions) > 1 for address in addresses):
+            raise ValueError(f"--engine names several sockets of one engine: {', '.join(self.engines)}")
+        if min(len(ports), len(places)) < len(addresses):
             raise ValueError(f"--engine names an engine twice: {', '.join(self.engines)}")
         for option, name, names in (
             ("--tool-parser", self.tool_parser, TOOL_PARSERS),
@@ -74,12 +77,8 @@ class TokenizerConfig:
             raise ValueError(f"--workers is {self.workers}; expected 1 to {MAX_WORKERS}")
         if self.workers > 1 and self.port == 0:
             raise ValueError("--workers share a port, so --port must be one; it is 0")
-        if self.session_socket is not None:
-            check_socket("--session-socket", self.session_socket)
-            if self.workers > 1 or self.reuse_port:
-                raise ValueError(
-                    "--session-socket is one process's; leave it out where --workers share a port"
-                )
+        for socket in self.session_sockets:
+            check_socket("--session-socket", socket)
         if not 0 <= self.port < 65536:
             raise ValueError(f"--port is {self.port}; expected 0 to 65535")
         if self.metrics_port is not None and not 0 <= self.metrics_port < 65536:
@@ -97,6 +96,23 @@ class TokenizerConfig:
         ):
             if value < 1:
                 raise ValueError(f"{name} is {value}; expected at least 1")
+
+    def worker(self, index: int) -> TokenizerConfig:
+        """What one of several workers is told."""
+        return replace(
+            self,
+            workers=1,
+            reuse_port=True,
+            metrics_port=None if self.metrics_port is None else self.metrics_port + index,
+            session_socket=self.session_sockets[index] if self.session_sockets else None,
+        )
+
+    @property
+    def session_sockets(self) -> tuple[str, ...]:
+        """Of each of the workers; none where there is no socket."""
+        if self.session_socket is None or self.workers == 1:
+            return () if self.session_socket is None else (self.session_socket,)
+        return tuple(f"{self.session_socket}-{index}" for index in range(self.workers))
 
     @property
     def engine_addresses(self) -> tuple[ProcessAddress, ...]:

@@ -101,7 +101,7 @@ class EngineLink:
         """`failover_timeout_s`: how long requests wait for an engine that was lost.
         `is_watched`: whether anybody wants to know how busy the engine is, and what it has cached."""
         self.address = address.authority
-        self._session_address = address.sessions
+        (self._session_address,) = address.sessions
         self._owner = owner
         self._is_watched = is_watched
         self._session = EngineSession(grace_ms=round(failover_timeout_s * 1000))

@@ -145,7 +145,8 @@ def test_keys_come_from_the_environment_and_from_a_file(run, monkeypatch, tmp_pa
         (["engine", "--served-model-name", " "], "--served-model-name is ' '; expected a name"),
         (["tokenizer", "--workers", "100000"], "--workers is 100000; expected 1 to 128"),
         (["tokenizer", "--session-socket", "@"], "--session-socket is '@'; expected a path, or @ and a name"),
-        (["tokenizer", "--session-socket", "/run/a", "--workers", "2"], "--session-socket is one process's"),
+        (["tokenizer", "--session-socket", "/" + "x" * 106, "--workers", "2"], "expected a path, or @ and"),
+        (["tokenizer", "--engine", "a:1,@b,@c"], "--engine names several sockets of one engine: a:1,@b,@c"),
         (["engine", "--session-socket", "/" + "x" * 200], "expected a path, or @ and a name"),
         (
             ["tokenizer", "--engine", "here:1,"],

@@ -42,13 +42,20 @@ def test_each_process_reaches_the_one_behind_it_by_a_socket_that_no_other_stack_
     assert len(sockets) == 4
 
 
-def test_several_tokenizer_services_reach_the_engine_by_its_socket_and_are_reached_by_their_port():
-    engine, *tokenizers, gateway = process_specs(EngineConfig(), TokenizerConfig(workers=2), GatewayConfig())
+def test_each_gateway_prefers_another_tokenizer_service_and_knows_the_others():
+    engine, first, second, *gateways = process_specs(
+        EngineConfig(), TokenizerConfig(workers=2), GatewayConfig(workers=3)
+    )
 
-    for tokenizer in tokenizers:
+    for tokenizer in (first, second):
         assert option(tokenizer, "engine") == f"127.0.0.1:50051,{option(engine, 'session-socket')}"
-        assert option(tokenizer, "session-socket") is None
-    assert option(gateway, "tokenizer") is None
+    one, other = option(first, "session-socket"), option(second, "session-socket")
+    assert one != other
+    assert [option(gateway, "tokenizer") for gateway in gateways] == [
+        f"127.0.0.1:50052,{one},{other}",
+        f"127.0.0.1:50052,{other},{one}",
+        f"127.0.0.1:50052,{one},{other}",
+    ]
 
 
 def option(spec, name):

@@ -17,9 +17,9 @@ GATEWAY = ProcessOptions(
         "tokenizer": Annotated[
             str,
             typer.Option(
-                metavar="HOST:PORT[,SOCKET]",
+                metavar="HOST:PORT[,SOCKET...]",
                 help="Address of the tokenizer service, and its --session-socket where the session goes "
-                "there.",
+                "there, or those of all its workers.",
             ),
         ],
         "host": shared.Host,
