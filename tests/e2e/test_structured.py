@@ -153,3 +153,23 @@ def test_what_cannot_be_compiled_is_refused_by_its_name(
     assert caught.value.param == param
     assert caught.value.body["message"].startswith(f"{param}: ")
     assert "%json" not in caught.value.body["message"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"structured_outputs": {"regex": "[a-z]+"}}, "structured_outputs"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "json_object"}, "tools": TOOLS}, "response_format"),
+        ({"tools": TOOLS, "tool_choice": "required"}, "tools"),
+    ],
+)
+def test_what_excludes_all_tokens_is_named(
+    sync_openai: openai.OpenAI, fields: dict[str, Any], param: str
+) -> None:
+    excluding = {**fields, "allowed_token_ids": [0]}
+    with pytest.raises(openai.BadRequestError, match="left no token to choose") as caught:
+        sync_openai.chat.completions.create(
+            model=MODEL, messages=QUESTION, logprobs=True, extra_body=excluding
+        )
+    assert caught.value.param == param

@@ -26,6 +26,7 @@ def at_field(error: StatusError, engine_field: str, field: str) -> StatusError:
     return StatusError(error.code, error.message.replace(engine_field, field), details)
 
 
+_CONSTRAINT = "constraint"
 _GRAMMAR = "constraint.grammar"
 _PLACE = re.compile(r"at (\d+)\(\d+\): ")
 """Line and column, as the engine names them."""
@@ -38,6 +39,8 @@ def at_source(error: StatusError, sources: Sequence[str]) -> StatusError:
         sources: for each line of the grammar, the field that it was written for. The first is to blame where
             no line is named.
     """
+    if sources and error.field == _CONSTRAINT:
+        return at_field(error, _CONSTRAINT, sources[0])
     if not sources or not (error.field or "").startswith(_GRAMMAR):
         return error
     place = _PLACE.search(error.message)
