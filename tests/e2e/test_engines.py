@@ -55,6 +55,8 @@ def pair() -> Iterator[Pair]:
         engine(second) as other,
         running("tokenizer", f"--port={port}", *addresses) as tokenizer,
     ):
+        for port_of_one, started in ((first, one), (second, other)):
+            started.wait_for(f"127.0.0.1:{port_of_one} is ready after")
         tokenizer.wait_for("connected to the engine", count=2)
         yield Pair({first: one, second: other}, f"127.0.0.1:{port}")
 

@@ -11,6 +11,7 @@ import sys
 
 import uvloop
 
+from tokenwire.address import authority
 from tokenwire_engine import garbage, threads
 from tokenwire_engine.config import EngineConfig
 from tokenwire_engine.runner.base import Progress, Runner
@@ -90,7 +91,8 @@ async def _announce(server: EngineServer, progress: StatusPipe, config: EngineCo
     await server.ready()
     progress.ready(server.port)
     if config.status_fd is None:  # nobody supervises it, and shows what it reports
-        print(f"tokenwire engine: {server.startup.summary()}", file=sys.stderr)
+        address = authority(config.host, server.port)
+        print(f"tokenwire engine: {address} is {server.startup.summary()}", file=sys.stderr)
 
 
 def _load_runner(config: EngineConfig, progress: Progress) -> Runner:
