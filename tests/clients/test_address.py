@@ -1,3 +1,5 @@
+"""Addresses as they are written, and listening on them."""
+
 import socket
 
 import grpc

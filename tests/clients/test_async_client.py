@@ -1,3 +1,5 @@
+"""The asynchronous client, at a service whose answers the test chooses."""
+
 import asyncio
 
 import pytest

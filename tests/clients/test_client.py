@@ -1,3 +1,5 @@
+"""The synchronous client, at a service whose answers the test chooses."""
+
 import gc
 
 import grpc

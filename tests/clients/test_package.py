@@ -1,3 +1,5 @@
+"""What importing the client brings, and what it does not."""
+
 import subprocess
 import sys
 

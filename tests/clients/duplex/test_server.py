@@ -285,13 +285,14 @@ async def test_a_successors_socket_is_left_to_it(path: str, call: Open) -> None:
 
 
 async def test_a_socket_without_a_file() -> None:
-    async with serving("@tokenwire-test", echo):
-        mine = await open_call("unix:@tokenwire-test", METHOD, Message, Message)
+    name = f"@tokenwire-test-{os.getpid()}"
+    async with serving(name, echo):
+        mine = await open_call(f"unix:{name}", METHOD, Message, Message)
         await mine.write(Message(text="x"))
         assert await mine.read() == Message(text="x")
         mine.cancel()
     with pytest.raises(grpc.aio.AioRpcError, match="cannot connect"):
-        await open_call("unix:@tokenwire-test", METHOD, Message, Message)
+        await open_call(f"unix:{name}", METHOD, Message, Message)
 
 
 async def test_a_server_that_stops_waits_for_its_calls_and_breaks_off_those_that_go_on(path: str) -> None:

@@ -1,3 +1,5 @@
+"""Processes whose parent is killed."""
+
 import os
 import signal
 import subprocess

@@ -1,3 +1,5 @@
+"""From a command line to the configurations that processes are started with, and to an exit code."""
+
 import subprocess
 import sys
 

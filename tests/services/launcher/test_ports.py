@@ -1,3 +1,5 @@
+"""Ports that are free, taken, given twice, or another machine's."""
+
 import socket
 
 import pytest

@@ -1,3 +1,5 @@
+"""What `serve` shows, on a terminal and elsewhere."""
+
 import errno
 import io
 import os

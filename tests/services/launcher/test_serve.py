@@ -1,3 +1,5 @@
+"""The processes of `serve`: how each finds the one behind it, and what only one of them is told."""
+
 import json
 import shlex
 
@@ -5,6 +7,12 @@ from tokenwire_engine.config import EngineConfig
 from tokenwire_services.gateway.config import GatewayConfig
 from tokenwire_services.launcher.serve import example_request, process_specs
 from tokenwire_services.tokenizer.config import TokenizerConfig
+
+
+def option(spec, name):
+    """What an option is on a process's command line, if it is there."""
+    words = [word.partition("=") for word in spec.arguments]
+    return next((value for word, _, value in words if word == f"--{name}"), None)
 
 
 def test_the_example_request_can_be_pasted():
@@ -56,12 +64,6 @@ def test_each_gateway_prefers_another_tokenizer_service_and_knows_the_others():
         f"127.0.0.1:50052,{other},{one}",
         f"127.0.0.1:50052,{one},{other}",
     ]
-
-
-def option(spec, name):
-    """What an option is on a process's command line, if it is there."""
-    words = [word.partition("=") for word in spec.arguments]
-    return next((value for word, _, value in words if word == f"--{name}"), None)
 
 
 def test_workers_share_a_port_and_nothing_else():

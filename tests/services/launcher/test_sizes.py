@@ -1,3 +1,5 @@
+"""Memory sizes as people write them."""
+
 import pytest
 
 from tokenwire_services.launcher.sizes import parse_size

@@ -14,8 +14,6 @@ print("goes nowhere, or to the test", flush=True)
 print("so does this", file=sys.stderr, flush=True)
 os._exit(0 if code == 0 and socket.socket().fileno() > 2 else 1)
 """
-
-
 ASCII = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
 
 
