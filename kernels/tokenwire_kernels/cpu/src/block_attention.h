@@ -1,19 +1,14 @@
 // Attention's products on the matrix unit, over a bfloat16 cache.
 //
-// Scores: queries times keys, whose pairs of dimensions are laid side by side for it. Values: weights times values, two
-// keys' side by side. Queries and weights are sums of two bfloat16 each, as everywhere (see `split_row`).
+// Scores: queries, sums of two bfloat16 each (see `split_row`), times keys, whose pairs of dimensions are laid side by
+// side for it. Values: weights, rounded to bfloat16, times values, two keys' side by side. Rows are gone through in
+// blocks, so that a block's scores, weights and sums stay in the first-level cache.
 
 #pragma once
 
 #include "amx.h"
+#include "piece.h"
 #include "split.h"
-
-namespace {
-
-// Keys that are looked at together.
-constexpr int64_t kKeys = 64;
-
-}  // namespace
 
 #if TW_LEVEL >= TW_AMX
 
@@ -87,17 +82,22 @@ TW_APART void lay_values(const bf16 *const *values, int64_t count, int64_t dim, 
     }
 }
 
-// sums[rows, 16 * kTiles] += (high + low) * weights, in `steps` times 32 numbers of a row. Strides are in bytes.
-// Products of the same sums are far apart, since the unit begins one before it is done with another.
-template <int kTiles>
-TW_INLINE void multiply_split(const bf16 *high, const bf16 *low, int64_t row_stride, int64_t steps, const bf16 *weights,
-                              int64_t step, float *sums, int64_t sums_stride, bool adds) {
+// Rows of numbers that the unit multiplies, `stride` bytes apart; `low`: what is added to each, or null.
+struct UnitRows {
+    const bf16 *numbers, *low;
+    int64_t stride, steps;  // Of 32 numbers.
+};
+
+// sums [rows, 16 * kTiles] (+)= rows * weights. Products of the same sums are far apart, since the unit begins one before
+// it is done with another.
+template <int kTiles, bool kHasLow>
+TW_INLINE void multiply_unit(UnitRows a, const bf16 *weights, int64_t step, float *sums, int64_t stride, bool adds) {
     if (adds) {
-        _tile_loadd(TW_SUMS0, sums, sums_stride);
-        _tile_loadd(TW_SUMS1, sums + 16, sums_stride);
+        _tile_loadd(TW_SUMS0, sums, stride);
+        _tile_loadd(TW_SUMS1, sums + 16, stride);
         if (kTiles > 2) {
-            _tile_loadd(TW_SUMS2, sums + 32, sums_stride);
-            _tile_loadd(TW_SUMS3, sums + 48, sums_stride);
+            _tile_loadd(TW_SUMS2, sums + 32, stride);
+            _tile_loadd(TW_SUMS3, sums + 48, stride);
         }
     } else {
         _tile_zero(TW_SUMS0);
@@ -107,73 +107,76 @@ TW_INLINE void multiply_split(const bf16 *high, const bf16 *low, int64_t row_str
             _tile_zero(TW_SUMS3);
         }
     }
-    for (int64_t i = 0; i < steps; ++i, high += kUnitPairs, low += kUnitPairs, weights += step) {
-        _tile_loadd(TW_ROWS0, high, row_stride);
+    for (int64_t i = 0; i < a.steps; ++i, a.numbers += kUnitPairs, a.low += kUnitPairs, weights += step) {
+        _tile_loadd(TW_ROWS0, a.numbers, a.stride);
         _tile_loadd(TW_WEIGHTS0, weights, kUnitBytes);
         _tile_dpbf16ps(TW_SUMS0, TW_ROWS0, TW_WEIGHTS0);
         _tile_loadd(TW_WEIGHTS1, weights + kUnitWeights, kUnitBytes);
         _tile_dpbf16ps(TW_SUMS1, TW_ROWS0, TW_WEIGHTS1);
-        _tile_loadd(TW_ROWS1, low, row_stride);
-        _tile_dpbf16ps(TW_SUMS0, TW_ROWS1, TW_WEIGHTS0);
-        _tile_dpbf16ps(TW_SUMS1, TW_ROWS1, TW_WEIGHTS1);
+        if (kHasLow) {
+            _tile_loadd(TW_ROWS1, a.low, a.stride);
+            _tile_dpbf16ps(TW_SUMS0, TW_ROWS1, TW_WEIGHTS0);
+            _tile_dpbf16ps(TW_SUMS1, TW_ROWS1, TW_WEIGHTS1);
+        }
         if (kTiles > 2) {
             _tile_loadd(TW_WEIGHTS0, weights + 2 * kUnitWeights, kUnitBytes);
             _tile_dpbf16ps(TW_SUMS2, TW_ROWS0, TW_WEIGHTS0);
             _tile_loadd(TW_WEIGHTS1, weights + 3 * kUnitWeights, kUnitBytes);
             _tile_dpbf16ps(TW_SUMS3, TW_ROWS0, TW_WEIGHTS1);
-            _tile_dpbf16ps(TW_SUMS2, TW_ROWS1, TW_WEIGHTS0);
-            _tile_dpbf16ps(TW_SUMS3, TW_ROWS1, TW_WEIGHTS1);
+            if (kHasLow) {
+                _tile_dpbf16ps(TW_SUMS2, TW_ROWS1, TW_WEIGHTS0);
+                _tile_dpbf16ps(TW_SUMS3, TW_ROWS1, TW_WEIGHTS1);
+            }
         }
     }
-    _tile_stored(TW_SUMS0, sums, sums_stride);
-    _tile_stored(TW_SUMS1, sums + 16, sums_stride);
+    _tile_stored(TW_SUMS0, sums, stride);
+    _tile_stored(TW_SUMS1, sums + 16, stride);
     if (kTiles > 2) {
-        _tile_stored(TW_SUMS2, sums + 32, sums_stride);
-        _tile_stored(TW_SUMS3, sums + 48, sums_stride);
+        _tile_stored(TW_SUMS2, sums + 32, stride);
+        _tile_stored(TW_SUMS3, sums + 48, stride);
     }
 }
 
-// The same for any multiple of 32 sums of a row; `weights` [steps, columns / 16].
-TW_APART void multiply_split(const bf16 *high, const bf16 *low, int64_t row_stride, int64_t steps, const bf16 *weights,
-                             float *sums, int64_t sums_stride, int64_t columns, bool adds) {
-    const int64_t step = columns / kUnitRows * kUnitWeights;
+// The same for any multiple of 32 sums of a row; `weights` [steps, step].
+template <bool kHasLow>
+TW_APART void multiply_rows(UnitRows a, const bf16 *weights, int64_t step, float *sums, int64_t stride, int64_t columns,
+                            bool adds) {
     int64_t column = 0;
     writes_are_done();
     for (; column + 64 <= columns; column += 64, weights += 4 * kUnitWeights)
-        multiply_split<4>(high, low, row_stride, steps, weights, step, sums + column, sums_stride, adds);
-    if (column < columns)
-        multiply_split<2>(high, low, row_stride, steps, weights, step, sums + column, sums_stride, adds);
+        multiply_unit<4, kHasLow>(a, weights, step, sums + column, stride, adds);
+    if (column < columns) multiply_unit<2, kHasLow>(a, weights, step, sums + column, stride, adds);
+    writes_are_done();
 }
 
-// The scores of `padded` keys of a piece, [rows, kKeys]; `q` as `split_row` made it.
-template <class Piece>
-TW_INLINE void score_in_blocks(TileUnit &unit, const bf16 *q, int64_t rows, int64_t dim, const Piece &piece,
-                               int64_t padded, bf16 *laid, float *scores) {
-    lay_keys(piece.keys, padded, dim, piece.values, laid);
-    for (int64_t row = 0; row < rows; row += kUnitRows) {
-        const int64_t height = min_of(kUnitRows, rows - row);
-        const bf16 *high = q + row * 2 * dim;
-        unit.configure(height, height);
-        multiply_split(high, high + dim, dim * 4, dim / kUnitPairs, laid, scores + row * kKeys, kKeys * 4, padded,
-                       false);
-    }
-}
-
-// out[row] = out[row] * factors[row] + weights[row] * values; `weights` [rows, 2, kKeys] as `split` made them.
-template <class Piece>
-TW_INLINE void add_in_blocks(TileUnit &unit, const bf16 *weights, const float *factors, int64_t rows, const Piece &piece,
-                             int64_t padded, int64_t dim, bf16 *laid, float *out) {
-    lay_values(piece.values, padded, dim, laid);
-    for (int64_t row = 0; row < rows; ++row) {
-        if (factors[row] == 1.0f) continue;
-        const vf factor = splat(factors[row]);
-        for (int64_t d = 0; d < dim; d += W) store(out + row * dim + d, mul(load(out + row * dim + d), factor));
-    }
-    for (int64_t row = 0; row < rows; row += kUnitRows) {
-        const int64_t height = min_of(kUnitRows, rows - row);
-        const bf16 *high = weights + row * 2 * kKeys;
-        unit.configure(height, height);
-        multiply_split(high, high + kKeys, kKeys * 4, padded / kUnitPairs, laid, out + row * dim, dim * 4, dim, true);
+// Add a piece to what a task's rows have seen.
+TW_APART void look_in_blocks(TileUnit &unit, const Glance<bf16> &a, const TaskRows &rows) {
+    const int64_t dim = rows.dim, padded = a.padded();
+    bf16 *keys = reinterpret_cast<bf16 *>(rows.buffer), *values = keys + kKeys * dim;
+    lay_keys(a.piece.keys, padded, dim, a.piece.values, keys);
+    for (int64_t key = 0; key < a.next_count; ++key) prefetch_row(a.next.keys[key], dim);
+    lay_values(a.piece.values, padded, dim, values);
+    for (int64_t first = 0; first < rows.count; first += kUnitRows) {
+        const int64_t last = min_of(rows.count, first + kUnitRows), seen = round_up(a.seen_by(last - 1).high, kKeyMultiple);
+        if (seen <= 0) continue;
+        unit.configure(last - first, last - first);
+        const bf16 *high = reinterpret_cast<const bf16 *>(rows.queries + first * dim);
+        float *scores = rows.scores, *sums = rows.sums + first * dim;
+        multiply_rows<true>({high, high + dim, dim * 4, dim / kUnitPairs}, keys, padded / kUnitRows * kUnitWeights, scores,
+                            kKeys * 4, seen, false);
+        bf16 *weights = reinterpret_cast<bf16 *>(scores);  // In place of the first half of a row's scores.
+        a.weigh(scores, first, last, seen, rows.largest, rows.total, rows.factors,
+                [&](int64_t row, int64_t key, vf some) {
+                    const __m256i rounded = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(some));
+                    _mm256_storeu_si256(reinterpret_cast<__m256i *>(weights + row * 2 * kKeys + key), rounded);
+                });
+        for (int64_t row = first; row < last; ++row) {
+            if (rows.factors[row] == 1.0f) continue;
+            float *own = rows.sums + row * dim;
+            for (int64_t d = 0; d < dim; d += W) store(own + d, mul(load(own + d), splat(rows.factors[row])));
+        }
+        multiply_rows<false>({weights, weights, kKeys * 4, seen / kUnitPairs}, values, dim / kUnitRows * kUnitWeights, sums,
+                             dim * 4, dim, true);
     }
 }
 

@@ -16,11 +16,13 @@ namespace {
 // Bytes of a panel from one pair or quad of inputs to the next, and of as many pairs as the unit takes.
 constexpr int64_t kPanelStride = NR * 4;
 constexpr int64_t kPairStep = kUnitRows * kPanelStride;
-// Inputs that are multiplied at a time where there are several blocks.
-constexpr int64_t kPairInputs = 320;
+// Inputs that are multiplied at a time where there are several blocks: their weights stay in the first-level cache, by
+// which activations pass.
+constexpr int64_t kPairInputs = 576;
 
+// Into the second-level cache.
 TW_INLINE void fetch_bytes(const uint8_t *at, int64_t bytes) {
-    for (int64_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(at + byte);
+    for (int64_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(at + byte, 0, 2);
 }
 
 // What one or two blocks are multiplied with, and where they lie.
@@ -29,38 +31,49 @@ struct BlockProduct {
     int64_t height0, height1;  // Of the second 0: there is none.
     const uint8_t *weights;
     float *results;            // [height0 + height1, NR]
+    bool adds;                 // To the results that are there.
 };
 
-// results += rows * weights, of bfloat16: `steps` times 32 inputs. Of `ahead` a share is fetched with each step.
+// results (+)= rows * weights, of bfloat16: `steps` times 32 inputs. Of `ahead` a share is fetched with each step.
 TW_APART void multiply_pair_blocks(const BlockProduct &a, int64_t steps, Ahead ahead) {
     constexpr int64_t kStride = NR * 4;
     float *second = a.results + a.height0 * NR;
     const uint8_t *rows0 = a.rows0, *rows1 = a.rows1, *weights = a.weights;
     writes_are_done();
-    _tile_loadd(TW_SUMS0, a.results, kStride);
-    _tile_loadd(TW_SUMS1, a.results + W, kStride);
+    if (a.adds) {
+        _tile_stream_loadd(TW_SUMS0, a.results, kStride);
+        _tile_stream_loadd(TW_SUMS1, a.results + W, kStride);
+    } else {
+        _tile_zero(TW_SUMS0);
+        _tile_zero(TW_SUMS1);
+    }
     if (a.height1 == 0) {
         for (int64_t step = 0; step < steps; ++step, rows0 += a.height0 * kUnitBytes, weights += kPairStep) {
             fetch_bytes(ahead.at, ahead.step);
             ahead.at += ahead.step;
             _tile_loadd(TW_WEIGHTS0, weights, kPanelStride);
             _tile_loadd(TW_WEIGHTS1, weights + 64, kPanelStride);
-            _tile_loadd(TW_ROWS0, rows0, kUnitBytes);
+            _tile_stream_loadd(TW_ROWS0, rows0, kUnitBytes);
             _tile_dpbf16ps(TW_SUMS0, TW_ROWS0, TW_WEIGHTS0);
             _tile_dpbf16ps(TW_SUMS1, TW_ROWS0, TW_WEIGHTS1);
         }
     } else {
-        _tile_loadd(TW_SUMS2, second, kStride);
-        _tile_loadd(TW_SUMS3, second + W, kStride);
+        if (a.adds) {
+            _tile_stream_loadd(TW_SUMS2, second, kStride);
+            _tile_stream_loadd(TW_SUMS3, second + W, kStride);
+        } else {
+            _tile_zero(TW_SUMS2);
+            _tile_zero(TW_SUMS3);
+        }
         for (int64_t step = 0; step < steps; ++step, weights += kPairStep) {
             fetch_bytes(ahead.at, ahead.step);
             ahead.at += ahead.step;
             _tile_loadd(TW_WEIGHTS0, weights, kPanelStride);
-            _tile_loadd(TW_ROWS0, rows0, kUnitBytes);
+            _tile_stream_loadd(TW_ROWS0, rows0, kUnitBytes);
             _tile_dpbf16ps(TW_SUMS0, TW_ROWS0, TW_WEIGHTS0);
             _tile_loadd(TW_WEIGHTS1, weights + 64, kPanelStride);
             _tile_dpbf16ps(TW_SUMS1, TW_ROWS0, TW_WEIGHTS1);
-            _tile_loadd(TW_ROWS1, rows1, kUnitBytes);
+            _tile_stream_loadd(TW_ROWS1, rows1, kUnitBytes);
             _tile_dpbf16ps(TW_SUMS2, TW_ROWS1, TW_WEIGHTS0);
             _tile_dpbf16ps(TW_SUMS3, TW_ROWS1, TW_WEIGHTS1);
             rows0 += a.height0 * kUnitBytes;
@@ -71,6 +84,7 @@ TW_APART void multiply_pair_blocks(const BlockProduct &a, int64_t steps, Ahead a
     }
     _tile_stored(TW_SUMS0, a.results, kStride);
     _tile_stored(TW_SUMS1, a.results + W, kStride);
+    writes_are_done();
 }
 
 // Codes of 4 bits as bytes: `inputs` of a panel.
@@ -154,16 +168,17 @@ TW_APART void multiply_code_block(const BlockProduct &a, const CodeGroups &group
 }
 
 // The same of a panel, in pieces whose weights stay in the first-level cache while all rows are multiplied with them.
-void multiply_pairs_in_blocks(TileUnit &unit, const Layout &layout, const uint8_t *activations, const uint8_t *panel,
-                              int64_t rows, float *results) {
+// `done(row, count)`: the results of so many rows are whole.
+template <class Done>
+TW_INLINE void multiply_pairs_in_blocks(TileUnit &unit, const Layout &layout, const uint8_t *activations,
+                                        const uint8_t *panel, int64_t rows, float *results, Done done) {
     const int64_t block_bytes = activation_bytes(layout, kBlockRows), blocks = ceil_div(rows, kBlockRows);
     const int64_t all = layout.inputs / kUnitPairs, pieces = blocks <= 2 ? 1 : ceil_div(layout.inputs, kPairInputs);
     const int64_t steps = ceil_div(all, pieces);
     for (int64_t from = 0; from < all; from += steps) {
         const int64_t count = min_of(steps, all - from);
         const uint8_t *weights = panel + from * kPairStep;
-        Ahead ahead{weights + kBytesAhead, kPairStep};
-        if (blocks > 2) ahead = {weights + count * kPairStep, round_up(2 * kPairStep / (blocks + 1), 64)};
+        Ahead ahead{weights + layout.panel_bytes, round_up(kPairStep / ceil_div(blocks, 2), 64)};
         for (int64_t row = 0; row < rows; row += 2 * kBlockRows, ahead.at += count * ahead.step) {
             BlockProduct product;
             product.height0 = min_of(kBlockRows, rows - row);
@@ -172,8 +187,10 @@ void multiply_pairs_in_blocks(TileUnit &unit, const Layout &layout, const uint8_
             product.rows1 = activations + (row / kBlockRows + 1) * block_bytes + from * kUnitBytes * product.height1;
             product.weights = weights;
             product.results = results + row * NR;
+            product.adds = from > 0;
             unit.configure(product.height0, product.height1);
             multiply_pair_blocks(product, count, ahead);
+            if (from + count == all) done(row, product.height0 + product.height1);
         }
     }
 }
@@ -214,19 +231,23 @@ void multiply_codes_in_blocks(Worker &worker, TileUnit &unit, const tw_matrix &m
             groups.row_offsets = reinterpret_cast<const int32_t *>(row_scales + num_groups * height) + from * height;
             unit.configure(height, height, layout.depth);
             float *out = results + block * kBlockRows * NR;
-            multiply_code_block({x + from * layout.step * height, nullptr, height, 0, weights, out}, groups, ahead);
+            multiply_code_block({x + from * layout.step * height, nullptr, height, 0, weights, out, true}, groups, ahead);
             ahead.at += groups.count * layout.step / layout.depth * ahead.step;
         }
     }
 }
 
-// results [rows, NR] += activations * panel.
-void multiply_blocks(Worker &worker, TileUnit &unit, const tw_matrix &matrix, const Layout &layout,
-                     const uint8_t *activations, int64_t panel, int64_t rows, float *results) {
+// results [rows, NR] = activations * panel; `done(row, count)` as soon as so many rows are whole.
+template <class Done>
+TW_INLINE void multiply_blocks(Worker &worker, TileUnit &unit, const tw_matrix &matrix, const Layout &layout,
+                               const uint8_t *activations, int64_t panel, int64_t rows, float *results, Done done) {
     if (layout.path == kPairs) {
-        multiply_pairs_in_blocks(unit, layout, activations, matrix.panels + panel * layout.panel_bytes, rows, results);
+        const uint8_t *weights = matrix.panels + panel * layout.panel_bytes;
+        multiply_pairs_in_blocks(unit, layout, activations, weights, rows, results, done);
     } else {
+        memset(results, 0, static_cast<size_t>(rows) * NR * 4);
         multiply_codes_in_blocks(worker, unit, matrix, layout, activations, panel, rows, results);
+        done(0, rows);
     }
 }
 

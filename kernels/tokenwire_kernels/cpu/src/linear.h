@@ -14,9 +14,10 @@
 
 namespace {
 
-// Rows that a task multiplies with one panel, in tiles or in blocks: their activations stay in the second-level cache.
+// Rows that a task multiplies with one panel: in tiles, and bytes of those in blocks, which stay in the second-level
+// cache.
 constexpr int64_t kRowsInTiles = 20 * MR;
-constexpr int64_t kRowsInBlocks = 16 * kBlockRows;
+constexpr int64_t kBytesInBlocks = 800 << 10;
 // Up to so many rows, a tile, every thread prepares the activations for itself: one would do it, and all wait.
 constexpr int64_t kRowsForOne = kHasTileUnit ? kBlockRows : MR;
 
@@ -75,19 +76,33 @@ TW_APART void finish_rows(const LinearArguments &a, const Layout &layout, int64_
     }
 }
 
+// Rows that a task multiplies with one panel, in blocks: fewer where there would be too few tasks for the threads.
+TW_INLINE int64_t rows_in_blocks(const Worker &worker, const Layout &layout, int64_t num_rows) {
+    constexpr int64_t kPair = 2 * kBlockRows;
+    int64_t rows = max_of(kPair, kBytesInBlocks / activation_bytes(layout, kPair) * kPair);
+    while (rows > kPair && ceil_div(num_rows, rows) * layout.panels < Worker::kPieces * worker.num_threads())
+        rows = round_up(rows / 2, kPair);
+    return min_of(rows, round_up(num_rows, kBlockRows));
+}
+
 // Executed by one thread: `rows` rows from `first` on, times one panel.
 void multiply_panel(Worker &worker, [[maybe_unused]] TileUnit &unit, const LinearArguments &a, const Layout &layout,
                     const uint8_t *activations, int64_t panel, int64_t first, int64_t rows) {
     const bool is_in_blocks = has_blocks(layout, a.num_rows);
     const int64_t height = is_in_blocks ? kBlockRows : MR;
-    constexpr size_t kBytes = static_cast<size_t>(kRowsInTiles > kRowsInBlocks ? kRowsInTiles : kRowsInBlocks) * NR * 4;
-    float *results = static_cast<float *>(worker.scratch(kScratchResults, kBytes));
-    memset(results, 0, static_cast<size_t>(round_up(rows, height)) * NR * 4);
+    const size_t bytes = static_cast<size_t>(round_up(rows, height)) * NR * 4;
+    float *results = static_cast<float *>(worker.scratch(kScratchResults, bytes));
     activations += first / height * activation_bytes(layout, height);
 #if TW_LEVEL >= TW_AMX
-    if (is_in_blocks) multiply_blocks(worker, unit, *a.matrix, layout, activations, panel, rows, results);
+    if (is_in_blocks) {
+        multiply_blocks(worker, unit, *a.matrix, layout, activations, panel, rows, results, [&](int64_t row, int64_t count) {
+            finish_rows(a, layout, panel, first + row, count, results + row * NR);
+        });
+        return;
+    }
 #endif
-    if (!is_in_blocks) multiply_tiles(worker, *a.matrix, layout, activations, panel, rows, results);
+    memset(results, 0, bytes);
+    multiply_tiles(worker, *a.matrix, layout, activations, panel, rows, results);
     finish_rows(a, layout, panel, first, rows, results);
 }
 
@@ -114,7 +129,8 @@ void linear_phase(Worker &worker, const LinearArguments &a) {
                 pack_unit(worker, matrix, layout, a.input, a.num_rows, unit, activations);
         worker.sync();
     }
-    const int64_t together = has_blocks(layout, a.num_rows) ? kRowsInBlocks : kRowsInTiles;
+    const bool is_in_blocks = has_blocks(layout, a.num_rows);
+    const int64_t together = is_in_blocks ? rows_in_blocks(worker, layout, a.num_rows) : kRowsInTiles;
     const int64_t tasks = ceil_div(a.num_rows, together) * layout.panels;
     const int pieces = a.num_rows <= kRowsForOne ? 1 : Worker::kPieces;
     TileUnit unit;

@@ -142,10 +142,29 @@ TW_INLINE void round_row(const tw_matrix &matrix, const Layout &layout, const fl
     }
 }
 
+#if TW_LEVEL >= TW_AMX
+// A row of bfloat16 goes to its `place` in a block as it is made: 32 numbers of each row, one row after the other.
+TW_INLINE void place_pairs(const tw_input &input, int64_t row, int64_t k, int64_t inputs, int64_t height, int64_t place,
+                           uint8_t *block) {
+    const float *x = input.x + row * input.stride;
+    const bool has_norm = input.norm != nullptr;
+    const vf scale = splat(has_norm ? inverse_rms(x, k, input.eps) : 1.0f);
+    const auto prepared = [&](int64_t i) {
+        const vf v = load_some(x + i, k - i);
+        return has_norm ? mul(mul(v, scale), load_some(input.norm + i, k - i)) : v;
+    };
+    uint8_t *out = block + place * kUnitBytes;
+    for (int64_t i = 0; i < inputs; i += kUnitPairs, out += height * kUnitBytes)
+        _mm512_storeu_si512(out, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(prepared(i + W), prepared(i))));
+}
+#else
+TW_INLINE void place_pairs(const tw_input &, int64_t, int64_t, int64_t, int64_t, int64_t, uint8_t *) {}
+#endif
+
 // Up to `kRowsTogether` rows of a product's activations go into their block, `depth` bytes of each at a time.
 TW_INLINE void pack_block_unit(Worker &worker, const tw_matrix &matrix, const Layout &layout, const tw_input &input,
                                int64_t num_rows, int64_t unit, uint8_t *activations) {
-    const int64_t inputs = layout.inputs, depth = layout.depth, bytes = layout.path == kPairs ? inputs * 2 : inputs;
+    const int64_t inputs = layout.inputs, depth = layout.depth;
     const int64_t first = unit * kRowsTogether / kBlockRows * kBlockRows, height = min_of(kBlockRows, num_rows - first);
     uint8_t *block = activations + first / kBlockRows * activation_bytes(layout, kBlockRows);
     float *scales = reinterpret_cast<float *>(block + inputs * height);
@@ -154,10 +173,14 @@ TW_INLINE void pack_block_unit(Worker &worker, const tw_matrix &matrix, const La
     uint32_t *elements = reinterpret_cast<uint32_t *>(floats + inputs);
     for (int64_t row = unit * kRowsTogether; row < min_of((unit + 1) * kRowsTogether, num_rows); ++row) {
         const int64_t place = row - first;
+        if (layout.path == kPairs) {
+            place_pairs(input, row, matrix.k, inputs, height, place, block);
+            continue;
+        }
         prepare_row(input, row, matrix.k, inputs, floats);
         round_row(matrix, layout, floats, height, place, elements, scales, offsets);
         const uint8_t *from = reinterpret_cast<const uint8_t *>(elements);
-        for (int64_t byte = 0; byte < bytes; byte += depth)
+        for (int64_t byte = 0; byte < inputs; byte += depth)
             memcpy(block + byte * height + place * depth, from + byte, static_cast<size_t>(depth));
     }
 }
