@@ -40,6 +40,9 @@ class GatewayConfig:
     """Seconds after which an unfinished request is cancelled. None: never."""
     failover_timeout_s: float = 30.0
     """Seconds for which requests wait for a tokenizer service when theirs was lost, before they fail."""
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int | None = None
+    """Where Prometheus finds this process's metrics beside its `port`, which workers share. None: nowhere."""
     access_log: bool = False
     """Write a line to standard output for each HTTP request."""
     workers: int = 1
@@ -56,6 +59,8 @@ class GatewayConfig:
             raise ValueError("--workers share a port, so --port must be one; it is 0")
         if not 0 <= self.port <= 65535:
             raise ValueError(f"--port is {self.port}; expected 0 to 65535")
+        if self.metrics_port is not None and not 0 <= self.metrics_port <= 65535:
+            raise ValueError(f"--metrics-port is {self.metrics_port}; expected 0 to 65535")
         _ = self.tokenizer_address
         if self.max_body_bytes < 1:
             raise ValueError(f"--max-body-bytes is {self.max_body_bytes}; expected at least 1")
@@ -81,7 +86,8 @@ class GatewayConfig:
         port, *sockets = self.tokenizer.split(",")
         first = index % max(1, len(sockets))
         tokenizer = ",".join([port, *sockets[first:], *sockets[:first]])
-        return replace(self, workers=1, reuse_port=True, tokenizer=tokenizer)
+        metrics_port = None if self.metrics_port is None else self.metrics_port + index
+        return replace(self, workers=1, reuse_port=True, tokenizer=tokenizer, metrics_port=metrics_port)
 
     @property
     def tokenizer_address(self) -> ProcessAddress:

@@ -16,6 +16,7 @@ from tokenwire.address import authority
 from tokenwire_services.garbage import keep_what_exists
 from tokenwire_services.gateway.config import GatewayConfig
 from tokenwire_services.gateway.server import GatewayServer, listen
+from tokenwire_services.metrics_port import serving_metrics
 
 
 def run(config: GatewayConfig) -> int:
@@ -26,19 +27,29 @@ def run(config: GatewayConfig) -> int:
     try:
         listener = listen(config.host, config.port, config.reuse_port)
     except OSError as error:
-        reason = error.strerror or error
-        address = authority(config.host, config.port)
-        print(f"tokenwire gateway: cannot listen on {address}: {reason}", file=sys.stderr)
-        return 1
-    uvloop.run(_serve(config, listener))
-    return 0
+        return _refuse(authority(config.host, config.port), error)
+    return uvloop.run(_serve(config, listener))
 
 
-async def _serve(config: GatewayConfig, listener: socket.socket) -> None:
+def _refuse(address: str, error: OSError) -> int:
+    """Say what is wrong with an address; the exit code."""
+    print(f"tokenwire gateway: cannot listen on {address}: {error.strerror or error}", file=sys.stderr)
+    return 1
+
+
+async def _serve(config: GatewayConfig, listener: socket.socket) -> int:
     server = GatewayServer(config)
-    announcing = asyncio.create_task(_announce(server, config, listener.getsockname()[1]))
-    await server.serve([listener])
-    announcing.cancel()
+    with contextlib.ExitStack() as serving:
+        if config.metrics_port is not None:
+            registry = server.metrics.registry
+            try:
+                serving.enter_context(serving_metrics(registry, config.metrics_host, config.metrics_port))
+            except OSError as error:
+                return _refuse(f"{authority(config.metrics_host, config.metrics_port)} for metrics", error)
+        announcing = asyncio.create_task(_announce(server, config, listener.getsockname()[1]))
+        await server.serve([listener])
+        announcing.cancel()
+    return 0
 
 
 async def _announce(server: GatewayServer, config: GatewayConfig, port: int) -> None:

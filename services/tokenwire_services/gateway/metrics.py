@@ -1,7 +1,8 @@
 """What the gateway counts: the one place that names metrics, and the middleware that counts HTTP requests.
 
 What happens per token is counted per tokenizer message: one addition for all of its tokens, one observation
-for all streams that waited equally long. All is counted on the event loop, so that a count is a plain number.
+for all streams that waited equally long. All is counted on the event loop, so that a count is a plain number;
+any thread may ask for it.
 """
 
 from __future__ import annotations
@@ -135,14 +136,14 @@ class HttpRequests(Collector):
         """The metrics as Prometheus wants them."""
         name = "tokenwire_http_requests"
         answered = CounterMetricFamily(name, "HTTP requests answered.", labels=["endpoint", "status"])
-        for (endpoint, status), count in self._answered.items():
+        for (endpoint, status), count in list(self._answered.items()):
             answered.add_metric([endpoint, str(status)], count)
         duration = HistogramMetricFamily(
             "tokenwire_http_request_duration_seconds",
             "From an HTTP request's headers to the end of its response.",
             labels=["endpoint"],
         )
-        for endpoint, seen in self._durations.items():
+        for endpoint, seen in list(self._durations.items()):
             duration.add_metric([endpoint], buckets=seen.buckets(), sum_value=seen.sum)
         in_flight = GaugeMetricFamily(
             f"{name}_in_flight", "HTTP requests being answered.", value=self.num_in_flight

@@ -33,7 +33,7 @@ class GatewayServer(uvicorn.Server):
     """One gateway, on a socket that listens already. Make it on the event loop that serves it."""
 
     def __init__(self, config: GatewayConfig) -> None:
-        metrics = Metrics()
+        self.metrics = metrics = Metrics()
         self.link = TokenizerLink(
             config.tokenizer_address, metrics, config.request_timeout_s, config.failover_timeout_s
         )

@@ -43,10 +43,13 @@ def serve(engine: EngineConfig, tokenizer: TokenizerConfig, gateway: GatewayConf
         "--tokenizer-port": (tokenizer.host, tokenizer.port),
         "--engine-port": (engine.host, engine.port),
     }
-    if tokenizer.metrics_port is not None:
-        addresses["--tokenizer-metrics-port"] = (tokenizer.metrics_host, tokenizer.metrics_port)
-    if engine.metrics_port is not None:
-        addresses["--engine-metrics-port"] = (engine.metrics_host, engine.metrics_port)
+    for option, config in (
+        ("--gateway-metrics-port", gateway),
+        ("--tokenizer-metrics-port", tokenizer),
+        ("--engine-metrics-port", engine),
+    ):
+        if config.metrics_port is not None:
+            addresses[option] = (config.metrics_host, config.metrics_port)
     try:
         check_ports(addresses)
     except PortError as error:

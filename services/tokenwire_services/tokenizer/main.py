@@ -24,10 +24,11 @@ from tokenwire.listen import listen
 from tokenwire.malformed import RefuseMalformed
 from tokenwire.v1 import tokenizer_pb2, tokenizer_pb2_grpc
 from tokenwire_services.garbage import keep_what_exists
+from tokenwire_services.metrics_port import serving_metrics
 from tokenwire_services.tokenizer.config import TokenizerConfig
 from tokenwire_services.tokenizer.engine_link import EngineLink
 from tokenwire_services.tokenizer.engines import Engines
-from tokenwire_services.tokenizer.metrics import serving_metrics
+from tokenwire_services.tokenizer.metrics import metrics_of
 from tokenwire_services.tokenizer.model import ModelFilesError
 from tokenwire_services.tokenizer.service import TokenizerService
 
@@ -187,7 +188,8 @@ def _serving_metrics(engines: Engines, config: TokenizerConfig) -> contextlib.Ex
     serving = contextlib.ExitStack()
     if config.metrics_port is not None:
         try:
-            serving.enter_context(serving_metrics(engines, config.metrics_host, config.metrics_port))
+            metrics = metrics_of(engines)
+            serving.enter_context(serving_metrics(metrics, config.metrics_host, config.metrics_port))
         except OSError as error:
             address = authority(config.metrics_host, config.metrics_port)
             raise StartError(f"cannot listen on {address} for metrics: {error.strerror}") from error

@@ -1,4 +1,4 @@
-"""What the tokenizer service counts: the one place that names its metrics, and the port they are served on.
+"""What the tokenizer service counts: the one place that names its metrics.
 
 The counts are plain numbers of the engines' links and sessions, put together when somebody asks for them, on
 a thread of their own.
@@ -7,9 +7,8 @@ a thread of their own.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 
-from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -19,23 +18,12 @@ from tokenwire_services.tokenizer.engines import Engines
 PREFIX = "tokenwire_tokenizer_"
 
 
-@contextmanager
-def serving_metrics(engines: Engines, host: str, port: int) -> Iterator[int]:
-    """Serve the metrics on a thread of their own; the port, a free one for 0.
-
-    Raises:
-        OSError: when the address cannot be listened on.
-    """
+def metrics_of(engines: Engines) -> CollectorRegistry:
+    """The metrics of one process."""
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     registry.register(_EnginesCollector(engines))
-    server, thread = start_http_server(port, host, registry)
-    try:
-        yield server.server_port
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    return registry
 
 
 class _EnginesCollector(Collector):

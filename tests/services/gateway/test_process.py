@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from tests.patience import PATIENCE_S, until
+from tests.ports import free_ports
 from tests.services.gateway.fake_tokenizer import MODEL, Answer, FakeTokenizer
 
 RUN = """
@@ -122,3 +123,25 @@ def test_it_loads_nothing_that_belongs_to_models() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == ""
+
+
+async def test_its_metrics_are_at_a_port_of_their_own_where_one_is_given(tokenizer: FakeTokenizer) -> None:
+    (port,) = free_ports(1)
+    first = start(port=0, metrics_port=port, tokenizer=f"127.0.0.1:{tokenizer.port}")
+    try:
+        while (report := await asyncio.to_thread(progress, first))["phase"] != "ready":
+            pass
+        async with httpx.AsyncClient(trust_env=False) as http:
+            assert (await http.get(f"http://127.0.0.1:{report['port']}/version")).status_code == 200
+            text = (await http.get(f"http://127.0.0.1:{port}/metrics")).text
+        assert 'tokenwire_http_requests_total{endpoint="/version",status="200"} 1.0' in text
+        second = start(port=0, metrics_port=port, tokenizer=f"127.0.0.1:{tokenizer.port}")
+        _, said = await asyncio.to_thread(second.communicate, timeout=PATIENCE_S)
+        assert second.returncode == 1
+        assert (
+            said
+            == f"tokenwire gateway: cannot listen on 127.0.0.1:{port} for metrics: Address already in use\n"
+        )
+    finally:
+        first.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(first.wait, PATIENCE_S) == 0

@@ -1,5 +1,6 @@
 """From a command line to the configurations that processes are started with, and to an exit code."""
 
+import itertools
 import subprocess
 import sys
 
@@ -54,9 +55,11 @@ def test_serve_connects_the_three_processes(run):
 
 
 def test_serve_gives_each_process_its_metrics_port(run):
-    engine, tokenizer, _ = run("serve", "--engine-metrics-port", "4", "--tokenizer-metrics-port", "5")
+    ports = {"--engine-metrics-port": "4", "--tokenizer-metrics-port": "5", "--gateway-metrics-port": "6"}
+    engine, tokenizer, gateway = run("serve", *itertools.chain(*ports.items()))
     assert (engine.metrics_host, engine.metrics_port) == ("127.0.0.1", 4)
     assert (tokenizer.metrics_host, tokenizer.metrics_port) == ("127.0.0.1", 5)
+    assert (gateway.metrics_host, gateway.metrics_port) == ("127.0.0.1", 6)
 
 
 ENGINE_OPTIONS = [

@@ -68,7 +68,9 @@ def test_each_gateway_prefers_another_tokenizer_service_and_knows_the_others():
 
 def test_workers_share_a_port_and_nothing_else():
     engine, *others = process_specs(
-        EngineConfig(), TokenizerConfig(workers=2, metrics_port=9000), GatewayConfig(workers=3, port=80)
+        EngineConfig(),
+        TokenizerConfig(workers=2, metrics_port=9000),
+        GatewayConfig(workers=3, port=80, metrics_port=9100),
     )
 
     assert engine.name == "engine"
@@ -76,6 +78,5 @@ def test_workers_share_a_port_and_nothing_else():
     assert [spec.name for spec in others] == names
     assert all("--reuse-port" in spec.arguments for spec in others)
     assert [("--port=80" in spec.arguments) for spec in others] == [False, False, True, True, True]
-    assert "--metrics-port=9000" in others[0].arguments
-    assert "--metrics-port=9001" in others[1].arguments
+    assert [option(spec, "metrics-port") for spec in others] == ["9000", "9001", "9100", "9101", "9102"]
     assert not any("--workers" in word for spec in others for word in spec.arguments)

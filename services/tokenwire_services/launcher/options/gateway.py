@@ -48,6 +48,14 @@ GATEWAY = ProcessOptions(
             typer.Option(help="Seconds after which an unfinished request is cancelled."),
         ],
         "failover_timeout_s": shared.FailoverTimeoutS,
+        "metrics_host": shared.MetricsHost,
+        "metrics_port": Annotated[
+            int | None,
+            shared.port(
+                "Port on which this process's metrics are served, too; of several workers each has one, from "
+                "this on. Left out: none but --port, at /metrics."
+            ),
+        ],
         "access_log": Annotated[
             bool, typer.Option("--access-log", help="Write a line for each HTTP request.")
         ],

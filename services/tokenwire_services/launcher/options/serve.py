@@ -43,6 +43,15 @@ TOKENIZER = _TOKENIZER.without(
         Annotated[int, typer.Option(min=1, help="Processes of the tokenizer service.")],
     ),
 )
-GATEWAY = _GATEWAY.without("tokenizer", "reuse_port", "status_fd").renamed(
+GATEWAY = _GATEWAY.without("tokenizer", "metrics_host", "reuse_port", "status_fd").renamed(
+    metrics_port=(
+        "gateway_metrics_port",
+        Annotated[
+            int | None,
+            shared.port(
+                "The same for the gateway, which has /metrics anyway; worth it with several workers."
+            ),
+        ],
+    ),
     workers=("gateway_workers", Annotated[int, typer.Option(min=1, help="Processes of the gateway.")]),
 )
