@@ -27,6 +27,7 @@ from tokenwire.duplex.commands import Commands
 from tokenwire.status import StatusError, unavailable
 from tokenwire.v1 import engine_pb2
 from tokenwire.wakeup import Wakeup
+from tokenwire_services.tokenizer import plain_text
 from tokenwire_services.tokenizer.engine_request import EngineRequest, read_handed_back
 from tokenwire_services.tokenizer.plain_text import PlainText
 from tokenwire_services.tokenizer.samples import Samples
@@ -241,10 +242,10 @@ class EngineSession:
         sample_indices = message.sample_indices[:] or [0] * len(slots)
         self._check(slots, token_ids, sample_indices)
         self._unsettled.append((slots, token_ids))
-        for slot, token_id, index in zip(slots, token_ids, sample_indices, strict=True):
-            text = plain.get(slot)
-            if text is None or not text.push(token_id):
-                self._push(slot, token_id, index)
+        if left := plain_text.push(plain, slots, token_ids):
+            for slot, token_id, index in zip(slots, token_ids, sample_indices, strict=True):
+                if slot in left:
+                    self._push(slot, token_id, index)
         for event in message.finished:
             self._finish(event)
         self.counts.num_live = len(live)

@@ -79,25 +79,27 @@ class Outbox:
     def add_text(self, slot: int, text: str, token_ids: Sequence[int]) -> None:
         """More text of a request, and the tokens behind it."""
         deltas = self._deltas
-        if not deltas.slots:
-            self._wake.set()
         deltas.slots.append(slot)
         deltas.texts.append(text)
         deltas.token_counts.append(len(token_ids))
         deltas.token_ids.extend(token_ids)
-        self._size += len(text)
-        if self._size > self._max_bytes:
-            self.overflowed.set()
+        self._grow(len(text))
+
+    def add_texts(self, slots: Sequence[int], texts: Sequence[str], token_ids: Sequence[int]) -> None:
+        """More text of several requests, each with the one token behind it."""
+        deltas = self._deltas
+        deltas.slots += slots
+        deltas.texts += texts
+        deltas.token_counts += [1] * len(slots)
+        deltas.token_ids += token_ids
+        self._grow(sum(map(len, texts)))
 
     def add_detail(
         self, slot: int, response: tokenizer_pb2.TokenizerGenerateResponse, token_ids: list[int]
     ) -> None:
         """What a request asked for beyond text, and the tokens behind it, a list to keep."""
         self._deltas.details.append(Detail(slot, response, token_ids))
-        self._size += response.ByteSize()
-        if self._size > self._max_bytes:
-            self.overflowed.set()
-        self._wake.set()
+        self._grow(response.ByteSize())
 
     def finish(self, slot: int, finish: Finish) -> None:
         """An end; after the request's nothing more comes for the slot until a new request takes it."""
@@ -116,6 +118,13 @@ class Outbox:
         self._clear()
         deltas.join()
         return deltas
+
+    def _grow(self, size: int) -> None:
+        """So much more waits."""
+        self._size += size
+        if self._size > self._max_bytes:
+            self.overflowed.set()
+        self._wake.set()
 
     def _clear(self) -> None:
         self._wake.clear()

@@ -1,11 +1,13 @@
 """Output of which nothing is asked but its text, and in which nothing is looked for: what most output is.
 
 A token that spells whole characters by itself goes out as those, without a look at the rest of what a request
-has: at hundreds of streams, what each token touches is no longer in a cache when the next one comes.
+has: at hundreds of streams, what each token touches is no longer in a cache when the next one comes. And all
+such tokens of an engine's message go out at once, as the columns that they came in.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tokenwire_services.tokenizer.outbox import Outbox
@@ -23,11 +25,32 @@ class PlainText:
     num_tokens: int = 0
     """Taken here."""
 
-    def push(self, token_id: int) -> bool:
-        """Take the next token, unless it must be decoded beside its neighbours; whether it was taken."""
-        text = self.whole_tokens[token_id]
-        if not text:
-            return False
-        self.num_tokens += 1
-        self.outbox.add_text(self.slot, text, (token_id,))
-        return True
+
+def push(plain: Mapping[int, PlainText], slots: Sequence[int], token_ids: Sequence[int]) -> set[int]:
+    """Give requests their next tokens.
+
+    Args:
+        plain: requests by slot; others are left out.
+        slots, token_ids: parallel.
+
+    Returns:
+        The slots of which no token was taken: one must be decoded beside its neighbours, or the request is
+        none of these.
+    """
+    left = set(slots).difference(plain)
+    if not left:
+        found = [plain[slot] for slot in slots]
+        texts = [each.whole_tokens[token_id] for each, token_id in zip(found, token_ids, strict=True)]
+        left = {slot for slot, text in zip(slots, texts, strict=True) if not text}
+    if left:
+        rest = [row for row in zip(slots, token_ids, strict=True) if row[0] not in left]
+        return left | push(plain, [slot for slot, _ in rest], [token_id for _, token_id in rest])
+    for each in found:
+        each.num_tokens += 1
+    outboxes = {each.outbox for each in found}
+    if len(outboxes) == 1:
+        outboxes.pop().add_texts([each.slot for each in found], texts, token_ids)
+    else:
+        for each, text, token_id in zip(found, texts, token_ids, strict=True):
+            each.outbox.add_text(each.slot, text, (token_id,))
+    return left
