@@ -14,7 +14,6 @@ from starlette.types import Receive, Scope, Send
 from tokenwire_services.gateway.client import Client
 from tokenwire_services.gateway.errors import ApiError
 from tokenwire_services.gateway.exchange import Exchange
-from tokenwire_services.gateway.generation import Generation
 from tokenwire_services.gateway.output import Output
 from tokenwire_services.gateway.text_writer import TextWriter, text_writer
 
@@ -51,7 +50,7 @@ class EventStream:
     async def _send_events(self, client: Client) -> None:
         exchange, output, wakeup, send = self._exchange, self._output, self._exchange.wakeup, client.send
         unfinished = dict(enumerate(exchange.generations))
-        writers = {index: self._writer(client, index, each) for index, each in unfinished.items()}
+        writer = self._writer(client)
         events = output.opening(exchange.generations)
         while not exchange.is_disconnected:
             for index, generation in list(unfinished.items()):
@@ -72,15 +71,18 @@ class EventStream:
                 events = b""
             else:
                 client.let_head_go()
-            for index, generation in unfinished.items():
-                generation.write_with(writers[index])
+            for generation in unfinished.values():
+                generation.write_with(writer)
             await wakeup.wait()
             for generation in unfinished.values():
                 generation.hold()
 
-    def _writer(self, client: Client, index: int, generation: Generation) -> TextWriter | None:
-        around = self._output.around_text(index)
-        return around and text_writer(client, *around, generation.hold)
+    def _writer(self, client: Client) -> TextWriter | None:
+        """What writes the text of a single generation; that of several goes out together."""
+        if len(self._exchange.generations) > 1:
+            return None
+        around = self._output.around_text(0)
+        return around and text_writer(client, *around, self._exchange.generations[0].hold)
 
 
 def _error_event(error: ApiError) -> bytes:

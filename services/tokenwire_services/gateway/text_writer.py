@@ -20,7 +20,8 @@ from tokenwire_services.gateway.client import Client
 class TextWriter:
     """Writes text in one event, as a chunk of a response whose head was sent.
 
-    Nothing is written past a transport that closes: its socket's number may soon be another one's.
+    To be used by one writer a connection, from when it is free until it is stopped, or the protocol is told
+    that the connection is lost: the socket is closed after that, and its number may be another one's.
     """
 
     __slots__ = ("_after", "_before", "_num_constant", "_socket", "_stop", "_transport")
@@ -31,28 +32,24 @@ class TextWriter:
         self._transport = transport
         self._socket: int = transport.get_extra_info("socket").fileno()
         self._before = before
-        self._after = after
+        self._after = after + b"\r\n"
         self._num_constant = len(before) + len(after)
         self._stop = stop
 
     @property
     def is_free(self) -> bool:
-        """Whether nothing waits in the transport that would have to be written first."""
+        """Whether it may be used: nothing waits in the transport that would have to be written first."""
         return not (self._transport.is_closing() or self._transport.get_write_buffer_size())
 
     def event(self, text: str) -> bytes:
         """The event with a text."""
         json = orjson.dumps(text)
-        return b"%x\r\n%b%b%b\r\n" % (self._num_constant + len(json), self._before, json, self._after)
+        return b"%x\r\n%b%b%b" % (self._num_constant + len(json), self._before, json, self._after)
 
     def write(self, event: bytes) -> None:
-        """Write an event. What the socket does not take is the transport's, and this one is to be stopped.
-
-        So is all of it where something waits in the transport, as what another writer of the same connection
-        left does: that goes first.
-        """
+        """Write an event. What the socket does not take is the transport's, and this one is to be stopped."""
         try:
-            size = os.write(self._socket, event) if self.is_free else 0
+            size = os.write(self._socket, event)
         except OSError:  # it is full; or else the transport will find out what is wrong with it
             size = 0
         if size < len(event):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+from collections.abc import AsyncIterator
 
 import httpx
 import pytest
@@ -76,25 +78,50 @@ async def test_a_slow_reader_gets_all_its_text_and_holds_up_nobody(
     tokenizer.answer = lambda request: Answer(
         [piece] * 4000 if request.stop.max_tokens == 4000 else ["quick"]
     )
-    host, port = gateway.removeprefix("http://").split(":")
-    body = json.dumps({**BODY, "stream": True, "max_tokens": 4000}).encode()
-    reader, writer = await asyncio.open_connection(host, int(port), limit=4096)
-    writer.write(
-        b"POST %b HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
-        % (CHAT.encode(), len(body))
-    )
-    writer.write(body)
-    await until(
-        lambda: any(live.sent > 1000 for live in tokenizer.live.values())
-    )  # far past any socket's buffer
-    quick = await http.post(CHAT, json={**BODY, "stream": True, "max_tokens": 1})
-    assert "quick" in quick.text
-    await until(lambda: tokenizer.live == {})
-    received = await reader.read(-1)
-    writer.close()
+    async with _slow_reader(gateway, CHAT, {**BODY, "stream": True, "max_tokens": 4000}) as reader:
+        await until(
+            lambda: any(live.sent > 1000 for live in tokenizer.live.values())
+        )  # far past any socket's buffer
+        quick = await http.post(CHAT, json={**BODY, "stream": True, "max_tokens": 1})
+        assert "quick" in quick.text
+        await until(lambda: tokenizer.live == {})
+        received = await reader.read(-1)
     assert received.count(b"x" * 16) == 4096 // 16 * 4000
     assert received.count(b"data: ") < 3000  # what gathered while the socket was full went out together
     assert b"data: [DONE]" in received[-40:]
+
+
+async def test_texts_of_several_prompts_do_not_cut_into_each_other(
+    gateway: str, tokenizer: FakeTokenizer
+) -> None:
+    tokenizer.answer = lambda request: Answer([request.text * 4096] * 1000)
+    body = {"model": MODEL, "prompt": ["a", "b"], "stream": True, "max_tokens": 1000}
+    async with _slow_reader(gateway, "/v1/completions", body) as reader:
+        await until(lambda: len(tokenizer.requests) == 2)
+        await until(lambda: tokenizer.live == {})
+        await reader.readuntil(b"\r\n\r\n")
+        received = b""
+        while size := int(await reader.readline(), 16):
+            received += (await reader.readexactly(size + 2))[:-2]
+    *events, done, _ = received.split(b"\n\n")
+    assert done == b"data: [DONE]"
+    choices = [json.loads(event.removeprefix(b"data: "))["choices"][0] for event in events]
+    texts = ["".join(choice["text"] for choice in choices if choice["index"] == index) for index in (0, 1)]
+    assert texts == ["a" * 4096 * 1000, "b" * 4096 * 1000]
+
+
+@contextlib.asynccontextmanager
+async def _slow_reader(
+    gateway: str, path: str, body: dict[str, object]
+) -> AsyncIterator[asyncio.StreamReader]:
+    """Of an answer, while it is not read."""
+    host, port = gateway.removeprefix("http://").split(":")
+    content = json.dumps(body).encode()
+    reader, writer = await asyncio.open_connection(host, int(port), limit=4096)
+    head = b"POST %b HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
+    writer.write(head % (path.encode(), len(content)) + content)
+    yield reader
+    writer.close()
 
 
 class _Writer(TextWriter):

@@ -56,22 +56,3 @@ async def test_a_connection_that_is_gone_stops_the_writer() -> None:
     assert stops == [1]
     transport.close()
     assert not writer.is_free
-
-
-async def test_two_writers_of_one_connection_do_not_cut_into_each_other() -> None:
-    transport, theirs = await connection()
-    stops: list[int] = []
-    first, second = (TextWriter(transport, b"", b"", lambda: stops.append(1)) for _ in range(2))
-    sent = []
-    while not stops:
-        sent.append(first.event("a" * 100_000))
-        first.write(sent[-1])
-    received = theirs.recv(50_000)  # so that the socket takes something again
-    sent.append(second.event("b"))
-    second.write(sent[-1])
-    assert stops == [1, 1]
-    while len(received) < sum(map(len, sent)):
-        loop = asyncio.get_running_loop()
-        received += await asyncio.wait_for(loop.sock_recv(theirs, 1 << 20), PATIENCE_S)
-    assert received == b"".join(sent)
-    transport.close()
