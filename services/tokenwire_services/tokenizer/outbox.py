@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from tokenwire.status import StatusError
 from tokenwire.v1 import generation_pb2, tokenizer_pb2
+from tokenwire.wakeup import Wakeup
 
 
 @dataclass(slots=True)
@@ -73,7 +74,7 @@ class Outbox:
     def __init__(self, max_bytes: int) -> None:
         self.overflowed = asyncio.Event()
         self._max_bytes = max_bytes
-        self._wake = asyncio.Event()
+        self._wake = Wakeup()
         self._clear()
 
     def add_text(self, slot: int, text: str, token_ids: Sequence[int]) -> None:
@@ -127,6 +128,5 @@ class Outbox:
         self._wake.set()
 
     def _clear(self) -> None:
-        self._wake.clear()
         self._deltas = Deltas()
         self._size = 0
