@@ -11,6 +11,7 @@ import contextlib
 import signal
 import socket
 from collections.abc import Iterator
+from types import FrameType
 
 import uvicorn
 
@@ -26,6 +27,8 @@ _LAST_WORDS_S = 0.5
 """For error events to be written to those that did not."""
 _CLOSING_S = 1
 _KEEP_ALIVE_S = 75
+_TICK_S = 1.0
+"""Between two looks at the clock, for the responses' dates."""
 _BACKLOG = 2048
 
 
@@ -33,6 +36,7 @@ class GatewayServer(uvicorn.Server):
     """One gateway, on a socket that listens already. Make it on the event loop that serves it."""
 
     def __init__(self, config: GatewayConfig) -> None:
+        self._signalled = asyncio.Event()
         self.metrics = metrics = Metrics()
         self.link = TokenizerLink(
             config.tokenizer_address, metrics, config.request_timeout_s, config.failover_timeout_s
@@ -57,6 +61,19 @@ class GatewayServer(uvicorn.Server):
         """Begin to connect to the tokenizer service, and serve."""
         await self.link.start()
         await super().startup(sockets)
+
+    async def main_loop(self) -> None:
+        """Until a signal comes. uvicorn's own loop looks for one ten times a second, also while nothing else
+        is to be done."""
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_TICK_S):
+                    await self._signalled.wait()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal came."""
+        super().handle_exit(sig, frame)
+        self._signalled.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take no more connections, end the requests, close everything."""
