@@ -75,7 +75,7 @@ class ChatOutput:
 
     def closing(self, generations: Sequence[Generation]) -> bytes:
         """The usage, when asked for, and [DONE]."""
-        return self._chunk.closing(usage(generations))
+        return self._chunk.closing(lambda: usage(generations))
 
     def whole(self, generations: Sequence[Generation]) -> bytes:
         """The answer in one piece."""

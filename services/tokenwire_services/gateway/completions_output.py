@@ -68,7 +68,7 @@ class CompletionsOutput:
 
     def closing(self, generations: Sequence[Generation]) -> bytes:
         """The usage, when asked for, and [DONE]."""
-        return self._chunk.closing(self._usage(generations))
+        return self._chunk.closing(lambda: self._usage(generations))
 
     def whole(self, generations: Sequence[Generation]) -> bytes:
         """The answer in one piece."""

@@ -32,6 +32,7 @@ class Generation:
             before it.
         received_token_ids: the tokens behind all that arrived so far, but for what the session has still to
             settle.
+        num_detailed: how many of them arrived in details: all, where the answer says or counts its tokens.
         texts, reasoning, tool_calls, token_ids: what arrived and was not taken yet.
         logprobs: messages with the log-probabilities of tokens, not taken yet.
         prompt: what was asked about the prompt; it arrives before anything else.
@@ -44,6 +45,7 @@ class Generation:
     stream: int
     writers: dict[int, TextWriter]
     received_token_ids: list[int] = field(default_factory=list)
+    num_detailed: int = 0
     texts: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
     tool_calls: list[tokenizer_pb2.ToolCallDelta] = field(default_factory=list)

@@ -10,7 +10,7 @@ Fields that nobody knows are passed over, but not silently: the response names t
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import Any, get_type_hints
 
 import orjson
@@ -43,12 +43,13 @@ class JsonRoute(APIRoute):
     def __init__(self, path: str, endpoint: Answer, **options: Any) -> None:
         super().__init__(path, endpoint, **options)
         self._endpoint = endpoint
-        self._body = TypeAdapter[Any](get_type_hints(endpoint, include_extras=True)["body"])
+        body = TypeAdapter[Any](get_type_hints(endpoint, include_extras=True)["body"])
+        self._validate = body.validator.validate_python
         self.app = self.answer
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a POST request, as an ASGI application."""
-        ignored: Sequence[str] = ()
+        ignored: Collection[str] = ()
         try:
             _check_content(scope)
             read = self._read(await _receive(receive))
@@ -63,7 +64,7 @@ class JsonRoute(APIRoute):
             return
         await response(scope, receive, _naming(ignored, send) if ignored else send)
 
-    def _read(self, data: bytes) -> tuple[Any, Sequence[str]] | ApiError:
+    def _read(self, data: bytes) -> tuple[Any, Collection[str]] | ApiError:
         """A valid body and the names of further fields, or what is wrong with it."""
         if not data:
             return NO_BODY
@@ -72,10 +73,10 @@ class JsonRoute(APIRoute):
         except orjson.JSONDecodeError as error:
             return not_json(error.msg)
         try:
-            body = self._body.validate_python(value, from_attributes=True)
+            body = self._validate(value, from_attributes=True)
         except ValidationError as error:
             return explain(error.errors(include_url=False), value)
-        return body, list(value.keys() - type(body).model_fields.keys())
+        return body, value.keys() - type(body).__pydantic_fields__.keys()
 
 
 class PassJsonRoutes:
@@ -94,7 +95,7 @@ class PassJsonRoutes:
             await route.answer(scope, receive, send)
 
 
-def _naming(ignored: Sequence[str], send: Send) -> Send:
+def _naming(ignored: Collection[str], send: Send) -> Send:
     """What sends a response, with a header that names ignored fields."""
     names = ",".join(sorted(filter(_SANE_NAME.fullmatch, ignored))[:_MOST_NAMES])
 

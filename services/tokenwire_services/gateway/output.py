@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import orjson
@@ -59,7 +59,7 @@ class Header:
     """
 
     def __init__(self, id_prefix: str, model: str, name: str | None = None) -> None:
-        self.request_id = f"{id_prefix}-{secrets.token_hex(16)}"
+        self.request_id = f"{id_prefix}-{os.urandom(16).hex()}"
         self.id = self.request_id if name is None else f"{id_prefix}-{name}"
         self.created = int(time.time())
         self.model = model
@@ -76,12 +76,11 @@ class Chunk:
     """
 
     def __init__(self, header: Header, kind: str, options: StreamOptions | None) -> None:
-        options = options or StreamOptions()
         self._fields = header.fields(kind)
-        self._include_usage = bool(options.include_usage)
+        self._include_usage = options is not None and bool(options.include_usage)
         self.before = b"data: " + orjson.dumps(self._fields)[:-1] + b',"choices":['
         self.after = b'],"usage":null}\n\n' if self._include_usage else b"]}\n\n"
-        self.counts_tokens = options.counts_tokens
+        self.counts_tokens = options is not None and options.counts_tokens
         """Whether each event counts the tokens so far, so that `after` is in none."""
 
     def event(
@@ -97,12 +96,12 @@ class Chunk:
             fields["usage"] = None
         return b"data: " + orjson.dumps(fields) + b"\n\n"
 
-    def closing(self, usage: dict[str, Any]) -> bytes:
+    def closing(self, usage: Callable[[], dict[str, Any]]) -> bytes:
         """The event with the usage, when it was asked for, and the end of the stream."""
         done = b"data: [DONE]\n\n"
         if not self._include_usage:
             return done
-        return b"data: " + orjson.dumps({**self._fields, "choices": [], "usage": usage}) + b"\n\n" + done
+        return b"data: " + orjson.dumps({**self._fields, "choices": [], "usage": usage()}) + b"\n\n" + done
 
 
 def ending(generation: Generation) -> dict[str, Any]:
@@ -124,7 +123,7 @@ def usage(generations: Sequence[Generation]) -> dict[str, Any]:
 def usage_so_far(generation: Generation) -> dict[str, Any]:
     """One generation's tokens while it runs; its prompt's IDs must have been asked for."""
     prompt = 0 if generation.prompt is None else len(generation.prompt.prompt_token_ids)
-    return _counts(prompt, len(generation.received_token_ids))
+    return _counts(prompt, generation.num_detailed)
 
 
 def _counts(prompt: int, completion: int) -> dict[str, Any]:

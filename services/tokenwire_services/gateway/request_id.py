@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -25,7 +25,7 @@ class NameRequests:
             await self._app(scope, receive, send)
             return
         given = header(scope, _HEADER)
-        name = given if _SANE.fullmatch(given) else f"req-{secrets.token_hex(16)}"
+        name = given if _SANE.fullmatch(given) else f"req-{os.urandom(16).hex()}"
 
         async def send_named(message: Message) -> None:
             if message["type"] == "http.response.start":

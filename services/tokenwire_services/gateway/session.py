@@ -11,7 +11,7 @@ from time to time, many to each: they are for a failover. Until then no slot is 
 from __future__ import annotations
 
 import asyncio
-import secrets
+import os
 import time
 import uuid
 from collections import defaultdict
@@ -27,7 +27,8 @@ from tokenwire_services.gateway.latencies import Latencies
 from tokenwire_services.gateway.metrics import Metrics
 from tokenwire_services.gateway.text_writer import TextWriter
 
-_STEPS_PER_ACK = 16
+_ACK_STEPS, _ACK_TOKENS = 64, 8192
+"""What is received between acknowledgements: the tokenizer service keeps that much, unsettled it is here."""
 _GRACE_MS = 10_000
 """How long the tokenizer service shall keep the session without a stream."""
 _MOST_REQUEST_BYTES = 24 << 20
@@ -35,6 +36,9 @@ _MOST_REQUEST_BYTES = 24 << 20
 
 MAX_MOVES = 3
 """A request that has lost more processes than this may be what kills them."""
+
+_SLOT_BITS = 32
+_SLOT = (1 << _SLOT_BITS) - 1
 
 Command = tokenizer_pb2.TokenizerSessionRequest
 
@@ -53,7 +57,7 @@ class Session:
         self._writers: dict[int, TextWriter] = {}
         """Of the streams whose text goes straight to their clients."""
         self._unsettled: list[tuple[list[int], list[int], list[int]]] = []
-        """Of each message its slots, its tokens for each, and these tokens."""
+        """What arrived: streams, the number of tokens of each, and these tokens."""
         self._free_slots: list[int] = []
         self._freed_slots: list[int] = []
         """Free once all is settled."""
@@ -70,6 +74,7 @@ class Session:
         self._step = 0
         """Received last."""
         self._acked_step = 0
+        self._unacked_tokens = 0
         self._ack_due = False
         self._commands = Commands[Command]()
         self._free_slots = [slot for slot in range(self._num_slots) if slot not in self._live]
@@ -134,7 +139,7 @@ class Session:
         slot = self._free_slot()
         if not request.sampling.HasField("seed"):
             # Drawn here, so that another process that continues the request continues its random numbers.
-            request.sampling.seed = secrets.randbits(63)
+            request.sampling.seed = int.from_bytes(os.urandom(8)) >> 1
         now, num_samples = time.monotonic(), max(1, request.sampling.num_samples)
         generations = tuple(
             Generation(wakeup, wake_on_delta, _stream(slot, index), self._writers)
@@ -177,7 +182,6 @@ class Session:
                 return command
             if self._ack_due:
                 self._ack_due = False
-                self._acked_step = self._step
                 return Command(ack=Command.Ack(step=self._step))
             if self._closed:
                 return None
@@ -198,26 +202,33 @@ class Session:
             self._deliver_detail(detail, now)
         for event in message.finished:
             self._finish(event)
-        if message.step - self._acked_step >= _STEPS_PER_ACK and not self._ack_due:
+        if message.step - self._acked_step >= _ACK_STEPS or self._unacked_tokens >= _ACK_TOKENS:
+            self._acked_step = message.step
+            self._unacked_tokens = 0
             self._ack_due = True
             self._outgoing_added.set()
             self._settle()
 
+    def _count(self, num_tokens: int) -> None:
+        """So many tokens more have arrived."""
+        self._metrics.generation_tokens.inc(num_tokens)
+        self._unacked_tokens += num_tokens
+
     def _settle(self) -> None:
         """Give the generations the tokens that arrived since the last time, and free what slots can be."""
         received: defaultdict[int, list[int]] = defaultdict(list)
-        for slots, counts, token_ids in self._unsettled:
+        for streams, counts, token_ids in self._unsettled:
             if len(token_ids) == len(counts) == counts.count(1):  # a token each, as nearly always
-                for slot, token_id in zip(slots, token_ids, strict=True):
-                    received[slot].append(token_id)
+                for stream, token_id in zip(streams, token_ids, strict=True):
+                    received[stream].append(token_id)
                 continue
             end = 0
-            for slot, count in zip(slots, counts, strict=True):
+            for stream, count in zip(streams, counts, strict=True):
                 begin, end = end, end + count
-                received[slot] += token_ids[begin:end]
-        for slot, token_ids in received.items():
-            if (submission := self._live.get(slot)) is not None:
-                submission.generations[0].received_token_ids += token_ids
+                received[stream] += token_ids[begin:end]
+        for stream, token_ids in received.items():
+            if generations := self._generations(stream & _SLOT):
+                generations[stream >> _SLOT_BITS].received_token_ids += token_ids
         self._unsettled.clear()
         self._free_slots += self._freed_slots
         self._freed_slots.clear()
@@ -253,10 +264,10 @@ class Session:
         for writer, event in events:
             writer.write(event)
         self._latencies.arrived(slots, now)
-        self._metrics.generation_tokens.inc(len(token_ids))
+        self._count(len(token_ids))
 
     def _deliver_detail(self, detail: tokenizer_pb2.TokenizerSessionResponse.Detail, now: float) -> None:
-        self._metrics.generation_tokens.inc(len(detail.token_ids))
+        self._count(len(detail.token_ids))
         generations = self._generations(detail.slot)
         if not generations:
             return
@@ -267,8 +278,9 @@ class Session:
         generation = generations[response.sample_index]
         if detail.token_ids:
             self._latencies.arrived([generation.stream], now)
-            self._settle()
-            generation.received_token_ids += detail.token_ids
+            token_ids = detail.token_ids[:]
+            self._unsettled.append(([generation.stream], [len(token_ids)], token_ids))
+            generation.num_detailed += len(token_ids)
         if response.reasoning_delta:
             generation.reasoning.append(response.reasoning_delta)
         if response.text_delta:
@@ -325,4 +337,4 @@ class Session:
 
 def _stream(slot: int, sample_index: int) -> int:
     """A sample's number among all streams; the first one's is the slot's, whose text comes in columns."""
-    return slot + (sample_index << 32)
+    return slot + (sample_index << _SLOT_BITS)

@@ -17,7 +17,7 @@ from tokenwire_services.gateway.session import Session
 Message = tokenizer_pb2.TokenizerSessionResponse
 Request = tokenizer_pb2.TokenizerGenerateRequest
 STOP = generation_pb2.FINISH_REASON_STOP
-SETTLED = Message(step=16)
+SETTLED = Message(step=64)
 """Behind so many steps, slots whose requests have ended are free."""
 
 

@@ -38,7 +38,7 @@ async def test_all_requests_share_one_session(http: httpx.AsyncClient, tokenizer
 async def test_what_was_received_is_acknowledged(http: httpx.AsyncClient, tokenizer: FakeTokenizer) -> None:
     tokenizer.answer = lambda request: Answer(["x"] * 100)
     await http.post(CHAT, json=BODY)
-    await until(lambda: tokenizer.acked_step >= 80)
+    await until(lambda: tokenizer.acked_step >= 64)
 
 
 async def test_without_a_tokenizer_service_requests_are_refused_until_it_comes() -> None:

@@ -93,6 +93,7 @@ async def test_every_chunk_counts_the_tokens_so_far(
     *counted, last = chunks
     counts = [chunk["usage"]["completion_tokens"] for chunk in counted]
     assert counts == sorted(counts)
+    assert counts[-1] == last["usage"]["completion_tokens"] > 0
     assert {chunk["usage"]["prompt_tokens"] for chunk in counted} == {3}
     assert not any(choice.get("token_ids") for chunk in chunks for choice in chunk["choices"])
     assert last["choices"] == []

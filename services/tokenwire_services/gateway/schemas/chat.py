@@ -164,8 +164,12 @@ def _bound_the_pieces(messages: Any) -> Any:
     """Refuse what is in so many pieces that taking it apart would keep everybody else waiting."""
     if not isinstance(messages, list):
         return messages
-    lists = (message.get(key) for message in messages if isinstance(message, dict) for key in _LISTS)
-    count = len(messages) + sum(len(pieces) for pieces in lists if isinstance(pieces, list))
+    count = len(messages)
+    for message in messages:
+        if isinstance(message, dict):
+            for key in _LISTS:
+                if isinstance(pieces := message.get(key), list):
+                    count += len(pieces)
     if count > _MOST_PIECES:
         reason = "expected at most {limit} messages, parts and tool calls together, but got {count}"
         raise PydanticCustomError("too_many_pieces", reason, {"limit": _MOST_PIECES, "count": count})
