@@ -150,12 +150,15 @@ class _Finder:
         self.pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         self._beginnings = {text[:size] for text in texts for size in range(1, len(text))}
         self._first_characters = {text[0] for text in texts}
+        self._begins = re.compile("|".join(map(re.escape, self._first_characters)) or r"(?!)").search
         self._longest = max(map(len, texts), default=0)
 
     def finds(self, strings: Iterable[str]) -> bool:
         """Whether there is anything to replace."""
-        search = self.pattern.search
-        return any(search(text) or self._beginning(text) < len(text) for text in strings)
+        texts = list(strings)
+        if not self._begins("".join(texts)):
+            return False
+        return any(self.pattern.search(text) or self._beginning(text) < len(text) for text in texts)
 
     def replacer(self, replace: Callable[[str], str]) -> Callable[[str], str]:
         """What replaces the texts in a string; `replace` says by what."""

@@ -86,5 +86,7 @@ class EngineRequest:
 
 def read_handed_back(event: engine_pb2.SessionResponse.FinishEvent) -> engine_pb2.HandedBack | None:
     """What the engine says of a request that it hands back; None: it ended otherwise."""
+    if not event.HasField("error"):
+        return None
     handed_back = engine_pb2.HandedBack()
     return handed_back if any(detail.Unpack(handed_back) for detail in event.error.details) else None

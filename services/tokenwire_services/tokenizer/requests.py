@@ -7,7 +7,7 @@ take the values that the model's authors recommend.
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -178,14 +178,15 @@ def engine_request(
     result.sampling.MergeFrom(request.sampling)
     if not result.sampling.HasField("seed"):
         # Drawn here, so that another engine that continues the request continues its random numbers.
-        result.sampling.seed = secrets.randbits(63)
+        result.sampling.seed = int.from_bytes(os.urandom(8)) >> 1
     if request.HasField("stop"):
         result.stop.CopyFrom(request.stop)
     if request.HasField("logprobs"):
         result.logprobs.CopyFrom(request.logprobs)
-    result.sampling.bad_words.extend(
-        generation_pb2.TokenIds(ids=ids) for ids in encode_bad_words(model, request.bad_words)
-    )
+    if request.bad_words:
+        result.sampling.bad_words.extend(
+            generation_pb2.TokenIds(ids=ids) for ids in encode_bad_words(model, request.bad_words)
+        )
     if constraint is not None:
         result.constraint.CopyFrom(constraint)
     if request.HasField("context"):

@@ -76,11 +76,10 @@ class Samples:
         is_last = event.HasField("usage")
         if is_last:
             self._cached_prompt_tokens = event.usage.cached_prompt_tokens
-        if event.sample_index < len(self.generations):
-            self.generations[event.sample_index].end(event)
-        if is_last:
             for generation in self.generations:
                 generation.end(event)
+        elif event.sample_index < len(self.generations):
+            self.generations[event.sample_index].end(event)
 
     def finish(self, sample_index: int, finish: Finish) -> None:
         """A sample has ended; the last one's end gets the request's usage."""

@@ -21,7 +21,7 @@ import jinja2
 import jinja2.ext
 from jinja2 import nodes
 from jinja2.parser import Parser
-from jinja2.runtime import Context
+from jinja2.runtime import Context, LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
@@ -42,6 +42,7 @@ from tokenwire_services.tokenizer.template_limits import (
 )
 
 _OF_DICTIONARIES = frozenset(dir(dict))
+_OF_LOOPS = frozenset({"first", "last", "index", "index0", "length", "previtem", "nextitem"})
 _TICK = "at each turn"
 """The name of a filter. It has spaces in it, so that a template can use it by way of `map` only."""
 
@@ -88,9 +89,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return checked
 
     def getattr(self, obj: Any, attribute: str) -> Any:
-        """A part of a value. Nearly all are fields of plain data, which need no look at attributes."""
+        """A part of a value. Nearly all are fields of plain data, or of loops, which need no closer look."""
         if type(obj) is dict and attribute not in _OF_DICTIONARIES:
             return obj[attribute] if attribute in obj else self.undefined(obj=obj, name=attribute)
+        if type(obj) is LoopContext and attribute in _OF_LOOPS:
+            return getattr(obj, attribute)
         return super().getattr(obj, attribute)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:

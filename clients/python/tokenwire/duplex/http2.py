@@ -189,6 +189,8 @@ class Http2Stream:
             for stream in (0, self._stream):
                 self._add(_Kind.WINDOW_UPDATE, 0, stream, _int(4, self._uncredited))
             self._uncredited = 0
+        if not flags:
+            return payload
         if flags & _END_STREAM and self.trailers is None:
             self.trailers = {}
         return _without_padding(flags, payload)
@@ -269,8 +271,7 @@ class Http2Stream:
             raise Http2Error("it gives more credit than there can be")
 
     def _add(self, kind: _Kind, flags: int, stream: int, payload: bytes) -> None:
-        self.outgoing += _int(3, len(payload)) + bytes((kind, flags)) + _int(4, stream)
-        self.outgoing += payload
+        self.outgoing += len(payload).to_bytes(3) + bytes((kind, flags)) + stream.to_bytes(4) + payload
 
 
 def _int(size: int, value: int) -> bytes:
