@@ -5,11 +5,13 @@ adapts, prompts may lengthen a step by as much as its decodes take by themselves
 least half of their speed), or by `LEAST_EXTRA_S` if that is more. Where more requests wait for their first
 token than for their next, the streams are the fewer to be kept waiting, and the more of them would soon share
 a step: prompts may take as many times as long, up to `MOST_EXTRA_S`. What tokens take is learnt from the
-steps themselves: the time of those without prompts, and what prompts add to it. With nobody decoding there is
-nobody to wait, and prompts are computed at full speed.
+steps themselves (`StepCost`). With nobody decoding there is nobody to wait, and prompts are computed at full
+speed.
 """
 
 from __future__ import annotations
+
+from tokenwire_engine.scheduler.step_cost import StepCost
 
 LEAST_EXTRA_S = 0.02
 """Prompts may add as much in any case: nobody notices it, and they would crawl behind the fastest decodes."""
@@ -17,8 +19,6 @@ MOST_EXTRA_S = 0.25
 """However many wait, a stream does not stand still for longer, unless its own steps take as long."""
 LEAST_TOKENS = 16
 """However slow prompts are, they get on."""
-WEIGHT = 0.2
-"""Of the latest step in the moving averages."""
 
 
 class StepBudget:
@@ -32,32 +32,19 @@ class StepBudget:
         """
         self.most = most
         self._adapts = adapts
-        self._decode_s: float | None = None
-        """Mean time of a step without prompts."""
-        self._prompt_token_s: float | None = None
-        """Mean time that a prompt's token adds to a step."""
+        self._cost = StepCost()
 
     def prompt_tokens(self, num_decodes: int, num_waiting: int) -> int:
         """Most tokens of prompts in a step with so many decodes, while so many requests have yet to get their
         first token."""
         room = self.most - num_decodes
-        if not (self._adapts and num_decodes and self._prompt_token_s and self._decode_s is not None):
+        if not (self._adapts and num_decodes and self._cost.prompt_token_s):
             return room
-        least_s = max(self._decode_s, LEAST_EXTRA_S)
+        least_s = max(self._cost.decodes_s(num_decodes), LEAST_EXTRA_S)
         extra_s = max(least_s, min(MOST_EXTRA_S, least_s * num_waiting / num_decodes))
-        return min(room, max(LEAST_TOKENS, int(extra_s / self._prompt_token_s)))
+        return min(room, max(LEAST_TOKENS, int(extra_s / self._cost.prompt_token_s)))
 
     def observe(self, seconds: float, num_decodes: int, num_prompt_tokens: int) -> None:
         """A step with so many decodes and tokens of prompts took so long."""
-        if not num_prompt_tokens:
-            self._decode_s = _mean(self._decode_s, seconds)
-            return
-        if num_decodes:
-            if self._decode_s is None:
-                return
-            seconds = max(0.0, seconds - self._decode_s)
-        self._prompt_token_s = _mean(self._prompt_token_s, seconds / num_prompt_tokens)
-
-
-def _mean(mean: float | None, value: float) -> float:
-    return value if mean is None else mean + WEIGHT * (value - mean)
+        if self._adapts:
+            self._cost.observe(seconds, num_decodes, num_prompt_tokens)

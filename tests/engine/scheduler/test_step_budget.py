@@ -8,11 +8,13 @@ from tokenwire_engine.scheduler.step_budget import LEAST_TOKENS, MOST_EXTRA_S, S
 
 
 def measured(decode_s: float, token_s: float) -> StepBudget:
-    """A budget that has seen steps of a device."""
+    """A budget that has seen steps of a device, which take as long for few decodes as for many."""
     budget = StepBudget(512, adapts=True)
-    budget.observe(100 * token_s, 0, 100)
-    budget.observe(decode_s, 16, 0)
-    budget.observe(decode_s + 50 * token_s, 16, 50)
+    for _ in range(20):
+        budget.observe(decode_s + 100 * token_s, 0, 100)
+        budget.observe(decode_s, 16, 0)
+        budget.observe(decode_s, 4, 0)
+        budget.observe(decode_s + 50 * token_s, 16, 50)
     return budget
 
 
@@ -63,3 +65,13 @@ def test_a_budget_that_was_given_is_kept() -> None:
 
 def test_nothing_is_bounded_before_anything_is_known() -> None:
     assert StepBudget(512, adapts=True).prompt_tokens(num_decodes=2, num_waiting=1) == 510
+
+
+def test_prompts_do_not_crawl_once_many_decode_beside_them() -> None:
+    """A step's own time is no reason to take fewer tokens into it, which would make them look the dearer."""
+    budget = measured(decode_s=0.02, token_s=0.0003)
+    for num_decodes in range(4, 21):
+        for _ in range(10):
+            taken = budget.prompt_tokens(num_decodes, num_waiting=1)
+            budget.observe(0.02 + 0.001 * num_decodes + 0.0003 * taken, num_decodes, taken)
+    assert budget.prompt_tokens(num_decodes=20, num_waiting=1) > 100
