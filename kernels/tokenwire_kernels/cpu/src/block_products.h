@@ -145,7 +145,7 @@ TW_APART void multiply_code_block(const BlockProduct &a, const CodeGroups &group
     for (int64_t i = 0; i < groups.step; i += groups.depth, rows += row_bytes, weights += step_bytes) {      \
         fetch_bytes(ahead.at, ahead.step);                                                                   \
         ahead.at += ahead.step;                                                                              \
-        _tile_loadd(TW_ROWS0, rows, groups.depth);                                                           \
+        _tile_stream_loadd(TW_ROWS0, rows, groups.depth);                                                    \
         _tile_loadd(TW_WEIGHTS0, weights, kPanelStride);                                                     \
         _tile_loadd(TW_WEIGHTS1, weights + 64, kPanelStride);                                                \
         _tile_dpbsud(SUMS0, TW_ROWS0, TW_WEIGHTS0);                                                          \
@@ -221,7 +221,7 @@ void multiply_codes_in_blocks(Worker &worker, TileUnit &unit, const tw_matrix &m
         } else {
             weights = codes + from * group_bytes;
             if (matrix.group != 0) groups.scales = static_cast<const float *>(matrix.scales) + place;
-            ahead = {weights + groups.count * group_bytes, round_up(layout.depth * NR / blocks, 64)};
+            ahead = {weights + layout.panel_bytes, round_up(layout.depth * NR / blocks, 64)};
         }
         for (int64_t block = 0; block < blocks; ++block) {
             const int64_t height = min_of(kBlockRows, rows - block * kBlockRows);

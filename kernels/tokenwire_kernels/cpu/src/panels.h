@@ -31,6 +31,10 @@ constexpr bool kHasTileUnit = TW_LEVEL >= TW_AMX;
 // Inputs of int8 activations that share a scale, where the weights do not say.
 constexpr int64_t kActivationGroup = 64;
 
+// Rows from which on the tile unit multiplies codes: with fewer, taking each group's sums out of it costs what it gains,
+// as does widening codes of 4 bits.
+constexpr int64_t kBytesForUnit = 9, kFoursForUnit = 33;
+
 enum { kScratchActivations, kScratchResults, kScratchWeights, kScratchRow };
 enum { kSharedActivations, kSharedQkv, kSharedAttended, kSharedGated, kSharedPartials, kSharedTasks };
 
@@ -53,6 +57,7 @@ struct Layout {
     int64_t groups;
     int64_t step;         // Inputs of activations that share a scale (kQuads).
     int64_t depth;        // Bytes of inputs that the tile unit takes at a time.
+    int64_t unit_rows;    // From so many rows on it multiplies them, in blocks.
 };
 
 TW_INLINE Layout layout_of(const tw_matrix &matrix) {
@@ -67,6 +72,7 @@ TW_INLINE Layout layout_of(const tw_matrix &matrix) {
     layout.depth = kUnitBytes;
     if (layout.path == kQuads)
         while (layout.step % layout.depth != 0) layout.depth -= 4;
+    layout.unit_rows = layout.path == kPairs ? 1 : matrix.format == TW_W_INT8 ? kBytesForUnit : kFoursForUnit;
     layout.group = is_coded ? (matrix.group ? matrix.group : layout.inputs) : 0;
     layout.groups = is_coded ? layout.inputs / layout.group : 0;
     int64_t bits = matrix.format == TW_W_FLOAT32 ? 32 : matrix.format == TW_W_INT8 ? 8 : matrix.format == TW_W_INT4 ? 4 : 16;

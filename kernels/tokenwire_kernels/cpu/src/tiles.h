@@ -15,14 +15,10 @@ TW_INLINE int64_t tile_height(int64_t rows) {
 
 // Rows of a block: what the tile unit multiplies at once. Blocks are as high as they have rows.
 constexpr int64_t kBlockRows = kUnitRows;
-// From so many rows on the tile unit multiplies codes: with fewer, taking each group's sums out of it costs what it
-// gains.
-constexpr int64_t kCodeRowsForBlocks = 2 * kBlockRows + 1;
 
 // Whether a product's activations are laid out in blocks, for the tile unit, rather than in tiles.
 TW_INLINE bool has_blocks(const Layout &layout, int64_t num_rows) {
-    if (!kHasTileUnit || layout.path == kWiden) return false;
-    return layout.path == kPairs || num_rows >= kCodeRowsForBlocks;
+    return kHasTileUnit && layout.path != kWiden && num_rows >= layout.unit_rows;
 }
 
 TW_INLINE int64_t activation_bytes(const Layout &layout, int64_t rows) {
