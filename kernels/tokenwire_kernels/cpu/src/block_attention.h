@@ -63,15 +63,19 @@ TW_APART void lay_keys(const bf16 *const *keys, int64_t count, int64_t dim, cons
     }
 }
 
-// Values as weights [count / 32, dim / 16] of the unit.
-TW_APART void lay_values(const bf16 *const *values, int64_t count, int64_t dim, bf16 *out) {
+// Values as weights [count / 32, dim / 16] of the unit; of `ahead` as many rows are fetched meanwhile as there are.
+TW_APART void lay_values(const bf16 *const *values, int64_t count, int64_t dim, const bf16 *const *ahead,
+                         int64_t num_ahead, bf16 *out) {
     alignas(64) static constexpr uint16_t kLow[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
                                                       8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
     const __m512i low = _mm512_load_si512(kLow), high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
     for (int64_t from = 0; from < count; from += kUnitPairs) {
+        const bf16 *const *fetched = from < num_ahead ? ahead + from : values + from;
         for (int64_t d = 0; d < dim; d += kUnitPairs, out += 2 * kUnitWeights) {
 #pragma GCC unroll 4
             for (int64_t key = 0; key < kUnitPairs; key += 2) {
+                __builtin_prefetch(fetched[key] + d);
+                __builtin_prefetch(fetched[key + 1] + d);
                 const __m512i first = _mm512_loadu_si512(values[from + key] + d);
                 const __m512i second = _mm512_loadu_si512(values[from + key + 1] + d);
                 bf16 *to = out + key / 2 * kUnitPairs;
@@ -154,8 +158,8 @@ TW_APART void look_in_blocks(TileUnit &unit, const Glance<bf16> &a, const TaskRo
     const int64_t dim = rows.dim, padded = a.padded();
     bf16 *keys = reinterpret_cast<bf16 *>(rows.buffer), *values = keys + kKeys * dim;
     lay_keys(a.piece.keys, padded, dim, a.piece.values, keys);
-    for (int64_t key = 0; key < a.next_count; ++key) prefetch_row(a.next.keys[key], dim);
-    lay_values(a.piece.values, padded, dim, values);
+    lay_values(a.piece.values, padded, dim, a.next.keys, a.next_count, values);
+    for (int64_t key = padded; key < a.next_count; ++key) prefetch_row(a.next.keys[key], dim);
     for (int64_t first = 0; first < rows.count; first += kUnitRows) {
         const int64_t last = min_of(rows.count, first + kUnitRows), seen = round_up(a.seen_by(last - 1).high, kKeyMultiple);
         if (seen <= 0) continue;
