@@ -6,6 +6,7 @@ its streams have waited equally long.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from tokenwire_services.gateway.metrics import Metrics
@@ -28,18 +29,17 @@ class Latencies:
     def arrived(self, streams: Sequence[int], now: float) -> None:
         """Tokens have arrived, of each stream at most once. Streams that have ended are passed over."""
         arrived_at = self._arrived_at
-        waited_since = list(map(arrived_at.get, streams))
-        for since in set(waited_since):
-            num_streams = waited_since.count(since)
-            if since is not None:
-                self._metrics.inter_token_latency.observe(now - since, num_streams)
-                continue
+        waited_since = Counter(map(arrived_at.get, streams))
+        if num_others := waited_since.pop(None, 0):
             firsts = self._asked_at.keys() & streams
             for stream in firsts:
                 self._metrics.time_to_first_token.observe(now - self._asked_at.pop(stream), 1)
                 arrived_at[stream] = now
-            if num_streams > len(firsts):
+            if num_others > len(firsts):
                 streams = [stream for stream in streams if stream in arrived_at]
+        for since, num_streams in waited_since.items():
+            if since is not None:
+                self._metrics.inter_token_latency.observe(now - since, num_streams)
         arrived_at.update(dict.fromkeys(streams, now))
 
     def end(self, stream: int) -> None:
