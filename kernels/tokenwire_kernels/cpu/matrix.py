@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tokenwire_kernels.cpu import library as native
+from tokenwire_kernels.cpu.build import INSTRUCTION_SETS
 from tokenwire_kernels.cpu.library import Context
 
 
@@ -96,12 +97,14 @@ class PackedMatrix:
 
 def describe_products(context: Context) -> list[tuple[str, str]]:
     """(format, how its products are computed) with the context's instruction set."""
-    dots_int8 = context.instruction_set in ("avx512_vnni", "avx512_bf16", "amx")
+    weakest_first = [instruction_set.name for instruction_set in INSTRUCTION_SETS]
+    level = weakest_first.index(context.instruction_set)
+    dots_int8 = level >= weakest_first.index("avx512_vnni")
     widened = "weights widened to float32 as they are read"
     int8 = (
         "int8 activations, one scale for each token and group, summed in integers" if dots_int8 else widened
     )
-    dots_bfloat16 = context.instruction_set in ("avx512_bf16", "amx")
+    dots_bfloat16 = level >= weakest_first.index("avx512_bf16")
     bfloat16 = "bfloat16 activations, summed in float32" if dots_bfloat16 else widened
     return [
         ("float32", "float32"),
