@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tokenwire_services.process_address import ProcessAddress
+from tokenwire_services.worker_ports import check_metrics_port
 
 MAX_WORKERS = 128
 
@@ -59,8 +60,8 @@ class GatewayConfig:
             raise ValueError("--workers share a port, so --port must be one; it is 0")
         if not 0 <= self.port <= 65535:
             raise ValueError(f"--port is {self.port}; expected 0 to 65535")
-        if self.metrics_port is not None and not 0 <= self.metrics_port <= 65535:
-            raise ValueError(f"--metrics-port is {self.metrics_port}; expected 0 to 65535")
+        if self.metrics_port is not None:
+            check_metrics_port(self.metrics_port, self.workers)
         _ = self.tokenizer_address
         if self.max_body_bytes < 1:
             raise ValueError(f"--max-body-bytes is {self.max_body_bytes}; expected at least 1")

@@ -9,7 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from tokenwire.address import authority
 
@@ -18,21 +19,43 @@ class PortError(Exception):
     """A port cannot be listened on."""
 
 
-def check_ports(addresses: Mapping[str, tuple[str, int]]) -> None:
-    """Check that each option's `(host, port)` can be listened on.
+@dataclass(slots=True, frozen=True)
+class Ports:
+    """What an option has processes listen on: a port, or as many from that on as there are processes."""
+
+    option: str
+    host: str
+    first: int
+    count: int = 1
+
+    def __str__(self) -> str:
+        last = self.first + self.count - 1
+        return f"{self.first}" if self.count == 1 else f"{self.first} to {last}"
+
+
+def check_ports(wanted: Iterable[Ports]) -> None:
+    """Check that all ports can be listened on, and that no two options have one in common.
 
     Raises:
         PortError: naming the option, the address and what is wrong.
     """
-    taken: dict[int, str] = {}
-    for option, (host, port) in addresses.items():
-        if port in taken:
-            raise PortError(f"{option} and {taken[port]} are both {port}; give each process its own port")
-        taken[port] = option
-        _check_port(option, host, port)
+    taken: dict[int, Ports] = {}
+    for ports in wanted:
+        for port in range(ports.first, ports.first + ports.count):
+            if port in taken:
+                raise PortError(_in_common(ports, taken[port]))
+            taken[port] = ports
+            _check_port(ports, port)
 
 
-def _check_port(option: str, host: str, port: int) -> None:
+def _in_common(one: Ports, other: Ports) -> str:
+    if one.count == other.count == 1:
+        return f"{one.option} and {other.option} are both {one}; give each process its own port"
+    return f"{one.option} is {one} and {other.option} {other}; give each process its own port"
+
+
+def _check_port(ports: Ports, port: int) -> None:
+    option, host = ports.option, ports.host
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except socket.gaierror as error:
@@ -44,6 +67,9 @@ def _check_port(option: str, host: str, port: int) -> None:
             probe.listen(1)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                raise PortError(f"port {port} is already in use; choose another with {option}") from None
+                which = "" if ports.count == 1 else f", which is {ports} for {ports.count} workers"
+                raise PortError(
+                    f"port {port} is already in use; choose another with {option}{which}"
+                ) from None
             reason = os.strerror(error.errno) if error.errno else str(error)
             raise PortError(f"cannot listen on {authority(host, port)}: {reason}") from None

@@ -21,7 +21,7 @@ from rich.console import Console
 import tokenwire
 from tokenwire.address import authority
 from tokenwire_services.launcher.command_line import command_line
-from tokenwire_services.launcher.ports import PortError, check_ports
+from tokenwire_services.launcher.ports import PortError, Ports, check_ports
 from tokenwire_services.launcher.process import ProcessSpec
 from tokenwire_services.launcher.reporter import PlainReporter, TerminalReporter
 from tokenwire_services.launcher.supervisor import supervise
@@ -38,20 +38,20 @@ _MOST_TOKENIZER_THREADS = 8
 
 def serve(engine: EngineConfig, tokenizer: TokenizerConfig, gateway: GatewayConfig) -> int:
     """Run all three until Ctrl-C or SIGTERM; the exit code."""
-    addresses = {
-        "--port": (gateway.host, gateway.port),
-        "--tokenizer-port": (tokenizer.host, tokenizer.port),
-        "--engine-port": (engine.host, engine.port),
-    }
-    for option, config in (
-        ("--gateway-metrics-port", gateway),
-        ("--tokenizer-metrics-port", tokenizer),
-        ("--engine-metrics-port", engine),
+    ports = [
+        Ports("--port", gateway.host, gateway.port),
+        Ports("--tokenizer-port", tokenizer.host, tokenizer.port),
+        Ports("--engine-port", engine.host, engine.port),
+    ]
+    for option, config, count in (
+        ("--gateway-metrics-port", gateway, gateway.workers),
+        ("--tokenizer-metrics-port", tokenizer, tokenizer.workers),
+        ("--engine-metrics-port", engine, 1),
     ):
         if config.metrics_port is not None:
-            addresses[option] = (config.metrics_host, config.metrics_port)
+            ports.append(Ports(option, config.metrics_host, config.metrics_port, count))
     try:
-        check_ports(addresses)
+        check_ports(ports)
     except PortError as error:
         print(f"tokenwire serve: {error}", file=sys.stderr)
         return 1

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from tokenwire_services.launcher.command_line import command_line
-from tokenwire_services.launcher.ports import PortError, check_ports
+from tokenwire_services.launcher.ports import PortError, Ports, check_ports
 from tokenwire_services.launcher.process import ProcessSpec
 from tokenwire_services.launcher.reporter import PlainReporter
 from tokenwire_services.launcher.supervisor import supervise
@@ -43,8 +43,11 @@ def run_workers(
     command: str, config: TokenizerConfig | GatewayConfig, environment: Mapping[str, str | None]
 ) -> int:
     """Run a service's workers until Ctrl-C or SIGTERM; the exit code."""
+    ports = [Ports("--port", config.host, config.port)]
+    if config.metrics_port is not None:
+        ports.append(Ports("--metrics-port", config.metrics_host, config.metrics_port, config.workers))
     try:
-        check_ports({"--port": (config.host, config.port)})
+        check_ports(ports)
     except PortError as error:
         print(f"tokenwire {command}: {error}", file=sys.stderr)
         return 1

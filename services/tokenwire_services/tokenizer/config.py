@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from tokenwire.duplex.unix import check_socket
 from tokenwire_services.process_address import ProcessAddress
+from tokenwire_services.worker_ports import check_metrics_port
 
 TOOL_PARSERS = ("harmony", "deepseek", "mistral", "hermes", "pythonic", "llama3_json")
 REASONING_PARSERS = ("think", "harmony")
@@ -81,8 +82,8 @@ class TokenizerConfig:
             check_socket("--session-socket", socket)
         if not 0 <= self.port < 65536:
             raise ValueError(f"--port is {self.port}; expected 0 to 65535")
-        if self.metrics_port is not None and not 0 <= self.metrics_port < 65536:
-            raise ValueError(f"--metrics-port is {self.metrics_port}; expected 0 to 65535")
+        if self.metrics_port is not None:
+            check_metrics_port(self.metrics_port, self.workers)
         for option, seconds in (
             ("--session-grace-s", self.session_grace_s),
             ("--failover-timeout-s", self.failover_timeout_s),

@@ -19,6 +19,11 @@ from tokenwire_services.gateway.config import GatewayConfig
         ({"tokenizer": "http://localhost:50052"}, "expected host:port"),
         ({"tokenizer": "::1:50052"}, r"expected host:port, such as .* or \[::1\]:50051"),
         ({"workers": 100_000}, "--workers is 100000; expected 1 to"),
+        (
+            {"metrics_port": 65535, "workers": 2},
+            "--metrics-port is 65535; expected 1 to 65534, since 2 workers",
+        ),
+        ({"metrics_port": 0, "workers": 2}, "--metrics-port is 0; expected 1 to 65534"),
         ({"failover_timeout_s": 1e300}, r"--failover-timeout-s is 1e\+300; expected 0 to a day"),
         ({"max_body_bytes": 0}, "--max-body-bytes is 0"),
         ({"request_timeout_s": 0.0}, "--request-timeout-s is 0.0"),
