@@ -97,6 +97,7 @@ class Client:
     def hang_up(self) -> None:
         """The connection is lost."""
         self._cycle.disconnected = True
+        self._cycle.waiting_for_100_continue = False
         self._cycle.message_event.set()
         if self.on_gone is not None:
             self.on_gone()

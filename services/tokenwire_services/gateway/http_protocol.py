@@ -2,18 +2,21 @@
 
 A request's head arrives within a time and a size, whoever sends it: uvicorn bounds neither, and no key was
 seen yet. What is not HTTP gets the API's own error body, and who would rather speak another protocol (Java's
-client asks for HTTP/2 with every request) an answer in this one, as RFC 9110 has it (7.8).
+client asks for HTTP/2 with every request) an answer in this one, as RFC 9110 has it (7.8). Whoever gets the
+last answer while still sending has the time to read it, as RFC 9112 has it (9.6): a socket that is closed
+resets the connection when more arrives, and the answer is lost.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
 import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from tokenwire_services.gateway.client import Client
 from tokenwire_services.gateway.errors import ApiError
@@ -21,6 +24,8 @@ from tokenwire_services.gateway.errors import ApiError
 HEAD_TIMEOUT_S = 30.0
 MAX_HEAD_BYTES = 64 << 10
 """On top of what one read from the socket brings."""
+LINGER_S = 5.0
+"""For whoever is still sending to read the last answer."""
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
@@ -34,6 +39,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """Of a head that is incomplete; None between heads."""
         self._unanswered: list[Client] = []
         """Of the request that is being answered, and of those that were sent without waiting for that."""
+        self._is_lingering = False
+        """Whether the last answer was sent."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         if self.access_log:
@@ -53,16 +60,20 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._is_lingering:
+            return
         if self._head_bytes is not None:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse(431, f"The request's head is larger than {MAX_HEAD_BYTES} bytes")
                 return
-        self._unset_keepalive_if_required()
         try:
             self._parse(data)
         except httptools.HttpParserError:
             self._refuse(400, "The request is not valid HTTP")
+            return
+        if self.cycle is not None and self.cycle.more_body and self.cycle.transport is self.transport:
+            self.cycle.transport = _LingeringTransport(self.transport, self.cycle, self._linger)
 
     def _parse(self, data: bytes) -> None:
         try:
@@ -79,6 +90,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._unset_keepalive_if_required()
         self._head_bytes = 0
         self._start_timer()
 
@@ -125,5 +137,39 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
             f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
         )
+        for client in self._unanswered:
+            client.hang_up()
         self.transport.write(head.encode() + body)
-        self.transport.close()
+        self._linger()
+
+    def _linger(self) -> None:
+        """Close the connection as soon as its peer has, and soon anyway."""
+        self._is_lingering = True
+        self._stop_timer()
+        self.pipeline.clear()
+        self.flow.resume_reading()
+        self.transport.write_eof()
+        self.loop.call_later(LINGER_S, self.transport.close)
+
+
+class _LingeringTransport(asyncio.Transport):
+    """Stands for the transport of a response, as which it closes, unless the request is still arriving."""
+
+    def __init__(
+        self, transport: asyncio.Transport, cycle: RequestResponseCycle, linger: Callable[[], None]
+    ) -> None:
+        self._transport = transport
+        self._cycle = cycle
+        self._linger = linger
+
+    def write(self, data: bytes) -> None:  # type: ignore[override]
+        self._transport.write(data)
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def close(self) -> None:
+        if self._cycle.more_body and not self._transport.is_closing():
+            self._linger()
+        else:
+            self._transport.close()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from urllib.parse import urlsplit
 
 import pytest
 
 from tests.patience import PATIENCE_S, until
+from tests.services.gateway.conftest import running_gateway
 from tests.services.gateway.fake_tokenizer import MODEL, Answer, FakeTokenizer
-from tokenwire_services.gateway import http_protocol, limits
+from tokenwire_services.gateway import http_protocol, limits, server
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -31,6 +33,21 @@ async def reply_to(gateway: str, *pieces: bytes) -> bytes:
         writer.close()
 
 
+def send_all_then_read(gateway: str, data: bytes) -> bytes:
+    """What the gateway answers to a client that reads once all is sent, as most do."""
+    address = urlsplit(gateway)
+    with socket.create_connection((address.hostname, address.port), timeout=PATIENCE_S) as connection:
+        connection.sendall(data)
+        return b"".join(iter(lambda: connection.recv(1 << 16), b""))
+
+
+async def send_for_ever(writer: asyncio.StreamWriter) -> None:
+    while True:
+        writer.write(b" ")
+        await writer.drain()
+        await asyncio.sleep(0.01)
+
+
 def code_of(reply: bytes) -> tuple[int, str]:
     head, _, body = reply.partition(b"\r\n\r\n")
     return int(head.split()[1]), json.loads(body)["error"]["code"]
@@ -46,6 +63,56 @@ def stream_request(head: bytes) -> bytes:
 async def test_a_head_without_end_is_refused(gateway: str) -> None:
     reply = await reply_to(gateway, HEAD, *[b"X-Long: " + b"x" * 30_000] * 3)
     assert code_of(reply) == (431, "request_head_too_large")
+
+
+@pytest.mark.parametrize("size", [300_000, 5_000_000])
+async def test_whoever_sends_a_large_head_in_one_go_can_read_the_refusal(gateway: str, size: int) -> None:
+    head = HEAD + b"X-Long: " + b"x" * size + b"\r\n\r\n"
+    assert code_of(await asyncio.to_thread(send_all_then_read, gateway, head)) == (
+        431,
+        "request_head_too_large",
+    )
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+async def test_whoever_sends_a_large_body_and_closes_can_read_the_refusal(
+    gateway: str, version: bytes
+) -> None:
+    size = 17 << 20
+    head = HEAD.replace(b"1.1", version) + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % size
+    reply = await asyncio.to_thread(send_all_then_read, gateway, head + b" " * size)
+    assert code_of(reply) == (413, "request_too_large")
+
+
+async def test_whoever_is_refused_and_goes_on_sending_is_cut_off(
+    gateway: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_protocol, "LINGER_S", 0.1)
+    address = urlsplit(gateway)
+    _, writer = await asyncio.open_connection(address.hostname, address.port)
+    writer.write(b"no HTTP\r\n\r\n")
+    with pytest.raises(ConnectionError):
+        await asyncio.wait_for(send_for_ever(writer), PATIENCE_S)
+    writer.close()
+
+
+async def test_a_body_that_goes_on_after_the_answer_does_not_hold_the_connection(
+    tokenizer: FakeTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "_KEEP_ALIVE_S", 0.3)
+    async with running_gateway(tokenizer.port) as gateway:
+        address = urlsplit(gateway)
+        reader, writer = await asyncio.open_connection(address.hostname, address.port)
+        writer.write(HEAD + b"Content-Length: 100000000\r\n\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 413 ")
+        with pytest.raises(ConnectionError):
+            await asyncio.wait_for(send_for_ever(writer), PATIENCE_S)
+        writer.close()
+
+
+async def test_what_is_not_http_after_a_request_that_awaits_consent_is_refused(gateway: str) -> None:
+    head = HEAD + b"Expect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\nno size\r\n"
+    assert code_of(await reply_to(gateway, head)) == (400, "invalid_request")
 
 
 async def test_what_is_not_http_gets_the_apis_error(gateway: str) -> None:
@@ -102,7 +169,13 @@ async def test_what_is_not_http_within_an_answer_ends_it_without_another(
     gateway: str, tokenizer: FakeTokenizer
 ) -> None:
     tokenizer.answer = lambda request: Answer(["x"], endless=True)
-    reply = await reply_to(gateway, stream_request(HEAD), b"\x16\x03\x01 hello\r\n\r\n")
+    address = urlsplit(gateway)
+    reader, writer = await asyncio.open_connection(address.hostname, address.port)
+    writer.write(stream_request(HEAD))
+    reply = await reader.readuntil(b'"x"')
+    writer.write(b"\x16\x03\x01 hello\r\n\r\n")
+    reply += await asyncio.wait_for(reader.read(), PATIENCE_S)
+    writer.close()
     assert reply.count(b"HTTP/1.1 200") == 1
     assert b"400 Bad Request" not in reply
     await until(lambda: not tokenizer.live)
