@@ -68,6 +68,11 @@ class StatusError(Exception):
                 return seconds
         return None
 
+    def again(self) -> StatusError:
+        """The same error, to be raised: one that is kept must not be itself, since each time that it is, the
+        frames that it passes are kept with it, and all that they hold."""
+        return StatusError(self.code, self.message, self.details)
+
     def to_proto(self) -> status_pb2.Status:
         """The error as a google.rpc.Status."""
         status = status_pb2.Status(code=self.code.value[0], message=self.message)

@@ -176,7 +176,7 @@ class EngineServer:
 
     def _get_serving(self) -> Serving:
         if self._refusal is not None:
-            raise self._refusal
+            raise self._refusal.again()
         assert self._serving is not None
         return self._serving
 

@@ -80,7 +80,7 @@ class GrammarCompiler:
         if isinstance(compiled, StatusError):
             if compiled.code is not grpc.StatusCode.INVALID_ARGUMENT:  # it may go better the next time
                 self._cache.pop(key, None)
-            raise compiled
+            raise compiled.again()
         grammar = compiled.grammar.copy()
         for index, token_id in enumerate(output_token_ids):
             if not grammar.accept(token_id):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import weakref
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -185,3 +187,18 @@ async def test_a_model_without_a_tokenizer_file_has_no_constraints(tmp_path: Pat
         await compiler.compile(Constraint(regex="a"), [])
     assert (caught.value.code, caught.value.field) == (grpc.StatusCode.UNIMPLEMENTED, "constraint")
     compiler.close()
+
+
+async def test_a_refusal_that_is_remembered_holds_on_to_nobody_who_asked(compiler: GrammarCompiler) -> None:
+    class Request:
+        """What a caller has in hand."""
+
+    async def refused() -> weakref.ref[Request]:
+        request = Request()
+        with pytest.raises(StatusError, match="cannot be used"):
+            await compiler.compile(Constraint(regex="("), [])
+        return weakref.ref(request)
+
+    requests = [await refused() for _ in range(3)]
+    gc.collect()
+    assert [request() for request in requests] == [None] * 3
