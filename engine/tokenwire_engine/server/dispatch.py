@@ -15,7 +15,7 @@ from typing import Protocol
 
 import grpc
 
-from tokenwire.status import StatusError, resource_exhausted
+from tokenwire.status import StatusError, invalid_argument, resource_exhausted
 from tokenwire_engine.core.commands import Cancel, Command, HandBack, Hold, Resume, Submit
 from tokenwire_engine.scheduler.outputs import ChannelOutput, Outputs
 from tokenwire_engine.scheduler.request import FinishReason, Request
@@ -96,9 +96,15 @@ class Dispatcher:
         """Give a request to the core, in the place of the one that it continues if that is live.
 
         Raises:
-            StatusError: ALREADY_EXISTS when its id is in use, RESOURCE_EXHAUSTED when too many are live,
-                UNAVAILABLE while none is admitted.
+            StatusError: INVALID_ARGUMENT when it has too many samples, ALREADY_EXISTS when its id is in use,
+                RESOURCE_EXHAUSTED when too many are live, UNAVAILABLE while none is admitted.
         """
+        if request.num_samples > self._max_live:
+            raise invalid_argument(
+                "sampling.num_samples",
+                f"{request.num_samples} are more requests than the engine holds at a time, which is "
+                f"{self._max_live} (--max-running and --max-waiting); ask for fewer",
+            )
         if not self._admits:
             message = "the engine is draining and admits no requests; try another, or later"
             raise handed_back(message, len(request.output_token_ids))

@@ -38,6 +38,8 @@ class ServedModel:
     names: tuple[str, ...]
     """Names that requests may use; the first is the primary one."""
     max_running: int
+    max_requests: int
+    """Most that run or wait, each sample counted."""
     instance_id: str
     """Random identity of this process."""
     created_unix_s: int
@@ -61,6 +63,7 @@ class ServedModel:
             kv_block_size=info.block_size,
             num_kv_blocks=info.num_blocks,
             max_running=self.max_running,
+            max_requests=self.max_requests,
             instance_id=self.instance_id,
             default_sampling=_sampling_to_proto(info.default_sampling),
             num_parameters=info.num_parameters,

@@ -246,16 +246,17 @@ class EngineServer:
         if self._stopping:
             core.send(Shutdown())
             return
+        limit = self._config.max_running + self._config.max_waiting
         model = ServedModel(
             info=info,
             names=self._config.served_names or (info.name,),
             max_running=self._config.max_running,
+            max_requests=limit,
             policy=self._config.policy,
             instance_id=uuid.uuid4().hex,
             created_unix_s=int(time.time()),
             grammars=GrammarCompiler(info.checkpoint, info.vocab_size, info.eos_token_ids),
         )
-        limit = self._config.max_running + self._config.max_waiting
         dispatcher = Dispatcher(core.send, limit, lambda: core.load.estimated_wait_s)
         most_ms = round(self._config.session_grace_s * 1000)
         sessions = Sessions(most_ms, lambda grace_ms: Session(grace_ms, model, dispatcher))

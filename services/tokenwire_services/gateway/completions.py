@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 from starlette.types import ASGIApp
 
+from tokenwire.status import invalid_argument
 from tokenwire.v1 import tokenizer_pb2
 from tokenwire_services.gateway.completions_output import CompletionsOutput
 from tokenwire_services.gateway.documentation import generation_responses
@@ -15,6 +16,7 @@ from tokenwire_services.gateway.models import only_model
 from tokenwire_services.gateway.output import Header
 from tokenwire_services.gateway.reply import Reply
 from tokenwire_services.gateway.request_proto import generate_request
+from tokenwire_services.gateway.schemas.base import MAX_SAMPLES
 from tokenwire_services.gateway.schemas.completions import CompletionRequest
 from tokenwire_services.gateway.schemas.responses import Completion
 from tokenwire_services.gateway.sse import EventStream
@@ -39,11 +41,28 @@ def router(link: TokenizerLink) -> APIRouter:
         header = Header("cmpl", model, body.request_id)
         names = FieldNames("completions", body.structured_outputs is not None)
         output = CompletionsOutput(header, names, body)
+        if body.num_choices > MAX_SAMPLES:
+            await _check_capacity(link, model, body)
         exchange = Exchange(link.session)
         exchange.submit(_to_protos(body, header.request_id), wake_on_delta=bool(body.stream))
         return EventStream(exchange, output) if body.stream else Reply(exchange, output)
 
     return routes
+
+
+async def _check_capacity(link: TokenizerLink, model: str, body: CompletionRequest) -> None:
+    """Look whether as many requests can run or wait at a time, however busy the engines are now.
+
+    Raises:
+        StatusError: INVALID_ARGUMENT naming the prompts.
+    """
+    limits = [card.max_requests for card in await link.list_models() if card.name == model]
+    if limits and 0 < limits[0] < body.num_choices:
+        raise invalid_argument(
+            "text",
+            f"{len(body.prompts)} prompts of n = {body.n or 1} are {body.num_choices} requests, and the engines "
+            f"of {model!r} hold {limits[0]} at a time; send fewer prompts at once, or ask for fewer answers",
+        )
 
 
 def _to_protos(body: CompletionRequest, request_id: str) -> list[tokenizer_pb2.TokenizerGenerateRequest]:

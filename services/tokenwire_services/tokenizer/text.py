@@ -5,11 +5,14 @@ Each raises StatusError when the request cannot be served.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tokenwire.status import invalid_argument
 from tokenwire.v1 import tokenizer_pb2
 from tokenwire_services.tokenizer.chat import encode_chat, render_chat
 from tokenwire_services.tokenizer.config import TokenizerConfig
 from tokenwire_services.tokenizer.engines import Engines
+from tokenwire_services.tokenizer.model import Model
 from tokenwire_services.tokenizer.prompt import check_token_ids, encode
 
 
@@ -54,7 +57,8 @@ async def render(
 def list_models(engines: Engines) -> tokenizer_pb2.ListModelsResponse:
     """One card a served name; a model's first name is the model, the others are its aliases."""
     cards: dict[str, tokenizer_pb2.ListModelsResponse.ModelCard] = {}
-    for model in engines.models:
+    models = engines.models
+    for model in models:
         for name in model.info.served_names:
             if name not in cards:
                 cards[name] = tokenizer_pb2.ListModelsResponse.ModelCard(
@@ -63,5 +67,12 @@ def list_models(engines: Engines) -> tokenizer_pb2.ListModelsResponse:
                     created_unix_s=model.info.created_unix_s,
                     supports_chat=model.chat_template is not None,
                     root=model.info.served_names[0],
+                    max_requests=_max_requests(name, models),
                 )
     return tokenizer_pb2.ListModelsResponse(models=cards.values())
+
+
+def _max_requests(name: str, models: Sequence[Model]) -> int:
+    """What all engines of a model hold; 0 where one does not say."""
+    limits = [model.info.max_requests for model in models if name in model.info.served_names]
+    return sum(limits) if all(limits) else 0

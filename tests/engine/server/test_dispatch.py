@@ -93,6 +93,21 @@ def test_a_full_engine_refuses_until_its_queue_will_have_drained(
     dispatcher.submit(request("b", channel))
 
 
+def test_more_samples_than_an_engine_ever_holds_are_refused_for_good() -> None:
+    dispatcher = Dispatcher([].append, max_live=3, estimate_wait_s=lambda: None)
+    channel = dispatcher.open(Recorder())
+    large = request("large", channel)
+    large.num_samples = 4
+    with pytest.raises(
+        StatusError, match="4 are more requests than the engine holds at a time, which is 3"
+    ) as caught:
+        dispatcher.submit(large)
+    assert caught.value.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert caught.value.field == "sampling.num_samples"
+    large.num_samples = 3
+    dispatcher.submit(large)
+
+
 def test_after_the_end_every_receiver_and_every_newcomer_hears_the_error(dispatcher: Dispatcher) -> None:
     receiver = Recorder()
     dispatcher.open(receiver)

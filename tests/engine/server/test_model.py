@@ -14,6 +14,7 @@ async def test_get_model_says_what_is_served(engine: Engine) -> None:
     assert list(model.served_names) == ["hash-model"]
     assert (model.vocab_size, model.max_model_len, list(model.eos_token_ids)) == (1000, 256, [2])
     assert (model.kv_block_size, model.num_kv_blocks, model.max_running) == (16, 64, 8)
+    assert model.max_requests == 8 + 4096
     assert (model.dtype, model.kv_cache_dtype) == ("uint32", "uint32")
     assert model.default_sampling.temperature == 0.5
     assert model.instance_id

@@ -27,6 +27,7 @@ MODEL = ServedModel(
     info=model_info(max_model_len=256, num_blocks=64),
     names=("hash-model", "alias"),
     max_running=8,
+    max_requests=12,
     instance_id="an-instance",
     created_unix_s=0,
 )

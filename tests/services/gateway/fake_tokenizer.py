@@ -19,6 +19,7 @@ from tokenwire.status import StatusError, abort, invalid_argument, not_found
 from tokenwire.v1 import generation_pb2, tokenizer_pb2, tokenizer_pb2_grpc
 
 MODEL = "org/fake"
+MAX_REQUESTS = 300
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Request = tokenizer_pb2.TokenizerGenerateRequest
@@ -119,7 +120,12 @@ class FakeTokenizer(tokenizer_pb2_grpc.TokenizerServicer):
         self, request: tokenizer_pb2.ListModelsRequest, context: Context
     ) -> tokenizer_pb2.ListModelsResponse:
         card = tokenizer_pb2.ListModelsResponse.ModelCard(
-            name=MODEL, max_model_len=4096, created_unix_s=1_700_000_000, supports_chat=True, root=MODEL
+            name=MODEL,
+            max_model_len=4096,
+            created_unix_s=1_700_000_000,
+            supports_chat=True,
+            root=MODEL,
+            max_requests=MAX_REQUESTS,
         )
         return tokenizer_pb2.ListModelsResponse(models=[card])
 

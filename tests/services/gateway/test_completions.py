@@ -5,7 +5,7 @@ from __future__ import annotations
 import openai
 import pytest
 
-from tests.services.gateway.fake_tokenizer import MODEL, FakeTokenizer
+from tests.services.gateway.fake_tokenizer import MAX_REQUESTS, MODEL, FakeTokenizer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -70,3 +70,19 @@ async def test_prompts_that_are_answered_together_are_different_requests(
 ) -> None:
     answer = await client.completions.create(model=MODEL, prompt=["a", "b"])
     assert [request.request_id for request in tokenizer.requests] == [f"{answer.id}-0", f"{answer.id}-1"]
+
+
+async def test_more_answers_than_can_ever_be_held_are_refused_for_good(
+    client: openai.AsyncOpenAI, tokenizer: FakeTokenizer
+) -> None:
+    with pytest.raises(
+        openai.BadRequestError, match=f"768 requests, .* hold {MAX_REQUESTS} at a time"
+    ) as caught:
+        await client.completions.create(model=MODEL, prompt=["a"] * 256, n=3)
+    assert caught.value.param == "prompt"
+    assert not tokenizer.requests
+
+
+async def test_as_many_answers_as_can_be_held_are_given(client: openai.AsyncOpenAI) -> None:
+    answer = await client.completions.create(model=MODEL, prompt=["a"] * 3, n=100)
+    assert len(answer.choices) == MAX_REQUESTS

@@ -211,6 +211,19 @@ async def test_requests_wait_for_any_engine_when_all_are_lost(start_engine: Star
             await stopping
 
 
+async def test_a_model_holds_as_many_requests_as_its_engines_together(
+    engine: FakeEngine, other: FakeEngine
+) -> None:
+    engine.info.max_requests = 30
+    other.info.CopyFrom(engine.info)
+    other.files = engine.files
+    other.info.max_requests = 12
+    async for service in start_service(engine, other):
+        await until_up(service, engine, other)
+        listed = await service.stub.ListModels(tokenizer_pb2.ListModelsRequest())
+        assert {card.name: card.max_requests for card in listed.models} == {"tiny": 42, "tiny-alias": 42}
+
+
 async def test_models_are_told_apart_by_name(engine: FakeEngine, other: FakeEngine) -> None:
     async for service in start_service(engine, other):
         await until_up(service, engine, other)

@@ -65,6 +65,8 @@ StopString = Annotated[str, Field(min_length=1), AfterValidator(_check_stop)]
 StopStrings = Annotated[list[StopString], Field(max_length=16, fail_fast=True)]
 MAX_LOGPROBS = 20
 """Most alternatives a token."""
+MAX_SAMPLES = 128
+"""Most answers to a prompt."""
 Alternatives = Annotated[int, Field(ge=0, le=MAX_LOGPROBS), WHOLE]
 
 
@@ -138,7 +140,8 @@ class GenerationRequest(Unused):
     ] = None
 
     n: Annotated[
-        Annotated[int, Field(ge=1, le=128), WHOLE] | None, Field(description="How many answers to give.")
+        Annotated[int, Field(ge=1, le=MAX_SAMPLES), WHOLE] | None,
+        Field(description="How many answers to give."),
     ] = None
     prompt_logprobs: Annotated[
         Alternatives | None,

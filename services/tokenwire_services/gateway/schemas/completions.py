@@ -64,3 +64,8 @@ class CompletionRequest(GenerationRequest):
         prompt: Any = self.prompt
         is_one = isinstance(prompt, str) or isinstance(prompt[0], int)
         return [prompt] if is_one else prompt
+
+    @property
+    def num_choices(self) -> int:
+        """Answers to all prompts together."""
+        return len(self.prompts) * (self.n or 1)
