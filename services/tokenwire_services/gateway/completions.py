@@ -60,8 +60,9 @@ async def _check_capacity(link: TokenizerLink, model: str, body: CompletionReque
     if limits and 0 < limits[0] < body.num_choices:
         raise invalid_argument(
             "text",
-            f"{len(body.prompts)} prompts of n = {body.n or 1} are {body.num_choices} requests, and the engines "
-            f"of {model!r} hold {limits[0]} at a time; send fewer prompts at once, or ask for fewer answers",
+            f"{len(body.prompts)} prompts of n = {body.n or 1} are {body.num_choices} requests, and the "
+            f"engines of {model!r} hold {limits[0]} at a time; send fewer prompts at once, or ask for fewer "
+            "answers",
         )
 
 
