@@ -57,10 +57,16 @@ def test_all_workers_take_connections(stack):
     assert all(taken)
 
 
+def each_gateway_has_its_own(stack: Stack) -> bool:
+    """Whether every process of the tokenizer service has a socket that listens, and one gateway's."""
+    return all(
+        sum("-tokenizer-" in str(each.laddr) for each in tokenizer.net_connections("unix")) == 2
+        for tokenizer in workers(stack, "tokenizer")
+    )
+
+
 def test_each_gateway_has_a_tokenizer_service_of_its_own(stack):
-    for tokenizer in workers(stack, "tokenizer"):
-        sockets = [each for each in tokenizer.net_connections("unix") if "-tokenizer-" in str(each.laddr)]
-        assert len(sockets) == 2  # one that listens, and one gateway's
+    assert each_gateway_has_its_own(stack)
 
 
 def test_streams_go_on_at_another_tokenizer_service_when_theirs_is_killed(stack):
@@ -78,6 +84,7 @@ def test_streams_go_on_at_another_tokenizer_service_when_theirs_is_killed(stack)
     assert len(texts) == 1
     assert ask(stack, max_tokens=600, ignore_eos=True, temperature=0).json()["choices"][0]["text"] in texts
     stack.wait_for("is ready again", num_starts + 1)
+    eventually(lambda: each_gateway_has_its_own(stack))
 
 
 def text_of(lines: list[str]) -> str:

@@ -1,60 +1,45 @@
-"""The connection to the tokenizer service: one session for all requests, resumed whenever its stream breaks.
+"""The tokenizer service, as the gateway knows it: a session for all requests, and calls for all else.
 
-A session that cannot be resumed, because its process has died, goes on as a new one: its requests are sent
-again, with what they have so far, to whichever process answers. Only when none does in time do they fail. New
-requests are taken in during an outage if it is brief.
+Of several processes the session goes to the one that is preferred. When that dies, it goes on at another;
+when it is back, new requests go there again, in a new session, and the others end where they are.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tokenwire.channel import DIRECT
-from tokenwire.duplex.call import DuplexCall, open_call
+from tokenwire.duplex.unix import connect
 from tokenwire.status import StatusError, unavailable
 from tokenwire.v1 import tokenizer_pb2, tokenizer_pb2_grpc
 from tokenwire_services.gateway.metrics import Metrics
-from tokenwire_services.gateway.session import Command, Session
+from tokenwire_services.gateway.session import Session
+from tokenwire_services.gateway.session_link import (
+    LONGEST_BACK_OFF_S,
+    RETRY_AFTER_S,
+    SHORTEST_BACK_OFF_S,
+    SessionLink,
+)
 from tokenwire_services.process_address import ProcessAddress
 
 SERVICE = "tokenwire.v1.Tokenizer"
-_SESSION = f"/{SERVICE}/Session"
-RETRY_AFTER_S = 1.0
+SETTLED_S = 5.0
+"""How long a process that is back must have been there for requests to return to it."""
+LOOK_S = 1.0
 _CALL_TIMEOUT_S = 5.0
 _TEXT_TIMEOUT_S = 60.0
 """For a text of the largest size to be encoded, or decoded."""
-_FLUSH_TIMEOUT_S = 0.5
-_BRIEF_S = 1.0
-"""An outage that is over sooner is nobody's business."""
-_RESUME_PAUSE_S = 0.02
-_MISS_PAUSE_S = 0.002
-_MOST_MISSES = 32
-"""Processes that may say that they do not have the session before it counts as lost."""
-_FATAL = frozenset(
-    {
-        grpc.StatusCode.ALREADY_EXISTS,
-        grpc.StatusCode.INVALID_ARGUMENT,
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        grpc.StatusCode.UNIMPLEMENTED,
-    }
-)
-"""What the service ends a session for. Whatever else a stream ends with is taken for a broken connection."""
-_SHORTEST_BACK_OFF_S = 0.1
-_LONGEST_BACK_OFF_S = 2.0
-_SILENCE_S = 3.0
-"""How long nothing is said of there being no service, which may only just start."""
 _CHANNEL_OPTIONS = (
     DIRECT,
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
-    ("grpc.initial_reconnect_backoff_ms", int(_SHORTEST_BACK_OFF_S * 1000)),
-    ("grpc.min_reconnect_backoff_ms", int(_SHORTEST_BACK_OFF_S * 1000)),
-    ("grpc.max_reconnect_backoff_ms", int(_LONGEST_BACK_OFF_S * 1000)),
+    ("grpc.initial_reconnect_backoff_ms", int(SHORTEST_BACK_OFF_S * 1000)),
+    ("grpc.min_reconnect_backoff_ms", int(SHORTEST_BACK_OFF_S * 1000)),
+    ("grpc.max_reconnect_backoff_ms", int(LONGEST_BACK_OFF_S * 1000)),
     # A host that vanished without a word is noticed.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
@@ -62,11 +47,9 @@ _CHANNEL_OPTIONS = (
 
 logger = logging.getLogger(__name__)
 
-Call = DuplexCall[Command, tokenizer_pb2.TokenizerSessionResponse]
-
 
 class TokenizerLink:
-    """Keeps a session going with one tokenizer service."""
+    """The connections with one tokenizer service."""
 
     def __init__(
         self,
@@ -76,18 +59,14 @@ class TokenizerLink:
         failover_timeout_s: float = 30.0,
     ) -> None:
         """`failover_timeout_s`: how long requests wait for a process when theirs was lost."""
+        self._processes = address
         self._address = address.authority
-        self._session_addresses = address.sessions
+        self._metrics = metrics
+        self._request_timeout_s = request_timeout_s
         self._failover_timeout_s = failover_timeout_s
-        self._session = Session(metrics, request_timeout_s)
-        self._opened = asyncio.Event()
-        self._is_serving = False
-        self._is_open = False
-        """Whether the latest stream was opened."""
-        self._was_open = False
-        """Whether any was."""
-        self._outage: list[asyncio.TimerHandle] = []
-        """What will follow from an outage that goes on: no new requests, then no old ones."""
+        self._others: set[SessionLink] = set()
+        """Of sessions that take no new requests yet, or any more."""
+        self._draining: set[asyncio.Task[None]] = set()
         self._closing = False
 
     async def start(self) -> None:
@@ -95,11 +74,16 @@ class TokenizerLink:
         self._channel = grpc.aio.insecure_channel(self._address, options=_CHANNEL_OPTIONS)
         self._stub = tokenizer_pb2_grpc.TokenizerStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
-        self._keeper = asyncio.create_task(self._keep_open())
+        self._link = self._open_link()
+        self._returning = asyncio.create_task(self._return_home())
+
+    def _open_link(self) -> SessionLink:
+        session = Session(self._metrics, self._request_timeout_s)
+        return SessionLink(self._processes, session, self._failover_timeout_s)
 
     async def wait_open(self) -> None:
         """Return once a session is open."""
-        await self._opened.wait()
+        await self._link.wait_open()
 
     @property
     def session(self) -> Session:
@@ -109,27 +93,19 @@ class TokenizerLink:
             StatusError: UNAVAILABLE while there is none.
         """
         if self._closing:
-            raise unavailable("the gateway is shutting down", RETRY_AFTER_S)
-        if not self._is_serving:
+            raise _shutting_down()
+        if not self._link.is_serving:
             raise unavailable(
                 f"the tokenizer service at {self._address} cannot be reached; try again", RETRY_AFTER_S
             )
-        return self._session
+        return self._link.session
 
     async def close(self, grace_s: float) -> None:
         """Refuse new requests, give those in flight `grace_s` seconds, end the others with an error."""
         self._closing = True
-        deadline = asyncio.get_running_loop().time() + grace_s
-        while self._session.num_live:
-            if asyncio.get_running_loop().time() >= deadline:
-                break
-            await asyncio.sleep(0.02)
-        # The session ends by itself once the tokenizer was told what to cancel.
-        self._session.close(unavailable("the gateway is shutting down", RETRY_AFTER_S))
-        if self._is_open:
-            await asyncio.wait({self._keeper}, timeout=_FLUSH_TIMEOUT_S)
-        self._keeper.cancel()
-        await asyncio.wait({self._keeper})
+        self._returning.cancel()
+        await asyncio.gather(*(self._end(link, grace_s) for link in (self._link, *self._others)))
+        await asyncio.wait({self._returning, *self._draining})
         await self._channel.close()
 
     async def list_models(self) -> list[tokenizer_pb2.ListModelsResponse.ModelCard]:
@@ -188,136 +164,50 @@ class TokenizerLink:
             return unavailable(message, RETRY_AFTER_S)
         return failure
 
-    async def _keep_open(self) -> None:
-        """One session after another, over as many streams as each takes."""
-        session, back_off_s = self._session, _SHORTEST_BACK_OFF_S
+    async def _return_home(self) -> None:
+        """Have new requests go to the process that is preferred, whenever it comes back."""
         while True:
-            reason, is_fatal = await self._keep_going(session)
-            if self._closing:
-                return
-            logger.warning("lost the tokenizer service at %s: %s", self._address, reason)
-            if is_fatal:
-                session.fail(self._broke())
-            back_off_s = min(2 * back_off_s, _LONGEST_BACK_OFF_S)
-            if session.was_opened:
-                back_off_s = _SHORTEST_BACK_OFF_S
-                session.move()
-            await asyncio.sleep(back_off_s)
+            left = self._link
+            await left.wait_away()
+            await _until_settled(self._processes.sessions[0])
+            if not left.is_away:
+                continue
+            back = self._open_link()
+            self._others.add(back)
+            await back.wait_open()
+            logger.info("new requests go to the process of the tokenizer service that was lost, again")
+            self._link = back
+            self._others ^= {back, left}
+            task = asyncio.create_task(self._end(left))
+            self._draining.add(task)
+            task.add_done_callback(self._draining.discard)
 
-    async def _keep_going(self, session: Session) -> tuple[str, bool]:
-        """One session over as many streams as it takes, until it is lost.
-
-        Returns:
-            Why that is, and whether its requests are lost with it.
-        """
-        loop = asyncio.get_running_loop()
-        give_up_at, misses, is_fatal = None, 0, False
-        while True:
-            self._is_open = False
-            try:
-                await self._run(session, give_up_at)
-                reason = "it ended the session"
-            except grpc.aio.AioRpcError as error:
-                reason = f"{error.code().name}: {error.details()}"
-                if error.code() is grpc.StatusCode.NOT_FOUND:  # maybe another process of the service has it
-                    misses += 1
-                is_fatal = error.code() in _FATAL
-            except TimeoutError:
-                return "it cannot be reached", False
-            except Exception as error:  # a peer that breaks the protocol must not end the link
-                logger.exception("the session with the tokenizer service failed")
-                reason, is_fatal = repr(error), True
-            if self._is_open:
-                self._begin_outage(reason)
-                misses, give_up_at = 0, loop.time() + session.grace_s
-            if self._closing or is_fatal or not session.grace_s or misses > _MOST_MISSES:
-                return reason, is_fatal
-            await asyncio.sleep(_MISS_PAUSE_S if misses else _RESUME_PAUSE_S)
-
-    def _begin_outage(self, reason: str) -> None:
-        logger.warning("the stream to the tokenizer service at %s broke: %s", self._address, reason)
-        self._opened.clear()
-        later = asyncio.get_running_loop().call_later
-        self._outage = [
-            later(min(_BRIEF_S, self._failover_timeout_s), self._refuse_requests),
-            later(self._failover_timeout_s, self._give_up),
-        ]
-
-    def _refuse_requests(self) -> None:
-        """The outage is no longer brief."""
-        self._is_serving = False
-
-    def _give_up(self) -> None:
-        """No process came in time."""
-        self._session.fail(self._broke())
-
-    def _broke(self) -> StatusError:
-        message = f"the connection to the tokenizer service at {self._address} broke; try again"
-        return unavailable(message, RETRY_AFTER_S)
-
-    async def _run(self, session: Session, give_up_at: float | None) -> None:
-        """One stream, from its opening to its end.
-
-        Raises:
-            TimeoutError: it was not open by `give_up_at`, in the event loop's time.
-        """
-        call: Call | None = None
-        writer: asyncio.Task[None] | None = None
-        try:
-            async with asyncio.timeout_at(give_up_at):
-                call = await self._connect()
-                # A stream that is refused breaks under the write; reading says why.
-                with contextlib.suppress(grpc.aio.AioRpcError):
-                    await call.write(session.opening())
-                message = await call.read()
-            if not isinstance(message, tokenizer_pb2.TokenizerSessionResponse):
-                return
-            session.opened(message.opened)
-            self._now_open()
-            writer = asyncio.create_task(_write(call, session))
-            while isinstance(message := await call.read(), tokenizer_pb2.TokenizerSessionResponse):
-                session.deliver(message)
-        finally:
-            if writer is not None:
-                writer.cancel()
-            if call is not None:
-                call.cancel()
-
-    async def _connect(self) -> Call:
-        """A stream at whichever process answers first, however long that takes; to begin with, the process
-        that is preferred gets a moment to start."""
-        back_off_s = _SHORTEST_BACK_OFF_S
-        loop = asyncio.get_running_loop()
-        silent_until, said = loop.time() + _SILENCE_S, ""
-        while True:
-            is_starting = not self._was_open and loop.time() < silent_until
-            for address in self._session_addresses[: 1 if is_starting else None]:
-                try:
-                    return await open_call(
-                        address,
-                        _SESSION,
-                        tokenizer_pb2.TokenizerSessionRequest,
-                        tokenizer_pb2.TokenizerSessionResponse,
-                    )
-                except grpc.aio.AioRpcError as error:
-                    reason = error.details() or error.code().name
-            if reason != said and loop.time() >= silent_until:
-                logger.warning("no tokenizer service at %s: %s", self._address, reason)
-                said = reason
-            await asyncio.sleep(back_off_s)
-            back_off_s = min(2 * back_off_s, _LONGEST_BACK_OFF_S)
-
-    def _now_open(self) -> None:
-        for timer in self._outage:
-            timer.cancel()
-        logger.info("connected to the tokenizer service at %s", self._address)
-        self._is_open = self._was_open = self._is_serving = True
-        self._opened.set()
+    async def _end(self, link: SessionLink, grace_s: float | None = None) -> None:
+        """Close a link once its requests have ended, or the grace has."""
+        await link.drain(grace_s)
+        await link.close(_shutting_down())
+        self._others.discard(link)
 
 
-async def _write(call: Call, session: Session) -> None:
-    """Send a session's commands in order. A broken call is reported by its reader."""
-    with contextlib.suppress(grpc.aio.AioRpcError):
-        while (command := await session.next_command()) is not None:
-            await call.write(command)
-        await call.done_writing()
+async def _until_settled(place: str) -> None:
+    """Return once somebody has listened at a socket for a while."""
+    loop = asyncio.get_running_loop()
+    since: float | None = None
+    while since is None or loop.time() - since < SETTLED_S:
+        await asyncio.sleep(LOOK_S)
+        if not _has_listener(place):
+            since = None
+        elif since is None:
+            since = loop.time()
+
+
+def _has_listener(place: str) -> bool:
+    try:
+        connect(place).close()
+    except OSError:
+        return False
+    return True
+
+
+def _shutting_down() -> StatusError:
+    return unavailable("the gateway is shutting down", RETRY_AFTER_S)

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -84,18 +85,21 @@ class FakeTokenizer(tokenizer_pb2_grpc.TokenizerServicer):
     cancelled: list[str] = field(default_factory=list)
     acked_step: int = 0
     sessions: int = 0
+    open_sessions: int = 0
     live: dict[tuple[int, int], Live] = field(default_factory=dict)
     """By session and slot."""
     health: health.HealthServicer = field(default_factory=health.HealthServicer)
 
     @contextlib.asynccontextmanager
-    async def serving(self) -> AsyncIterator[FakeTokenizer]:
-        """Serve while the body runs, on the same port every time."""
+    async def serving(self, session_socket: Path | None = None) -> AsyncIterator[FakeTokenizer]:
+        """Serve while the body runs, on the same port every time, and at a Unix socket if one is named."""
         server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
         tokenizer_pb2_grpc.add_TokenizerServicer_to_server(self, server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
         await self.set_healthy(True)
         self.port = server.add_insecure_port(f"127.0.0.1:{self.port}")
+        if session_socket is not None:
+            server.add_insecure_port(f"unix:{session_socket}")
         await server.start()
         try:
             yield self
@@ -153,6 +157,7 @@ class FakeTokenizer(tokenizer_pb2_grpc.TokenizerServicer):
         self, requests: AsyncIterator[tokenizer_pb2.TokenizerSessionRequest], context: Context
     ) -> AsyncIterator[tokenizer_pb2.TokenizerSessionResponse]:
         self.sessions += 1
+        self.open_sessions += 1
         session = _Session(self, self.sessions)
         opened = tokenizer_pb2.TokenizerSessionResponse.Opened()
         yield tokenizer_pb2.TokenizerSessionResponse(step=1, opened=opened)
@@ -166,6 +171,7 @@ class FakeTokenizer(tokenizer_pb2_grpc.TokenizerServicer):
                 yield session.step(step)
         finally:
             reader.cancel()
+            self.open_sessions -= 1
             for slot in session.slots():
                 del self.live[session.number, slot]
 

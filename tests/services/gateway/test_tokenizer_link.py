@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from pathlib import Path
 
 import httpx
 import openai
@@ -12,6 +13,7 @@ import pytest
 from tests.patience import PATIENCE_S, until
 from tests.services.gateway.conftest import running_gateway
 from tests.services.gateway.fake_tokenizer import MODEL, Answer, FakeTokenizer
+from tokenwire_services.gateway import session_link, tokenizer_link
 from tokenwire_services.gateway.session import MAX_MOVES
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -133,3 +135,37 @@ async def test_a_request_that_loses_every_tokenizer_service_is_given_up() -> Non
             await until(
                 lambda: tokenizer.live == {}
             )  # the service before may still be about to notice its end
+
+
+async def test_new_requests_return_to_the_preferred_process_when_it_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokenizer_link, "SETTLED_S", 0.1)
+    monkeypatch.setattr(tokenizer_link, "LOOK_S", 0.02)
+    monkeypatch.setattr(session_link, "UNHURRIED_LOOK_S", 0.02)
+    home, other = FakeTokenizer(), FakeTokenizer()
+    at_home, elsewhere = tmp_path / "home", tmp_path / "other"
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(other.serving(elsewhere))
+        async with home.serving(at_home):
+            sockets = f"{at_home},{elsewhere}"
+            url = await stack.enter_async_context(running_gateway(other.port, sockets))
+            http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=PATIENCE_S))
+            assert (await http.post(CHAT, json=BODY)).status_code == 200
+            assert (len(home.requests), len(other.requests)) == (1, 0)
+        other.answer = lambda request: Answer(["x"], endless=request.stop.max_tokens == 9)
+        other.step_s = 0.005
+        long = asyncio.create_task(http.post(CHAT, json={**BODY, "max_tokens": 9}))
+        await until(lambda: len(other.live) == 1)
+        async with home.serving(at_home):
+
+            async def is_home() -> bool:
+                assert (await http.post(CHAT, json=BODY)).status_code == 200
+                return len(home.requests) == 2
+
+            await until(is_home)
+            (live,) = other.live.values()
+            live.answer = Answer(["x"] * (live.sent + 5))
+            content = (await long).json()["choices"][0]["message"]["content"]
+            assert content == "x" * len(live.answer.deltas)
+            await until(lambda: other.open_sessions == 0)
