@@ -7,13 +7,14 @@ within `template_limits.py`,
 
 - the body of each loop and macro begins with a `tick`, which looks at the clock and counts the body's text;
 - what is written out is counted;
-- what may make a value larger than its parts (operators, methods of strings, filters) is looked at first.
+- what may make a value larger than its parts (operators, methods of strings, filters) is looked at first, and
+  so is what holds others (lists, dictionaries, the arguments of calls).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -26,20 +27,18 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
-from tokenwire_services.tokenizer.template_limits import (
-    bounded_filter,
-    check_format,
+from tokenwire_services.tokenizer.template_limits import limit_number, tick
+from tokenwire_services.tokenizer.template_values import (
+    bounded,
+    bounded_all,
     check_power,
     check_product,
-    check_size,
     check_sum,
-    check_text_method,
     concatenate,
     count_output,
-    counted,
-    limit_number,
-    tick,
+    size_of,
 )
+from tokenwire_services.tokenizer.template_work import bounded_filter, check_format, check_text_method
 
 _OF_DICTIONARIES = frozenset(dir(dict))
 _OF_LOOPS = frozenset({"first", "last", "index", "index0", "length", "previtem", "nextitem"})
@@ -71,6 +70,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     # Called by what templates are compiled to.
     concatenate = staticmethod(concatenate)
+    bounded = staticmethod(bounded)
 
     def make_globals(self, d: MutableMapping[str, Any] | None) -> MutableMapping[str, Any]:
         """A template's globals as one dictionary: of a chain of them each rendering makes one, and slowly."""
@@ -84,7 +84,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             part.body.insert(0, nodes.ExprStmt(_tick(part.lineno, size)).set_lineno(part.lineno))
             if isinstance(part, nodes.For) and part.test is not None:
                 part.test = nodes.And(_tick(part.lineno), part.test).set_lineno(part.lineno)
-        checked = _LookAtConcatenations().visit(tree)
+        checked = _LookAtValues().visit(tree)
         assert isinstance(checked, nodes.Template)
         return checked
 
@@ -128,9 +128,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
         tick()
         owner = getattr(__obj, "__self__", None)
         if isinstance(owner, str):
-            args = tuple(map(counted, args))
+            args = tuple(map(bounded, args))
             check_text_method(owner, __obj.__name__, (*args, *kwargs.values()))
-        return super().call(__context, __obj, *args, **kwargs)
+        bounded_all(args)
+        bounded_all(kwargs.values())
+        return bounded(super().call(__context, __obj, *args, **kwargs))
 
 
 @jinja2.pass_context  # without it, it would be called once, by the compiler
@@ -152,12 +154,27 @@ def _call(method: str, line: int, *arguments: nodes.Expr) -> nodes.Call:
     return call
 
 
-class _LookAtConcatenations(NodeTransformer):
-    """Has the parts of `a ~ b` looked at before they are put together."""
+class _LookAtValues(NodeTransformer):
+    """Has the parts of `a ~ b` looked at before they are put together, and `[a, b]`, `(a, b)` and `{a: b}`
+    before they are used."""
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
         self.generic_visit(node)
         return _call("concatenate", node.lineno, *node.nodes)
+
+    def visit_List(self, node: nodes.List) -> nodes.Node:  # noqa: N802
+        return self._bounded(node, node.items)
+
+    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Node:  # noqa: N802
+        return self._bounded(node, node.items if node.ctx == "load" else [])
+
+    def visit_Dict(self, node: nodes.Dict) -> nodes.Node:  # noqa: N802
+        return self._bounded(node, [pair.value for pair in node.items])
+
+    def _bounded(self, node: nodes.Expr, parts: Sequence[nodes.Expr]) -> nodes.Node:
+        self.generic_visit(node)
+        is_plain = all(isinstance(part, nodes.Const | nodes.TemplateData) for part in parts)
+        return node if is_plain else _call("bounded", node.lineno, node)
 
 
 class _GenerationTag(jinja2.ext.Extension):
@@ -184,6 +201,9 @@ class _Namespace(Namespace):
             _check_attribute(name)
         Namespace.__init__(self, attributes)
 
+    def __repr__(self) -> str:  # not what it holds, which may be anything, itself included
+        return "<Namespace>"
+
     def __setitem__(self, name: str, value: Any) -> None:
         _check_attribute(name)
         super().__setitem__(name, value)
@@ -203,7 +223,7 @@ def _to_json(
 ) -> str:
     tick()
     limit_number(indent)
-    check_size(value)
+    size_of(value)
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )

@@ -145,3 +145,49 @@ def test_what_templates_do_every_day_is_within_the_limits() -> None:
 def test_any_text_is_a_template_or_an_error(source: str) -> None:
     with contextlib.suppress(ChatTemplateError):
         ChatTemplate(source, {}).render(HELLO)
+
+
+@pytest.mark.parametrize(
+    "holding",
+    [
+        "[n.a, n.a, n.a]",
+        "(n.a, n.a, n.a)",
+        "{'a': n.a, 'b': n.a}",
+        "dict(a=n.a, b=n.a)",
+        "[n.a] + [n.a]",
+        "[n.a] * 3",
+        "[1]|batch(3, n.a)|list",
+        "{}.fromkeys(range(3), n.a)",
+        "cycler(n.a, n.a).items",
+        "[false, false]|map('default', n.a, true)|list",
+    ],
+)
+def test_a_value_that_holds_another_many_times_over_is_as_large_as_if_it_held_copies(
+    holding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To compare two of these, or to write one out, would take for ever, and no memory to speak of."""
+    monkeypatch.setattr(template_limits, "MAX_ITEMS", 10_000)
+    grow = "{% set n = namespace(a=[1]) %}{% for _ in range(40) %}{% set n.a = " + holding + " %}{% endfor %}"
+    with pytest.raises(ChatTemplateError, match="makes a value of more than"):
+        ChatTemplate(grow + "{{ n.a == 1 }}", {}).render(HELLO)
+
+
+def test_the_arguments_of_a_macro_are_held_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template_limits, "MAX_ITEMS", 10_000)
+    macro = "{% macro f() %}{% set n.a = varargs %}{% endmacro %}"
+    grow = macro + "{% for _ in range(40) %}{{ f(n.a, n.a) }}{% endfor %}"
+    with pytest.raises(ChatTemplateError, match="makes a value of more than"):
+        ChatTemplate("{% set n = namespace(a=[1]) %}" + grow, {}).render(HELLO)
+
+
+def test_what_is_made_one_by_one_is_looked_at_as_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template_limits, "MAX_ITEMS", 10_000)
+    grow = "{% for _ in range(40) %}{% for b in [1]|batch(3, n.a) %}{% set n.a = b %}{% endfor %}{% endfor %}"
+    with pytest.raises(ChatTemplateError, match="makes a value of more than"):
+        ChatTemplate("{% set n = namespace(a=[1]) %}" + grow, {}).render(HELLO)
+
+
+def test_a_namespace_is_written_without_what_it_holds() -> None:
+    grow = "{% for _ in range(40) %}{% set m = namespace(a=o.n, b=o.n) %}{% set o.n = m %}{% endfor %}"
+    source = "{% set o = namespace(n=1) %}" + grow + "{{ o.n }}"
+    assert ChatTemplate(source, {}).render(HELLO) == "<Namespace>"
