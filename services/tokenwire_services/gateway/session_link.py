@@ -199,8 +199,7 @@ class SessionLink:
             session.opened(message.opened)
             self._now_open(place)
             writer = asyncio.create_task(_write(call, session))
-            while isinstance(message := await call.read(), tokenizer_pb2.TokenizerSessionResponse):
-                session.deliver(message)
+            await call.each(session.deliver)
         finally:
             if writer is not None:
                 writer.cancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 
 import grpc
 
@@ -32,7 +33,7 @@ async def open_session(address: str, session: EngineSession) -> Call:
         # A stream that is refused breaks under the write; reading says why.
         with contextlib.suppress(grpc.aio.AioRpcError):
             await call.write(session.opening())
-        first = await next_response(call)
+        first = await _next_response(call)
     except BaseException as error:
         call.cancel()
         if not isinstance(error, grpc.aio.AioRpcError) or error.code() is not grpc.StatusCode.NOT_FOUND:
@@ -43,16 +44,15 @@ async def open_session(address: str, session: EngineSession) -> Call:
     return call
 
 
-async def next_response(call: Call) -> engine_pb2.SessionResponse:
-    """What the engine says next.
+async def each_response(call: Call, receive: Callable[[engine_pb2.SessionResponse], None]) -> None:
+    """Have all that the engine says received, as it comes; always ends with an exception.
 
     Raises:
         AioRpcError: the stream broke.
         EngineLostError: the engine ended it.
+        Exception: what `receive` raised.
     """
-    message = await call.read()
-    if isinstance(message, engine_pb2.SessionResponse):
-        return message
+    await call.each(receive)
     raise EngineLostError("it ended the session")
 
 
@@ -61,3 +61,11 @@ async def send_commands(call: Call, session: EngineSession) -> None:
     with contextlib.suppress(grpc.aio.AioRpcError):
         while True:
             await call.write(await session.next_command())
+
+
+async def _next_response(call: Call) -> engine_pb2.SessionResponse:
+    """What the engine says next; raises as `each_response` does."""
+    message = await call.read()
+    if isinstance(message, engine_pb2.SessionResponse):
+        return message
+    raise EngineLostError("it ended the session")

@@ -19,11 +19,11 @@ import grpc
 
 from tokenwire.channel import DIRECT
 from tokenwire.status import unavailable
-from tokenwire.v1 import engine_pb2_grpc
+from tokenwire.v1 import engine_pb2, engine_pb2_grpc
 from tokenwire_services.process_address import ProcessAddress
 from tokenwire_services.tokenizer.engine_call import (
     EngineLostError,
-    next_response,
+    each_response,
     open_session,
     send_commands,
 )
@@ -224,14 +224,18 @@ class EngineLink:
                 begin(self.load.follow(stub))
             await self._connected()
             follower = begin(self._follow_health(channel))
-            while True:
-                if self._session.receive(await next_response(call)):
+
+            def receive(message: engine_pb2.SessionResponse) -> None:
+                nonlocal follower
+                if self._session.receive(message):
                     self._outage.wait_for_engine()
                     self._owner.stranded(self)
                     # Looks again: it may have heard of the drain's beginning, or end, before or after this.
                     follower.cancel()
                     tasks.remove(follower)
                     follower = begin(self._follow_health(channel))
+
+            await each_response(call, receive)
         finally:
             for task in tasks:
                 task.cancel()

@@ -12,7 +12,7 @@ import grpc
 import pytest
 
 from tests.cut_proxy import cut_proxy
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, until
 from tokenwire.duplex import wire as duplex
 from tokenwire.duplex.call import DuplexCall, open_call
 from tokenwire.v1 import tokenizer_pb2
@@ -84,6 +84,50 @@ async def test_messages_of_any_size_come_back_as_they_went(size: int) -> None:
         await call.done_writing()
         assert await call.read() is grpc.aio.EOF
         assert await call.read() is grpc.aio.EOF
+
+
+async def test_each_message_is_taken_as_it_comes_behind_those_that_wait() -> None:
+    taken: list[str] = []
+    async with serving(echo) as address, calling(address) as call:
+        for text in "abc":
+            await call.write(Message(text=text))
+        assert await call.read() == Message(text="a")
+        await until(lambda: call.wire.num_waiting == 2)
+        taking = asyncio.create_task(call.each(lambda message: taken.append(message.text)))
+        await call.write(Message(text="d" * 100_000))
+        await call.done_writing()
+        await taking
+    assert taken == ["b", "c", "d" * 100_000]
+
+
+async def test_nothing_is_taken_any_more_once_that_has_failed() -> None:
+    taken: list[str] = []
+
+    def take(message: Message) -> None:
+        taken.append(message.text)
+        if len(taken) == 2:
+            raise ValueError(message.text)
+
+    async with serving(echo) as address, calling(address) as call:
+        taking = asyncio.create_task(call.each(take))
+        for text in "abcd":
+            await call.write(Message(text=text))
+        with pytest.raises(ValueError, match="b"):
+            await taking
+    assert taken == ["a", "b"]
+
+
+async def test_taking_each_message_ends_with_the_calls_error() -> None:
+    async def fail_late(context: Context) -> None:
+        await context.write(Message(text="a"))
+        await context.abort(grpc.StatusCode.NOT_FOUND, "gone")
+
+    taken: list[Message] = []
+    async with serving(fail_late) as address, calling(address) as call:
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await call.each(taken.append)
+    assert raised.value.code() is grpc.StatusCode.NOT_FOUND
+    assert taken == [Message(text="a")]
 
 
 async def test_both_directions_go_on_far_past_the_first_credit() -> None:

@@ -7,6 +7,7 @@ Errors are those of `grpc.aio`.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Generic, TypeVar
 from urllib.parse import unquote
 
@@ -94,8 +95,18 @@ class DuplexCall(Generic[Sent, Received]):
             grpc.aio.AioRpcError: it has ended otherwise.
         """
         data = await self.wire.read()
-        if data is None:
-            return grpc.aio.EOF
+        return grpc.aio.EOF if data is None else self._parsed(data)
+
+    async def each(self, take: Callable[[Received], None]) -> None:
+        """Have every message taken as it arrives, without a task in between, until the call has ended well.
+
+        Raises:
+            grpc.aio.AioRpcError: it has ended otherwise.
+            Exception: what `take` raised; nothing more is taken then.
+        """
+        await self.wire.each(lambda data: take(self._parsed(data)))
+
+    def _parsed(self, data: bytes) -> Received:
         try:
             return self._parse(data)
         except DecodeError as error:

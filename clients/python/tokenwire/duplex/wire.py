@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 from tokenwire.duplex.http2 import Http2Error, Http2Stream
@@ -59,6 +60,8 @@ class Wire(asyncio.Protocol):
         """The beginning of a message."""
         self._messages: deque[bytes] = deque()
         self._waiting_bytes = 0
+        self._take: Callable[[bytes], None] | None = None
+        """What has each message as it comes, where none is to wait for a reader."""
         self._has_ended = False
         """Whether nothing more is read, `_read_error` saying why where that is not well."""
         self._read_error: Exception | None = None
@@ -74,6 +77,11 @@ class Wire(asyncio.Protocol):
         self._is_asked = False
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
+    @property
+    def num_waiting(self) -> int:
+        """Messages that nobody has read."""
+        return len(self._messages)
+
     async def read(self) -> bytes | None:
         """The next message; None once all were read and the peer has said that there are no more.
 
@@ -86,12 +94,24 @@ class Wire(asyncio.Protocol):
             if self._has_ended:
                 return None
             await self._readable.wait()
-        data = self._messages.popleft()
-        self._waiting_bytes -= len(data)
-        if self._is_reading_paused and self._waiting_bytes <= _MOST_WAITING_BYTES // 2:
-            self._is_reading_paused = False
-            self.transport.resume_reading()
-        return data
+        return self._next()
+
+    async def each(self, take: Callable[[bytes], None]) -> None:
+        """Have every message taken where it is cut off, without a task in between, until there are no more.
+
+        Raises:
+            Exception: what reading was ended with, once all were taken, or what `take` raised.
+        """
+        while self._messages:
+            take(self._next())
+        self._take = take
+        try:
+            while not self._has_ended:
+                await self._readable.wait()
+        finally:
+            self._take = None
+        if self._read_error is not None:
+            raise self._read_error
 
     async def write(self, message: bytes) -> None:
         """Send a message, once the peer takes it.
@@ -175,39 +195,64 @@ class Wire(asyncio.Protocol):
             return
         self._has_heard = True
         try:
-            for part in self._http2.receive(data):
-                self._partial += part
+            parts = self._http2.receive(data)
         except Http2Error as error:
             self._owner.broke(str(error))
             return
-        if self._partial:
-            self._take_messages()
+        if parts:
+            self._take_messages(parts)
         self._owner.received()
         self.flush()  # credit, or an answer to what is no message
         self._writable.set()
 
-    def _take_messages(self) -> None:
-        """Cut messages off the body."""
-        partial, begin = self._partial, 0
-        while len(partial) - begin >= _PREFIX_BYTES:
-            body = begin + _PREFIX_BYTES
-            end = body + int.from_bytes(partial[begin + 1 : body])
-            if partial[begin] or end - body > self._max_message_bytes:
+    def _take_messages(self, parts: list[bytes]) -> None:
+        """Cut messages off the body, of which these are the next parts."""
+        body: bytes | bytearray = parts[0]
+        if self._partial or len(parts) > 1:
+            for part in parts:
+                self._partial += part
+            body = self._partial
+        begin = 0
+        while len(body) - begin >= _PREFIX_BYTES:
+            message = begin + _PREFIX_BYTES
+            end = message + int.from_bytes(body[begin + 1 : message])
+            if body[begin] or end - message > self._max_message_bytes:
                 self._owner.refused(
                     f"a message is compressed, or larger than {self._max_message_bytes} bytes"
                 )
                 return
-            if end > len(partial):
+            if end > len(body):
                 break
-            self._messages.append(bytes(partial[body:end]))
-            self._waiting_bytes += end - body
+            self._hand_on(bytes(body[message:end]))
             begin = end
-        if begin:
-            del partial[:begin]
+        if body is self._partial:
+            del self._partial[:begin]
+        else:
+            self._partial += body[begin:]
+        if self._waiting_bytes > _MOST_WAITING_BYTES and not self._is_reading_paused:
+            self._is_reading_paused = True
+            self.transport.pause_reading()
+
+    def _hand_on(self, message: bytes) -> None:
+        """Let whoever reads have a message."""
+        if self._take is None:
+            self._messages.append(message)
+            self._waiting_bytes += len(message)
             self._readable.set()
-            if self._waiting_bytes > _MOST_WAITING_BYTES and not self._is_reading_paused:
-                self._is_reading_paused = True
-                self.transport.pause_reading()
+        elif not self._has_ended:
+            try:
+                self._take(message)
+            except Exception as error:
+                self.end_reading(error)
+
+    def _next(self) -> bytes:
+        """The first message that waits."""
+        data = self._messages.popleft()
+        self._waiting_bytes -= len(data)
+        if self._is_reading_paused and self._waiting_bytes <= _MOST_WAITING_BYTES // 2:
+            self._is_reading_paused = False
+            self.transport.resume_reading()
+        return data
 
     def _look(self) -> None:
         """Ask a peer that fell silent for a sign of life, and give up on one that does not answer."""
