@@ -25,7 +25,7 @@ from tokenwire.wakeup import Wakeup
 from tokenwire_services.gateway.generation import Generation, Submission
 from tokenwire_services.gateway.latencies import Latencies
 from tokenwire_services.gateway.metrics import Metrics
-from tokenwire_services.gateway.text_writer import TextWriter
+from tokenwire_services.gateway.text_writer import TextWriter, write_texts
 
 _ACK_STEPS, _ACK_TOKENS = 64, 8192
 """What is received between acknowledgements: the tokenizer service keeps that much, unsettled it is here."""
@@ -247,22 +247,20 @@ class Session:
         if not len(slots) == len(texts) == len(counts):
             raise ValueError(f"{len(slots)} slots have {len(texts)} texts and {len(counts)} counts of tokens")
         self._unsettled.append((slots, counts, token_ids))
-        events: list[tuple[TextWriter, bytes]] = []
+        written: list[tuple[TextWriter, str]] = []
         writers = self._writers
         for slot, text in zip(slots, texts, strict=True):
             if not text:
                 continue
             writer = writers.get(slot)
             if writer is not None:
-                events.append((writer, writer.event(text)))
+                written.append((writer, text))
             elif (submission := self._live.get(slot)) is not None:
                 generation = submission.generations[0]
                 generation.texts.append(text)
                 if generation.wake_on_delta:
                     generation.wake()
-        # One right after the other, so that what a write takes stays in the caches.
-        for writer, event in events:
-            writer.write(event)
+        write_texts(written)
         self._latencies.arrived(slots, now)
         self._count(len(token_ids))
 

@@ -10,52 +10,70 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import orjson
 
 from tokenwire_services.gateway.client import Client
 
 
+def _head(size: int) -> bytes:
+    """What begins a chunk of so many bytes."""
+    return b"%x\r\n" % size
+
+
+_HEADS = [*map(_head, range(1024))]
+"""By size: of nearly all events."""
+
+
 class TextWriter:
-    """Writes text in one event, as a chunk of a response whose head was sent.
+    """Where text is written, in one event a piece: a chunk of a response whose head was sent.
 
     To be used by one writer a connection, from when it is free until it is stopped, or the protocol is told
     that the connection is lost: the socket is closed after that, and its number may be another one's.
     """
 
-    __slots__ = ("_after", "_before", "_num_constant", "_socket", "_stop", "_transport")
+    __slots__ = ("_transport", "after", "before", "num_constant", "socket", "stop")
 
     def __init__(
         self, transport: asyncio.Transport, before: bytes, after: bytes, stop: Callable[[], None]
     ) -> None:
         self._transport = transport
-        self._socket: int = transport.get_extra_info("socket").fileno()
-        self._before = before
-        self._after = after + b"\r\n"
-        self._num_constant = len(before) + len(after)
-        self._stop = stop
+        self.socket: int = transport.get_extra_info("socket").fileno()
+        self.before = before
+        self.after = after + b"\r\n"
+        self.num_constant = len(before) + len(after)
+        """Bytes of an event that are not its text's."""
+        self.stop = stop
 
     @property
     def is_free(self) -> bool:
         """Whether it may be used: nothing waits in the transport that would have to be written first."""
         return not (self._transport.is_closing() or self._transport.get_write_buffer_size())
 
-    def event(self, text: str) -> bytes:
-        """The event with a text."""
-        json = orjson.dumps(text)
-        return b"%x\r\n%b%b%b" % (self._num_constant + len(json), self._before, json, self._after)
+    def left(self, event: bytes) -> None:
+        """The socket did not take this end of an event: it is the transport's, and this one to be stopped."""
+        self.stop()
+        with contextlib.suppress(RuntimeError):  # the transport is closed
+            self._transport.write(event)
 
-    def write(self, event: bytes) -> None:
-        """Write an event. What the socket does not take is the transport's, and this one is to be stopped."""
+
+def write_texts(texts: Sequence[tuple[TextWriter, str]]) -> None:
+    """Write texts, in one event each. A writer whose socket does not take all of its event is stopped."""
+    events = []
+    for writer, text in texts:
+        json = orjson.dumps(text)
+        size = writer.num_constant + len(json)
+        head = _HEADS[size] if size < len(_HEADS) else _head(size)
+        events.append((writer, b"".join((head, writer.before, json, writer.after))))
+    # One right after the other, so that what a write takes stays in the caches.
+    for writer, event in events:
         try:
-            size = os.write(self._socket, event)
+            size = os.write(writer.socket, event)
         except OSError:  # it is full; or else the transport will find out what is wrong with it
             size = 0
         if size < len(event):
-            self._stop()
-            with contextlib.suppress(RuntimeError):  # the transport is closed
-                self._transport.write(event[size:])
+            writer.left(event[size:])
 
 
 def text_writer(client: Client, before: bytes, after: bytes, stop: Callable[[], None]) -> TextWriter | None:

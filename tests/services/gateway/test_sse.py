@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 from collections.abc import AsyncIterator
 
 import httpx
@@ -124,19 +125,14 @@ async def _slow_reader(
     writer.close()
 
 
-class _Writer(TextWriter):
-    """Writes to a list."""
-
-    is_free = True
-
-    def __init__(self) -> None:
-        self.written: list[bytes] = []
-
-    def event(self, text: str) -> bytes:
-        return text.encode()
-
-    def write(self, event: bytes) -> None:
-        self.written.append(event)
+@contextlib.asynccontextmanager
+async def _connection() -> AsyncIterator[tuple[TextWriter, socket.socket]]:
+    """What writes text, and the other end of its connection."""
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=ours)
+    with contextlib.closing(theirs), contextlib.closing(transport):
+        yield TextWriter(transport, b"<", b">", lambda: None), theirs
 
 
 async def test_text_is_written_until_something_else_arrives() -> None:
@@ -144,17 +140,16 @@ async def test_text_is_written_until_something_else_arrives() -> None:
     exchange = Exchange(session)
     exchange.submit([tokenizer_pb2.TokenizerGenerateRequest()], wake_on_delta=True)
     (generation,) = exchange.generations
-    writer = _Writer()
-    generation.write_with(writer)
     columns = {"slots": [0], "text_deltas": ["so"], "token_counts": [1], "token_ids": [7]}
+    async with _connection() as (writer, theirs):
+        generation.write_with(writer)
+        session.deliver(tokenizer_pb2.TokenizerSessionResponse(step=1, **columns))
+        assert (theirs.recv(100), generation.texts) == (b'6\r\n<"so">\r\n', [])
 
-    session.deliver(tokenizer_pb2.TokenizerSessionResponse(step=1, **columns))
-    assert (writer.written, generation.texts) == ([b"so"], [])
-
-    end = tokenizer_pb2.TokenizerSessionResponse(step=2, **columns)
-    end.finished.add(slot=0, usage={})
-    session.deliver(end)
-    assert writer.written == [b"so", b"so"]
+        end = tokenizer_pb2.TokenizerSessionResponse(step=2, **columns)
+        end.finished.add(slot=0, usage={})
+        session.deliver(end)
+        assert theirs.recv(100) == b'6\r\n<"so">\r\n'
     assert generation.done
     assert generation.writers == {}
 
@@ -164,19 +159,18 @@ async def test_text_never_overtakes_reasoning_that_arrived_with_it() -> None:
     exchange = Exchange(session)
     exchange.submit([tokenizer_pb2.TokenizerGenerateRequest()], wake_on_delta=True)
     (generation,) = exchange.generations
-    writer = _Writer()
-    generation.write_with(writer)
-
     detail = tokenizer_pb2.TokenizerGenerateResponse(reasoning_delta="hm")
     both = tokenizer_pb2.TokenizerSessionResponse(
         step=2, slots=[0], text_deltas=["so"], token_counts=[1], token_ids=[7]
     )
     both.details.add(slot=0, response=detail)
-    session.deliver(both)
     later = tokenizer_pb2.TokenizerSessionResponse(
         step=3, slots=[0], text_deltas=[" be it"], token_counts=[1], token_ids=[8]
     )
-    session.deliver(later)
-
-    assert writer.written == []
+    async with _connection() as (writer, theirs):
+        generation.write_with(writer)
+        session.deliver(both)
+        session.deliver(later)
+        with pytest.raises(BlockingIOError):
+            theirs.recv(1)
     assert (generation.reasoning, generation.texts) == (["hm"], ["so", " be it"])
