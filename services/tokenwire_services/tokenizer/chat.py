@@ -17,7 +17,7 @@ from tokenwire_services.tokenizer.chat_template import ChatTemplate, ChatTemplat
 from tokenwire_services.tokenizer.config import TokenizerConfig
 from tokenwire_services.tokenizer.control_tokens import StandIns
 from tokenwire_services.tokenizer.model import Model
-from tokenwire_services.tokenizer.prompt import check_size, encode
+from tokenwire_services.tokenizer.prompt import check_size, encode, encode_short
 from tokenwire_services.tokenizer.template_limits import limited
 
 MAX_TEMPLATE_BYTES = 64 << 10
@@ -52,6 +52,23 @@ async def render_chat(model: Model, config: TokenizerConfig, chat: tokenizer_pb2
     if chat.ByteSize() > _INLINE_BYTES:
         return await asyncio.to_thread(_render, model, config, chat)
     return _render(model, config, chat)
+
+
+def encode_short_chat(
+    model: Model, config: TokenizerConfig, chat: tokenizer_pb2.ChatPrompt, max_bytes: int
+) -> tuple[str, list[int]] | None:
+    """The text and the token IDs of a conversation, at once; None where either takes its time.
+
+    Raises:
+        StatusError: as `render_chat` and `encode_chat` do.
+    """
+    if chat.chat_template or chat.ByteSize() > _INLINE_BYTES:
+        return None
+    rendered = _render(model, config, chat)
+    if rendered.stand_ins is not None:
+        return None
+    token_ids = encode_short(model, rendered.text, False, _FIELD, max_bytes)
+    return None if token_ids is None else (rendered.text, token_ids)
 
 
 async def encode_chat(model: Model, chat: RenderedChat, max_bytes: int) -> list[int]:

@@ -21,10 +21,20 @@ async def encode(model: Model, text: str, add_special_tokens: bool, field: str, 
     Raises:
         StatusError: INVALID_ARGUMENT on `field` when the text has more than `max_bytes`.
     """
+    token_ids = encode_short(model, text, add_special_tokens, field, max_bytes)
+    if token_ids is None:
+        token_ids = await asyncio.to_thread(_encode_without_gil, model, text, add_special_tokens)
+    return token_ids
+
+
+def encode_short(
+    model: Model, text: str, add_special_tokens: bool, field: str, max_bytes: int
+) -> list[int] | None:
+    """The same, at once; None for a long text."""
     check_size(text, field, max_bytes)
-    if len(text) <= _INLINE_CHARS:
-        return model.tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
-    return await asyncio.to_thread(_encode_without_gil, model, text, add_special_tokens)
+    if len(text) > _INLINE_CHARS:
+        return None
+    return model.tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
 
 
 def check_size(text: str, field: str, max_bytes: int) -> None:

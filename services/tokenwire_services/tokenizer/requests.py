@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from tokenwire.status import CONTEXT_LENGTH_EXCEEDED, invalid_argument
 from tokenwire.v1 import engine_pb2, generation_pb2, tokenizer_pb2
 from tokenwire_services.tokenizer.bad_words import encode_bad_words
-from tokenwire_services.tokenizer.chat import encode_chat, render_chat
+from tokenwire_services.tokenizer.chat import encode_chat, encode_short_chat, render_chat
 from tokenwire_services.tokenizer.config import TokenizerConfig
 from tokenwire_services.tokenizer.detokenizer import Detokenizer
 from tokenwire_services.tokenizer.engine_request import EngineRequest
@@ -23,7 +23,7 @@ from tokenwire_services.tokenizer.generation import Generation
 from tokenwire_services.tokenizer.logprobs import TokenLogprobs
 from tokenwire_services.tokenizer.model import Model
 from tokenwire_services.tokenizer.outbox import Outbox
-from tokenwire_services.tokenizer.prompt import check_token_ids, encode
+from tokenwire_services.tokenizer.prompt import check_token_ids, encode, encode_short
 from tokenwire_services.tokenizer.prompt_report import PromptReport
 from tokenwire_services.tokenizer.samples import Samples
 from tokenwire_services.tokenizer.stop_strings import StopStrings
@@ -71,6 +71,35 @@ async def start(
         model = engines.model(request.model)
     _check(request)
     prompt = await _encode_prompt(model, config, request)
+    return _submit(engines, model, config, request, prompt, slot, outbox)
+
+
+def start_at_once(
+    engines: Engines,
+    config: TokenizerConfig,
+    request: tokenizer_pb2.TokenizerGenerateRequest,
+    slot: int,
+    outbox: Outbox,
+) -> Running | None:
+    """The same for a request that nothing has to be waited for, as most are; None for any other."""
+    if request.HasField("resumption"):
+        return None
+    model = engines.model(request.model)
+    _check(request)
+    prompt = _encode_short_prompt(model, config, request)
+    return None if prompt is None else _submit(engines, model, config, request, prompt, slot, outbox)
+
+
+def _submit(
+    engines: Engines,
+    model: Model,
+    config: TokenizerConfig,
+    request: tokenizer_pb2.TokenizerGenerateRequest,
+    prompt: _Prompt,
+    slot: int,
+    outbox: Outbox,
+) -> Running:
+    """Give a request whose prompt is encoded to an engine."""
     limit = model.info.max_model_len
     if request.HasField("truncation"):
         prompt.truncate(request.truncation, limit - (request.stop.max_tokens or 1))
@@ -246,20 +275,51 @@ class _Prompt:
 async def _encode_prompt(
     model: Model, config: TokenizerConfig, request: tokenizer_pb2.TokenizerGenerateRequest
 ) -> _Prompt:
-    max_bytes = config.max_prompt_bytes
-    if not request.HasField("truncation"):
-        max_bytes = min(max_bytes, _MOST_BYTES_PER_TOKEN * model.info.max_model_len)
+    max_bytes = _max_prompt_bytes(model, config, request)
     match request.WhichOneof("prompt"):
         case "text":
-            special = not request.HasField("add_special_tokens") or request.add_special_tokens
-            token_ids = await encode(model, request.text, special, "prompt", max_bytes)
+            token_ids = await encode(model, request.text, _adds_special_tokens(request), "prompt", max_bytes)
             return _Prompt(token_ids, "prompt", request.text)
         case "chat":
             chat = await render_chat(model, config, request.chat)
             return _Prompt(await encode_chat(model, chat, max_bytes), "chat.messages", chat.text)
-        case "token_ids":
-            token_ids = list(request.token_ids.ids)
-            check_token_ids(model, token_ids, "prompt")
-            return _Prompt(token_ids, "prompt")
         case _:
-            raise invalid_argument("prompt", "missing; expected text, chat or token_ids")
+            return _given_token_ids(model, request)
+
+
+def _encode_short_prompt(
+    model: Model, config: TokenizerConfig, request: tokenizer_pb2.TokenizerGenerateRequest
+) -> _Prompt | None:
+    """The same, at once; None for a prompt that takes its time."""
+    max_bytes = _max_prompt_bytes(model, config, request)
+    match request.WhichOneof("prompt"):
+        case "text":
+            special = _adds_special_tokens(request)
+            token_ids = encode_short(model, request.text, special, "prompt", max_bytes)
+            return None if token_ids is None else _Prompt(token_ids, "prompt", request.text)
+        case "chat":
+            encoded = encode_short_chat(model, config, request.chat, max_bytes)
+            return None if encoded is None else _Prompt(encoded[1], "chat.messages", encoded[0])
+        case _:
+            return _given_token_ids(model, request)
+
+
+def _max_prompt_bytes(
+    model: Model, config: TokenizerConfig, request: tokenizer_pb2.TokenizerGenerateRequest
+) -> int:
+    if request.HasField("truncation"):
+        return config.max_prompt_bytes
+    return min(config.max_prompt_bytes, _MOST_BYTES_PER_TOKEN * model.info.max_model_len)
+
+
+def _adds_special_tokens(request: tokenizer_pb2.TokenizerGenerateRequest) -> bool:
+    return not request.HasField("add_special_tokens") or request.add_special_tokens
+
+
+def _given_token_ids(model: Model, request: tokenizer_pb2.TokenizerGenerateRequest) -> _Prompt:
+    """The prompt of a request that has neither a text nor a chat."""
+    if not request.HasField("token_ids"):
+        raise invalid_argument("prompt", "missing; expected text, chat or token_ids")
+    token_ids = list(request.token_ids.ids)
+    check_token_ids(model, token_ids, "prompt")
+    return _Prompt(token_ids, "prompt")

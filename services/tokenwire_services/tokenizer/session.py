@@ -18,7 +18,7 @@ from tokenwire.v1 import generation_pb2, tokenizer_pb2
 from tokenwire_services.tokenizer.config import TokenizerConfig
 from tokenwire_services.tokenizer.engines import Engines
 from tokenwire_services.tokenizer.outbox import Deltas, Finish, Outbox
-from tokenwire_services.tokenizer.requests import Running, start
+from tokenwire_services.tokenizer.requests import Running, start, start_at_once
 
 log = logging.getLogger(__name__)
 
@@ -35,14 +35,16 @@ class Session:
     ) -> None:
         """`ended` is set when all sessions are to end."""
         self._grace_ms = grace_ms
+        self._stream: Stream | None = None
+        """The present one, whose commands are obeyed."""
         self._serving: asyncio.Task[None] | None = None
         """The task that serves the present stream, or the last one."""
         self._engines = engines
         self._config = config
         self._ended = ended
         self._outbox = Outbox(config.max_backlog_bytes)
-        self._requests: dict[int, asyncio.Task[None] | Running] = {}
-        """By the peer's slot: being prepared, or at the engine."""
+        self._requests: dict[int, asyncio.Task[None] | Running | None] = {}
+        """By the peer's slot: being prepared, or at the engine; None where that failed at once."""
         self._num_commands = 0
         self._step = 0
         """Of the message made last."""
@@ -59,18 +61,21 @@ class Session:
         opened = Response.Opened(
             grace_period_ms=self._grace_ms, resumed=is_resumed, commands_received=self._num_commands
         )
+        self._stream = stream
         self._serving = asyncio.create_task(self._serve(stream, Response(step=after_step, opened=opened)))
         return self._serving
 
     def detach(self) -> None:
         """The stream, if there is one, is served no more."""
+        self._stream = None
         if self._serving is not None:
             self._serving.cancel()
 
     def close(self) -> None:
         """Nobody will come back: cancel the requests."""
         for request in list(self._requests.values()):
-            request.cancel()
+            if request is not None:
+                request.cancel()
 
     def rewind(self, step: int) -> None:
         """Begin a new stream behind a step, which is acknowledged with that.
@@ -109,38 +114,50 @@ class Session:
 
     async def _read(self, stream: Stream) -> None:
         """Obey the peer until it ends its side of the stream."""
-        while (message := await stream.read()) is not None:
-            match message.WhichOneof("command"):
-                case "submit":
-                    self._num_commands += 1
-                    self._submit(message.submit.slot, message.submit.request)
-                case "cancel":
-                    self._num_commands += 1
-                    self._cancel(message.cancel.slot)
-                case "ack":
-                    self._acknowledge(message.ack.step)
-                case "open":
-                    raise invalid_argument(
-                        "open", "sent twice; a session is opened by its first message only"
-                    )
-                case _:
-                    raise invalid_argument("command", "missing; expected submit, cancel or ack")
+
+        def obey(command: Request) -> None:
+            if stream is self._stream:
+                self._obey(command)
+
+        await stream.each(obey)
+
+    def _obey(self, message: Request) -> None:
+        match message.WhichOneof("command"):
+            case "submit":
+                self._num_commands += 1
+                self._submit(message.submit.slot, message.submit.request)
+            case "cancel":
+                self._num_commands += 1
+                self._cancel(message.cancel.slot)
+            case "ack":
+                self._acknowledge(message.ack.step)
+            case "open":
+                raise invalid_argument("open", "sent twice; a session is opened by its first message only")
+            case _:
+                raise invalid_argument("command", "missing; expected submit, cancel or ack")
 
     def _submit(self, slot: int, request: tokenizer_pb2.TokenizerGenerateRequest) -> None:
         if slot in self._requests:
             raise invalid_argument("submit.slot", f"slot {slot} is in use until its finish event")
-        self._requests[slot] = asyncio.create_task(self._start(slot, request))
+        self._requests[slot] = None
+        try:
+            running = start_at_once(self._engines, self._config, request, slot, self._outbox)
+        except Exception as error:
+            self._fail(slot, error)
+        else:
+            self._requests[slot] = running or asyncio.create_task(self._start(slot, request))
 
     async def _start(self, slot: int, request: tokenizer_pb2.TokenizerGenerateRequest) -> None:
         try:
             self._requests[slot] = await start(self._engines, self._config, request, slot, self._outbox)
-        except StatusError as error:
+        except Exception as error:
             self._fail(slot, error)
-        except Exception:
-            log.exception("a request could not be started")
-            self._fail(slot, StatusError(grpc.StatusCode.INTERNAL, "the request could not be started"))
 
-    def _fail(self, slot: int, error: StatusError) -> None:
+    def _fail(self, slot: int, error: Exception) -> None:
+        """A request could not be started."""
+        if not isinstance(error, StatusError):
+            log.error("a request could not be started", exc_info=error)
+            error = StatusError(grpc.StatusCode.INTERNAL, "the request could not be started")
         usage = generation_pb2.Usage()
         self._outbox.finish(slot, Finish(generation_pb2.FINISH_REASON_ERROR, usage, error=error))
 

@@ -91,6 +91,39 @@ async def test_messages_of_any_size_come_back_as_they_went(path: str, call: Open
         assert await mine.read() is grpc.aio.EOF
 
 
+async def test_each_message_is_taken_until_the_peer_says_no_more(path: str, call: Open) -> None:
+    taken: list[str] = []
+
+    async def take_all(theirs: Call) -> None:
+        await theirs.each(lambda message: taken.append(message.text))
+        await theirs.write(Message(text="".join(taken)))
+
+    async with serving(path, take_all):
+        mine = await call()
+        for text in "abc":
+            await mine.write(Message(text=text))
+        await mine.done_writing()
+        assert await mine.read() == Message(text="abc")
+        assert await mine.read() is grpc.aio.EOF
+
+
+async def test_a_call_ends_with_what_is_wrong_with_a_message_that_is_taken(path: str, call: Open) -> None:
+    taken: list[str] = []
+
+    def take(message: Message) -> None:
+        taken.append(message.text)
+        if message.text == "b":
+            raise invalid_argument("text", "is b")
+
+    async with serving(path, lambda theirs: theirs.each(take)):
+        mine = await call()
+        for text in "ab":
+            await mine.write(Message(text=text))
+        error = await error_of(mine)
+    assert (error.code, error.message) == (grpc.StatusCode.INVALID_ARGUMENT, "text: is b")
+    assert taken == ["a", "b"]
+
+
 async def test_many_calls_go_on_beside_one_another(path: str, call: Open) -> None:
     async with serving(path, echo):
         calls = [await call() for _ in range(8)]

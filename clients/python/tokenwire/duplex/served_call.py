@@ -5,6 +5,7 @@ There are two of them: `LibraryCall`, which the gRPC library serves, and the cal
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 import grpc
@@ -35,6 +36,13 @@ class ServedCall(Protocol[Received_co, Sent_contra]):
             BrokenCallError: none will come.
         """
 
+    async def each(self, take: Callable[[Received_co], None]) -> None:
+        """Have every further message taken as it comes, until the peer has said that there are no more.
+
+        Raises:
+            Exception: as `read`, or what `take` raised; nothing more is taken then.
+        """
+
     async def write(self, message: Sent_contra) -> None:
         """Send a message, once the peer takes it.
 
@@ -58,6 +66,11 @@ class LibraryCall(Generic[Received, Sent]):
         except Exception as error:  # the library raises what it finds, its internal errors too
             raise BrokenCallError from error
         return None if message is grpc.aio.EOF else message
+
+    async def each(self, take: Callable[[Received], None]) -> None:
+        """See `ServedCall`."""
+        while (message := await self.read()) is not None:
+            take(message)
 
     async def write(self, message: Sent) -> None:
         """See `ServedCall`."""

@@ -127,12 +127,11 @@ class SocketCall(Generic[Received, Sent]):
     async def read(self) -> Received | None:
         """See `ServedCall`."""
         data = await self.wire.read()
-        if data is None:
-            return None
-        try:
-            return self._parse(data)
-        except DecodeError as error:
-            raise invalid_argument("request", f"cannot be decoded: {error}") from error
+        return None if data is None else self._parsed(data)
+
+    async def each(self, take: Callable[[Received], None]) -> None:
+        """See `ServedCall`."""
+        await self.wire.each(lambda data: take(self._parsed(data)))
 
     async def write(self, message: Sent) -> None:
         """See `ServedCall`."""
@@ -207,6 +206,12 @@ class SocketCall(Generic[Received, Sent]):
         self._http2.send_headers(fields, is_end=True)
         self.wire.flush()
         self.wire.close(_CLOSE_TIMEOUT_S)
+
+    def _parsed(self, data: bytes) -> Received:
+        try:
+            return self._parse(data)
+        except DecodeError as error:
+            raise invalid_argument("request", f"cannot be decoded: {error}") from error
 
     def _hang_up(self, reason: str) -> None:
         """Nobody reads any more: let the handler know."""
