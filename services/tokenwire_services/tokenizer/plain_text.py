@@ -37,14 +37,13 @@ def push(plain: Mapping[int, PlainText], slots: Sequence[int], token_ids: Sequen
         The slots of which no token was taken: one must be decoded beside its neighbours, or the request is
         none of these.
     """
-    left = set(slots).difference(plain)
-    if not left:
-        found = [plain[slot] for slot in slots]
-        texts = [each.whole_tokens[token_id] for each, token_id in zip(found, token_ids, strict=True)]
+    found = [each for each in map(plain.get, slots) if each is not None]
+    if len(found) < len(slots):
+        return _push_some(plain, slots, token_ids, {slot for slot in slots if slot not in plain})
+    texts = [each.whole_tokens[token_id] for each, token_id in zip(found, token_ids, strict=True)]
+    if not all(texts):
         left = {slot for slot, text in zip(slots, texts, strict=True) if not text}
-    if left:
-        rest = [row for row in zip(slots, token_ids, strict=True) if row[0] not in left]
-        return left | push(plain, [slot for slot, _ in rest], [token_id for _, token_id in rest])
+        return _push_some(plain, slots, token_ids, left)
     for each in found:
         each.num_tokens += 1
     outboxes = {each.outbox for each in found}
@@ -53,4 +52,12 @@ def push(plain: Mapping[int, PlainText], slots: Sequence[int], token_ids: Sequen
     else:
         for each, text, token_id in zip(found, texts, token_ids, strict=True):
             each.outbox.add_text(each.slot, text, (token_id,))
-    return left
+    return set()
+
+
+def _push_some(
+    plain: Mapping[int, PlainText], slots: Sequence[int], token_ids: Sequence[int], left: set[int]
+) -> set[int]:
+    """The same, without the slots that are left."""
+    rest = [row for row in zip(slots, token_ids, strict=True) if row[0] not in left]
+    return left | push(plain, [slot for slot, _ in rest], [token_id for _, token_id in rest])
