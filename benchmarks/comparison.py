@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 from dataclasses import dataclass, field
 
-from benchmarks.contenders import BITS_PER_WEIGHT, TOKENWIRE
+from benchmarks.contenders import TOKENWIRE, bits_read
 
 
 @dataclass(slots=True)
@@ -126,7 +126,7 @@ class Comparison:
         bandwidth = statistics.median(self.read_bytes_per_s)
         return {
             entrant.name: num_weights
-            * BITS_PER_WEIGHT[entrant.precision]
+            * bits_read(entrant.peer, entrant.precision)
             / 8
             * single.decode_rate(entrant.name)
             / bandwidth

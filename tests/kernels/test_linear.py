@@ -8,6 +8,7 @@ from torch import Tensor
 
 from tests.kernels.native import context_of, native_instruction_sets
 from tokenwire_kernels.cpu import Format, PackedMatrix, linear
+from tokenwire_kernels.cpu.matrix import MOST_PATCHES
 
 SHAPES = [(1, 1), (40, 24), (96, 64), (33, 100), (100, 33), (160, 576), (17, 2304)]
 """(outputs, inputs): multiples of a vector and others, more and fewer than a panel, longer than a piece."""
@@ -144,6 +145,49 @@ def test_the_gate_of_a_paired_matrix_is_applied(instruction_set: str, form: Form
     gate, up = linear(x, matrix, bias).double().chunk(2, dim=1)
     gated = linear(x, matrix, bias, silu_and_mul=True)
     torch.testing.assert_close(gated.double(), gate * gate.sigmoid() * up, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("n", "k", "is_paired"), [(1, 1, False), (70, 700, False), (17, 2304, False), (82, 64, True)]
+)
+def test_a_compact_matrix_gives_the_same_numbers_to_the_bit(
+    instruction_set: str, n: int, k: int, is_paired: bool
+) -> None:
+    matrix = packed_with_odd_exponents(instruction_set, n, k, is_paired)
+    compact = matrix.compacted()
+    assert compact.is_compact
+    for num_rows in (*NUM_ROWS, 300):
+        x = torch.randn(num_rows, k)
+        assert torch.equal(linear(x, compact), linear(x, matrix))
+
+
+def packed_with_odd_exponents(instruction_set: str, n: int, k: int, is_paired: bool) -> PackedMatrix:
+    """Of bfloat16, with a few numbers that lie far from the others."""
+    weight = torch.randn(n, k) / k**0.5
+    odd = torch.rand(n, k) < MOST_PATCHES / 2
+    weight[odd] *= 2.0 ** torch.randint(-100, 40, (int(odd.sum()),)).float()
+    matrix = PackedMatrix(context_of(instruction_set), n, k, Format("bfloat16"), is_paired=is_paired)
+    matrix.pack(0, weight)
+    return matrix
+
+
+def test_a_compact_matrix_takes_three_quarters_of_the_memory(instruction_set: str) -> None:
+    matrix, _ = packed(instruction_set, Format("bfloat16"), 512, 1024)
+    assert matrix.compacted().nbytes < 0.76 * matrix.nbytes
+
+
+def test_a_matrix_of_too_many_exponents_is_not_compacted(instruction_set: str) -> None:
+    matrix = PackedMatrix(context_of(instruction_set), 64, 256, Format("bfloat16"))
+    matrix.pack(0, torch.randn(64, 256) * 2.0 ** torch.randint(-60, 60, (64, 256)).float())
+    kept = matrix.compacted()
+    assert not kept.is_compact
+    x = torch.randn(3, 256)
+    assert torch.equal(linear(x, kept), linear(x, matrix))
+
+
+def test_what_is_no_bfloat16_is_not_compacted(instruction_set: str) -> None:
+    matrix, _ = packed(instruction_set, Format("float16"), 40, 64)
+    assert matrix.compacted() is matrix
 
 
 def test_no_rows_give_no_rows(instruction_set: str) -> None:

@@ -105,7 +105,7 @@ def load_host_decoder(
 
 
 def packed_bytes(architecture: Architecture, form: Format) -> int:
-    """Memory that the packed matrices take, but for padding."""
+    """Memory that the packed matrices take, but for padding; compact ones take a quarter less."""
     bits = {"float32": 32.0, "bfloat16": 16.0, "float16": 16.0, "int8": 8.0, "int4": 4.0}[form.name]
     if form.group:
         bits += (16.0 if form.name == "int4" else 32.0) / form.group
@@ -126,7 +126,15 @@ class _Packer:
         self, names: Sequence[str], out_features: Sequence[int], in_features: int, *, is_paired: bool = False
     ) -> PackedMatrix:
         """Several projections of the same input as one matrix, by their names without ".weight"."""
-        packed = PackedMatrix(self.context, sum(out_features), in_features, self.form, is_paired=is_paired)
+        is_temporary = self.form.name == "bfloat16"  # until it is compacted
+        packed = PackedMatrix(
+            self.context,
+            sum(out_features),
+            in_features,
+            self.form,
+            is_paired=is_paired,
+            is_temporary=is_temporary,
+        )
         first_row = 0
         for name, rows in zip(names, out_features, strict=True):
             (weight,) = self.reader.views(Piece(f"{name}.weight", (rows, in_features)))
@@ -135,7 +143,7 @@ class _Packer:
             else:
                 packed.pack(first_row, weight.contiguous())
             first_row += rows
-        return packed
+        return packed.compacted()
 
     def _pack_quantized(self, packed: PackedMatrix, first_row: int, weight: Tensor, name: str) -> None:
         """

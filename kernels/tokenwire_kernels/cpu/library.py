@@ -24,7 +24,11 @@ DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 CACHE_DTYPES = DTYPES | {torch.int8: 3}
 """The same, of a cache."""
 FORMATS = {"float32": 0, "bfloat16": 1, "float16": 2, "int8": 3, "int4": 4}
-"""`tw_format`."""
+"""`tw_format`, of what can be packed."""
+COMPACT = 5
+"""`tw_format` of what bfloat16 becomes."""
+PATCH_BYTES = 8
+"""Of a `tw_patch`."""
 STORE, ADD, SILU_AND_MUL = range(3)
 """`tw_output`."""
 
@@ -196,6 +200,8 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "tw_scale_bytes": (c_int64, [c_void_p, POINTER(Matrix)]),
     "tw_pack": (None, [c_void_p, POINTER(Matrix), c_int64, c_int64, c_void_p, c_int32, c_int64]),
     "tw_pack_codes": (None, [c_void_p, POINTER(Matrix), c_int64, c_int64, c_void_p, c_void_p]),
+    "tw_choose_codes": (c_int64, [c_void_p, POINTER(Matrix), c_void_p]),
+    "tw_compact": (None, [c_void_p, POINTER(Matrix), POINTER(Matrix)]),
     "tw_quantize": (
         None,
         [
@@ -306,14 +312,20 @@ class Context:
         pinned = (c_int32 * num_threads)(*cpus) if cpus is not None else None
         self.handle = self.library.tw_open(index, num_threads, pinned)
 
-    def allocate(self, num_bytes: int) -> tuple[Chunk, int]:
+    def allocate(self, num_bytes: int, *, is_shared: bool = True) -> tuple[Chunk, int]:
         """Zeroed memory at an address; it is valid while the chunk that it is part of is referred to.
 
         Matrices lie side by side, so that they share large pages: reading them needs fewer translations.
 
+        Args:
+            is_shared: False: nothing else lies in the chunk, so that the memory is given back with it.
+
         Raises:
             MemoryError: there is not so much.
         """
+        if not is_shared:
+            chunk = Chunk(self.library, num_bytes)
+            return chunk, chunk.address
         if self._chunk is None or self._chunk.used + num_bytes > self._chunk.size:
             self._chunk = Chunk(self.library, max(CHUNK_BYTES, num_bytes))
         address: int = self._chunk.address + self._chunk.used

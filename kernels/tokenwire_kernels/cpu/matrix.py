@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ctypes import byref
+from copy import copy
+from ctypes import byref, memmove
 from dataclasses import dataclass
 
 import torch
@@ -30,17 +31,32 @@ class Format:
             raise ValueError(f"{self.name} with a group of {self.group}; expected a multiple of 8")
 
 
+MOST_PATCHES = 1 / 512
+"""Of a compact matrix's numbers. With more, its products would wait for patches longer than for memory."""
+
+
 class PackedMatrix:
     """A matrix `[n, k]` in memory of its own, filled piece by piece with `pack` or `pack_codes`.
 
     Packing reads the source once and keeps nothing of it, so that a mapped file never becomes a second copy.
     """
 
-    def __init__(self, context: Context, n: int, k: int, form: Format, *, is_paired: bool = False) -> None:
+    def __init__(
+        self,
+        context: Context,
+        n: int,
+        k: int,
+        form: Format,
+        *,
+        is_paired: bool = False,
+        is_temporary: bool = False,
+    ) -> None:
         """
         Args:
             is_paired: the first n / 2 outputs are a gate and the others what it lets through: `linear` can
                 then return silu(gate) * other.
+            is_temporary: it shares no memory with other matrices, so that it is given back at once: for what
+                is to be `compacted`.
 
         Raises:
             MemoryError: there is not so much memory.
@@ -48,11 +64,47 @@ class PackedMatrix:
         self.context = context
         self.n, self.k, self.form, self.is_paired = n, k, form, is_paired
         self.native = native.Matrix(native.FORMATS[form.name], form.group, is_paired, 0, n, k, None, None)
-        library, handle = context.library, context.handle
+        self._allocate(is_temporary=is_temporary)
+
+    def _allocate(self, *, extra: int = 0, is_temporary: bool = False) -> None:
+        """Take memory for panels and scales, and so many bytes behind them."""
+        library, handle = self.context.library, self.context.handle
         panels = library.tw_panel_bytes(handle, byref(self.native))
-        self.nbytes = panels + library.tw_scale_bytes(handle, byref(self.native))
-        self._chunk, address = context.allocate(self.nbytes)
+        self.nbytes = panels + library.tw_scale_bytes(handle, byref(self.native)) + extra
+        self._chunk, address = self.context.allocate(self.nbytes, is_shared=not is_temporary)
         self.native.panels, self.native.scales = address, address + panels
+
+    @property
+    def is_compact(self) -> bool:
+        """Whether it holds bfloat16 in 12 bits."""
+        return bool(self.native.format == native.COMPACT)
+
+    def compacted(self) -> PackedMatrix:
+        """The same matrix, its bfloat16 numbers in 12 bits each, without loss, where exponents allow it.
+
+        Products are the same to the bit, and read three quarters of the memory. A matrix of another format is
+        returned itself, and one whose exponents have too many values as it is.
+
+        Raises:
+            MemoryError: there is not so much memory.
+        """
+        if self.form.name != "bfloat16" or self.is_compact:
+            return self
+        library, handle = self.context.library, self.context.handle
+        compact = copy(self)
+        compact.native = native.Matrix.from_buffer_copy(self.native)
+        compact.native.format = native.COMPACT
+        panels = torch.empty(library.tw_scale_bytes(handle, byref(compact.native)), dtype=torch.uint8)
+        num_patches = library.tw_choose_codes(handle, byref(self.native), panels.data_ptr())
+        if num_patches > self.n * self.k * MOST_PATCHES:
+            compact.native.format = self.native.format
+            compact._allocate()
+            memmove(compact.native.panels, self.native.panels, self.nbytes)
+            return compact
+        compact._allocate(extra=num_patches * native.PATCH_BYTES)
+        memmove(compact.native.scales, panels.data_ptr(), len(panels))
+        library.tw_compact(handle, byref(self.native), byref(compact.native))
+        return compact
 
     def pack(self, first_row: int, weight: Tensor) -> None:
         """Write rows from `first_row` on. `weight` is `[rows, k]` in a float format, its rows contiguous."""
@@ -108,7 +160,7 @@ def describe_products(context: Context) -> list[tuple[str, str]]:
     bfloat16 = "bfloat16 activations, summed in float32" if dots_bfloat16 else widened
     return [
         ("float32", "float32"),
-        ("bfloat16", bfloat16),
+        ("bfloat16", f"{bfloat16}; kept in 12 bits, without loss, where exponents allow it"),
         ("float16", widened),
         ("int8", int8),
         ("int4", int8),

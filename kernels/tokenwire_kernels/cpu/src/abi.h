@@ -11,8 +11,10 @@
 // Number formats of activations, caches and weights as they are stored by the caller. Only caches are int8.
 enum tw_dtype : int32_t { TW_FLOAT32 = 0, TW_BFLOAT16 = 1, TW_FLOAT16 = 2, TW_INT8 = 3 };
 
-// Number formats of packed weights.
-enum tw_format : int32_t { TW_W_FLOAT32 = 0, TW_W_BFLOAT16 = 1, TW_W_FLOAT16 = 2, TW_W_INT8 = 3, TW_W_INT4 = 4 };
+// Number formats of packed weights; compact: bfloat16 in 12 bits each.
+enum tw_format : int32_t {
+    TW_W_FLOAT32 = 0, TW_W_BFLOAT16 = 1, TW_W_FLOAT16 = 2, TW_W_INT8 = 3, TW_W_INT4 = 4, TW_W_COMPACT = 5
+};
 
 // What a product does with its result.
 enum tw_output : int32_t { TW_STORE = 0, TW_ADD = 1, TW_SILU_AND_MUL = 2 };
@@ -28,7 +30,20 @@ struct tw_matrix {
     int64_t n;            // Output features.
     int64_t k;            // Input features.
     uint8_t *panels;
-    void *scales;         // float32 [panels, groups, panel width] for int8, float16 for int4.
+    void *scales;         // float32 [panels, groups, panel width] for int8, float16 for int4; see `tw_compact_panel`.
+};
+
+// What is known of a panel of a compact matrix. Behind those of all panels lie the patches, in order.
+struct tw_compact_panel {
+    uint8_t upper[16];    // The upper byte that each code of 4 bits stands for.
+    int64_t first_patch;  // Numbers whose upper byte has no code.
+    int64_t num_patches;
+};
+
+struct tw_patch {
+    int32_t place;        // Of the number in the panel of bfloat16.
+    uint16_t number;
+    uint16_t padding;
 };
 
 // A row of activations on its way into a product: x, or rms_norm(x) where `norm` is given.
@@ -194,6 +209,11 @@ TW_EXPORT void tw_pack(tw_context *context, const tw_matrix *matrix, int64_t fir
 // The same of weights that are codes (int8, also those of 4 bits) times a scale for each group of inputs.
 TW_EXPORT void tw_pack_codes(tw_context *context, const tw_matrix *matrix, int64_t first_row, int64_t num_rows,
                              const int8_t *codes, const float *scales);
+
+// The panels of a compact matrix for the numbers of one of bfloat16; returns how many numbers need patches. Then the
+// matrix itself, into memory for its panels, and for `panels` and the patches behind each other.
+TW_EXPORT int64_t tw_choose_codes(tw_context *context, const tw_matrix *matrix, tw_compact_panel *panels);
+TW_EXPORT void tw_compact(tw_context *context, const tw_matrix *from, const tw_matrix *to);
 
 // Round rows of weights to codes of `bits` bits (8 or 4), each group of inputs under the scale of the `num_shrinkages`
 // tried that loses least: a share of the one under which the group's largest weight is the largest code.

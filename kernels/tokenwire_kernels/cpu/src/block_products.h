@@ -6,6 +6,7 @@
 #pragma once
 
 #include "amx.h"
+#include "compact.h"
 #include "microkernels.h"
 #include "tiles.h"
 
@@ -170,15 +171,25 @@ TW_APART void multiply_code_block(const BlockProduct &a, const CodeGroups &group
 // The same of a panel, in pieces whose weights stay in the first-level cache while all rows are multiplied with them.
 // `done(row, count)`: the results of so many rows are whole.
 template <class Done>
-TW_INLINE void multiply_pairs_in_blocks(TileUnit &unit, const Layout &layout, const uint8_t *activations,
-                                        const uint8_t *panel, int64_t rows, float *results, Done done) {
+TW_INLINE void multiply_pairs_in_blocks(Worker &worker, TileUnit &unit, const tw_matrix &matrix, const Layout &layout,
+                                        const uint8_t *activations, int64_t panel, int64_t rows, float *results, Done done) {
+    const bool is_compact = matrix.format == TW_W_COMPACT;
     const int64_t block_bytes = activation_bytes(layout, kBlockRows), blocks = ceil_div(rows, kBlockRows);
-    const int64_t all = layout.inputs / kUnitPairs, pieces = blocks <= 2 ? 1 : ceil_div(layout.inputs, kPairInputs);
-    const int64_t steps = ceil_div(all, pieces);
+    const int64_t all = layout.inputs / kUnitPairs;
+    const int64_t pieces = blocks <= 2 && !is_compact ? 1 : ceil_div(layout.inputs, kPairInputs);
+    const int64_t steps = ceil_div(all, pieces), step_bytes = layout.panel_bytes / all;
+    const uint8_t *numbers = matrix.panels + panel * layout.panel_bytes;
+    bf16 *expanded = static_cast<bf16 *>(worker.scratch(kScratchWeights, static_cast<size_t>(steps * kPairStep)));
+    Patches patches = is_compact ? Patches(matrix, layout, panel) : Patches();
     for (int64_t from = 0; from < all; from += steps) {
         const int64_t count = min_of(steps, all - from);
-        const uint8_t *weights = panel + from * kPairStep;
-        Ahead ahead{weights + layout.panel_bytes, round_up(kPairStep / ceil_div(blocks, 2), 64)};
+        const uint8_t *weights = numbers + from * step_bytes;
+        Ahead ahead{weights + layout.panel_bytes, round_up(step_bytes / ceil_div(blocks, 2), 64)};
+        if (is_compact) {
+            expand_inputs(Expander(compact_panel(matrix, panel)), patches, numbers, from * kUnitPairs,
+                          (from + count) * kUnitPairs, expanded);
+            weights = reinterpret_cast<const uint8_t *>(expanded);
+        }
         for (int64_t row = 0; row < rows; row += 2 * kBlockRows, ahead.at += count * ahead.step) {
             BlockProduct product;
             product.height0 = min_of(kBlockRows, rows - row);
@@ -242,8 +253,7 @@ template <class Done>
 TW_INLINE void multiply_blocks(Worker &worker, TileUnit &unit, const tw_matrix &matrix, const Layout &layout,
                                const uint8_t *activations, int64_t panel, int64_t rows, float *results, Done done) {
     if (layout.path == kPairs) {
-        const uint8_t *weights = matrix.panels + panel * layout.panel_bytes;
-        multiply_pairs_in_blocks(unit, layout, activations, weights, rows, results, done);
+        multiply_pairs_in_blocks(worker, unit, matrix, layout, activations, panel, rows, results, done);
     } else {
         memset(results, 0, static_cast<size_t>(rows) * NR * 4);
         multiply_codes_in_blocks(worker, unit, matrix, layout, activations, panel, rows, results);

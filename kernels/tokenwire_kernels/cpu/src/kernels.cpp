@@ -14,6 +14,7 @@ int64_t panel_bytes(const tw_matrix *matrix) {
 
 int64_t scale_bytes(const tw_matrix *matrix) {
     const Layout layout = layout_of(*matrix);
+    if (matrix->format == TW_W_COMPACT) return layout.panels * static_cast<int64_t>(sizeof(tw_compact_panel));
     return layout.panels * layout.groups * NR * (matrix->format == TW_W_INT4 ? 2 : 4);
 }
 
@@ -21,6 +22,22 @@ void pack(Pool &pool, const tw_matrix *matrix, int64_t first_row, int64_t num_ro
           int64_t stride, const int8_t *codes, const float *scales) {
     const PackArguments arguments{matrix, first_row, num_rows, weights, dtype, stride, codes, scales};
     pool.run(pack_body, &arguments);
+}
+
+int64_t choose_codes(Pool &pool, const tw_matrix *matrix, tw_compact_panel *panels) {
+    const CompactArguments arguments{matrix, nullptr, panels};
+    pool.run(compact_body, &arguments);
+    int64_t patches = 0;
+    for (int64_t panel = 0; panel < layout_of(*matrix).panels; ++panel) {
+        panels[panel].first_patch = patches;
+        patches += panels[panel].num_patches;
+    }
+    return patches;
+}
+
+void compact(Pool &pool, const tw_matrix *from, const tw_matrix *to) {
+    const CompactArguments arguments{from, to, static_cast<tw_compact_panel *>(to->scales)};
+    pool.run(compact_body, &arguments);
 }
 
 void quantize(Pool &pool, const void *weights, int32_t dtype, int64_t stride, int64_t num_rows, int64_t k,
@@ -134,7 +151,7 @@ void logits(Pool &pool, const tw_model *model, const float *hidden, int64_t stri
 namespace tokenwire {
 
 const Table *TW_TABLE() {
-    static const Table table = {panel_bytes, scale_bytes, pack, quantize, linear, rms_norm, silu_and_mul, rotary_and_cache,
+    static const Table table = {panel_bytes, scale_bytes, pack, choose_codes, compact, quantize, linear, rms_norm, silu_and_mul, rotary_and_cache,
                                 paged_attention, greedy, apply_bitmask, sample, forward, logits};
     return &table;
 }

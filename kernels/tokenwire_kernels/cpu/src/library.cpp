@@ -182,6 +182,16 @@ void tw_pack_codes(tw_context *context, const tw_matrix *matrix, int64_t first_r
     context->table.pack(context->pool, matrix, first_row, num_rows, nullptr, 0, 0, codes, scales);
 }
 
+int64_t tw_choose_codes(tw_context *context, const tw_matrix *matrix, tw_compact_panel *panels) {
+    Turn turn(context);
+    return context->table.choose_codes(context->pool, matrix, panels);
+}
+
+void tw_compact(tw_context *context, const tw_matrix *from, const tw_matrix *to) {
+    Turn turn(context);
+    context->table.compact(context->pool, from, to);
+}
+
 void tw_quantize(tw_context *context, const void *weights, int32_t dtype, int64_t stride, int64_t num_rows, int64_t k,
                  int32_t bits, int64_t group, const float *shrinkages, int64_t num_shrinkages, int8_t *codes,
                  float *scales) {

@@ -42,9 +42,19 @@ enum { kSharedActivations, kSharedQkv, kSharedAttended, kSharedGated, kSharedPar
 enum Path { kWiden, kPairs, kQuads };
 
 TW_INLINE Path path_of(int32_t format) {
-    if (kDotsBfloat16 && format == TW_W_BFLOAT16) return kPairs;
+    if (kDotsBfloat16 && (format == TW_W_BFLOAT16 || format == TW_W_COMPACT)) return kPairs;
     if (kDotsInt8 && (format == TW_W_INT8 || format == TW_W_INT4)) return kQuads;
     return kWiden;
+}
+
+TW_INLINE int64_t bits_of(int32_t format) {
+    switch (format) {
+        case TW_W_FLOAT32: return 32;
+        case TW_W_INT8: return 8;
+        case TW_W_INT4: return 4;
+        case TW_W_COMPACT: return 12;
+        default: return 16;
+    }
 }
 
 // Everything about a matrix's layout that follows from its description.
@@ -67,16 +77,15 @@ TW_INLINE Layout layout_of(const tw_matrix &matrix) {
     layout.panels = matrix.is_paired ? ceil_div(half, W) : ceil_div(matrix.n, NR);
     const bool is_coded = matrix.format == TW_W_INT8 || matrix.format == TW_W_INT4;
     layout.step = matrix.group ? matrix.group : kActivationGroup;
-    const int64_t pairs = kHasTileUnit ? kUnitPairs : 2;
-    layout.inputs = round_up(matrix.k, layout.path == kQuads ? layout.step : matrix.group ? matrix.group : pairs);
+    const int64_t inputs = kHasTileUnit ? kUnitPairs : 4;
+    layout.inputs = round_up(matrix.k, layout.path == kQuads ? layout.step : matrix.group ? matrix.group : inputs);
     layout.depth = kUnitBytes;
     if (layout.path == kQuads)
         while (layout.step % layout.depth != 0) layout.depth -= 4;
     layout.unit_rows = layout.path == kPairs ? 1 : matrix.format == TW_W_INT8 ? kBytesForUnit : kFoursForUnit;
     layout.group = is_coded ? (matrix.group ? matrix.group : layout.inputs) : 0;
     layout.groups = is_coded ? layout.inputs / layout.group : 0;
-    int64_t bits = matrix.format == TW_W_FLOAT32 ? 32 : matrix.format == TW_W_INT8 ? 8 : matrix.format == TW_W_INT4 ? 4 : 16;
-    layout.panel_bytes = round_up(layout.inputs * NR * bits / 8, 64);
+    layout.panel_bytes = round_up(layout.inputs * NR * bits_of(matrix.format) / 8, 64);
     return layout;
 }
 

@@ -12,6 +12,8 @@ struct Table {
     int64_t (*scale_bytes)(const tw_matrix *);
     void (*pack)(Pool &, const tw_matrix *, int64_t first_row, int64_t num_rows, const void *, int32_t dtype,
                  int64_t stride, const int8_t *codes, const float *scales);
+    int64_t (*choose_codes)(Pool &, const tw_matrix *, tw_compact_panel *);
+    void (*compact)(Pool &, const tw_matrix *from, const tw_matrix *to);
     void (*quantize)(Pool &, const void *, int32_t dtype, int64_t stride, int64_t num_rows, int64_t k, int32_t bits,
                      int64_t group, const float *shrinkages, int64_t num_shrinkages, int8_t *codes, float *scales);
     void (*linear)(Pool &, const tw_matrix *, const tw_input *, int64_t num_rows, const float *bias, int32_t mode,

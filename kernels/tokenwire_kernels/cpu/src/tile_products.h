@@ -2,8 +2,7 @@
 
 #pragma once
 
-#include "microkernels.h"
-#include "tiles.h"
+#include "compact_products.h"
 
 namespace {
 
@@ -62,6 +61,10 @@ TW_INLINE void multiply_first(int64_t height, bool keeps, const float *x, const 
 // results [rows, NR] += activations * panel. There is room for results of whole tiles.
 void multiply_tiles(Worker &worker, const tw_matrix &matrix, const Layout &layout, const uint8_t *activations, int64_t panel,
                     int64_t rows, float *results) {
+    if (matrix.format == TW_W_COMPACT) {
+        multiply_compact(worker, matrix, layout, activations, panel, rows, results);
+        return;
+    }
     const int64_t tiles = ceil_div(rows, MR), tile_bytes = activation_bytes(layout, MR);
     const uint8_t *codes = matrix.panels + panel * layout.panel_bytes;
     if (layout.path == kWiden) {
