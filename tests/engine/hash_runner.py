@@ -127,6 +127,9 @@ class HashRunner:
     def warm_up(self) -> None:
         pass
 
+    def pin_thread(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
 

@@ -56,6 +56,16 @@ def test_threads_end_with_their_context() -> None:
     assert len(pool_threads()) == before
 
 
+def test_a_caller_is_pinned_to_the_cpu_that_is_left() -> None:
+    cpus = sorted(os.sched_getaffinity(0))
+    context = Context(2, [cpus[0], cpus[-1]])
+    with ThreadPoolExecutor(1) as executor:
+        executor.submit(context.pin_caller).result()
+        assert executor.submit(os.sched_getaffinity, 0).result() == {cpus[0]}
+        executor.submit(Context(2).pin_caller).result()
+    assert os.sched_getaffinity(0) == set(cpus)
+
+
 def test_a_thread_is_pinned_to_the_cpu_that_it_was_given() -> None:
     before = {name for name, _ in pool_threads()}
     cpus = sorted(os.sched_getaffinity(0))

@@ -34,6 +34,10 @@ class BackgroundRunner:
         self._give(self._runner.warm_up)
         self._take()
 
+    def pin_thread(self) -> None:
+        self._give(self._runner.pin_thread)
+        self._take()
+
     def launch(self, plan: StepPlan) -> None:
         if plan.constrained:
             self._give(partial(self._runner.launch, plan), answers=False)

@@ -78,6 +78,10 @@ class Runner(Protocol):
             ModelError: what the model computes is no number.
         """
 
+    def pin_thread(self) -> None:
+        """Keep the calling thread on the CPU that a host's own threads leave to it. Called after `warm_up`:
+        threads that PyTorch starts later are kept there, too."""
+
     def launch(self, plan: StepPlan) -> None:
         """Start computing a plan (with at least one scheduled row, or only releases)."""
 

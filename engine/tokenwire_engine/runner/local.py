@@ -51,6 +51,7 @@ class LocalRunner:
         """`capture`: how steps of decodes are captured; None: every step is computed eagerly."""
         self.info = info
         self._device = device
+        self._native = kernels.native
         self._max_running = max_running
         self._mover = BlockMover(caches, info.num_host_blocks, kernels)
         self._slots = SlotState(
@@ -92,6 +93,10 @@ class LocalRunner:
         for plan in warm_up_plans(self.info, self._max_running):
             self.launch(plan)
             check_is_finite(self.collect(), self.info.dtype)
+
+    def pin_thread(self) -> None:
+        if self._native is not None:
+            self._native.pin_caller()
 
     @torch.inference_mode()
     def launch(self, plan: StepPlan) -> None:

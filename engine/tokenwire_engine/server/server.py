@@ -201,6 +201,7 @@ class EngineServer:
             runner = self._load_runner(self._config, self.startup)
             self.startup("warming up")
             runner.warm_up()
+            runner.pin_thread()
             self.startup.finish()
             scheduler = self._make_scheduler(runner.info)
             core = EngineCore(scheduler, runner, self._deliver_soon, self._config.overlap)

@@ -7,6 +7,7 @@ kernels compute.
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Sequence
 from ctypes import POINTER, Structure, c_char_p, c_float, c_int32, c_int64, c_void_p
 from functools import cache
@@ -307,10 +308,20 @@ class Context:
                 f"there are no kernels for {self.instruction_set} on this CPU; it has {', '.join(there)}"
             )
         self.num_threads = num_threads
+        self._cpus = cpus
         self._chunk: Chunk | None = None
         index = _compiled(self.library).index(self.instruction_set)
         pinned = (c_int32 * num_threads)(*cpus) if cpus is not None else None
         self.handle = self.library.tw_open(index, num_threads, pinned)
+
+    def pin_caller(self) -> None:
+        """Keep the calling thread, and those that it starts, on the CPU that the pinned threads leave to it.
+
+        Wherever else it ran, one of them would wait for it, and cannot go elsewhere. Where they are not
+        pinned, neither is the caller.
+        """
+        if self._cpus is not None:
+            os.sched_setaffinity(0, {self._cpus[0]})
 
     def allocate(self, num_bytes: int, *, is_shared: bool = True) -> tuple[Chunk, int]:
         """Zeroed memory at an address; it is valid while the chunk that it is part of is referred to.

@@ -48,6 +48,15 @@ def test_a_launch_does_not_wait_for_the_step() -> None:
     runner.close()
 
 
+def test_the_thread_that_is_pinned_is_the_one_that_computes() -> None:
+    inner, names = HashRunner(), []
+    inner.pin_thread = lambda: names.append(threading.current_thread().name)  # type: ignore[method-assign]
+    runner = BackgroundRunner(inner)
+    runner.pin_thread()
+    assert names == ["runner"]
+    runner.close()
+
+
 def test_a_failure_loses_the_launches_behind_it_and_the_next_are_served() -> None:
     inner = HashRunner()
     runner = BackgroundRunner(inner)
