@@ -5,6 +5,7 @@ Nothing interrupts them, so what they are given is looked at first.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -20,6 +21,8 @@ from tokenwire_services.tokenizer.template_values import bounded, size_of
 
 _MOST_AT_A_TIME = 1 << 18
 """Characters, lines or entries that a filter works on one by one, which nothing interrupts."""
+_MOST_DIGITS = 1300
+"""Of an integer."""
 _LINE_ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 _AT_ONCE = frozenset(
     {"capitalize", "center", "count", "d", "default", "e", "escape", "first", "forceescape", "format"}
@@ -69,17 +72,16 @@ def bounded_filter(name: str, function: Callable[..., Any]) -> Callable[..., Any
 
 
 def check_format(text: str, values: Iterable[object]) -> None:
-    """Look at a format string: its widths must be numbers of a few digits, written out. And at what is to be
-    written with it."""
-    for value in values:
-        size_of(value)
-    digits = 0
-    for character in text:
-        digits = digits + 1 if character.isdigit() else 0
-        if digits > 5:
-            raise TemplateLimitError("the template formats with a number of more than 5 digits")
+    """Look at a format string, whose widths must be numbers of a few digits, written out; and at what is
+    written with it, as often as there are places for it."""
+    numbers = re.findall(r"\d+", text)
+    if any(len(digits) > 5 for digits in numbers):
+        raise TemplateLimitError("the template formats with a number of more than 5 digits")
     if ("*" in text and "%" in text) or ":{" in text:
         raise TemplateLimitError("the template computes the width of a format")
+    places = text.count("%") + text.count("{")
+    most = sum(map(size_of, values)) + _MOST_DIGITS
+    limit(len(text) + sum(map(int, numbers)) + places * most)
 
 
 def check_text_method(text: str, method: str, arguments: tuple[Any, ...]) -> None:
