@@ -46,6 +46,7 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	! grep -rnE '.{121,}' kernels/tokenwire_kernels/cpu/src
 	mkdir -p build
 	$(BIN)/python -m grpc_tools.protoc -Iprotos -I$(GOOGLE_APIS) --include_imports --include_source_info \
 		--descriptor_set_out=build/protos.binpb protos/tokenwire/v1/*.proto

@@ -240,8 +240,8 @@ TW_EXPORT void tw_apply_bitmask(tw_context *context, void *logits, int32_t dtype
                                 const uint32_t *bitmask, int64_t words, const int64_t *rows, int64_t num_masked);
 TW_EXPORT void tw_sample(tw_context *context, const float *logits, const tw_sampling *sampling, int64_t *tokens);
 
-// One forward pass: embeddings to the last layer's residual stream, or on to logits and tokens. 0, or 1 + the index of a token whose id
-// lies outside the vocabulary; nothing was computed then.
+// One forward pass: embeddings to the last layer's residual stream, or on to logits and tokens. 0, or 1 + the index of
+// a token whose id lies outside the vocabulary; nothing was computed then.
 TW_EXPORT int64_t tw_forward(tw_context *context, const tw_model *model, const tw_step *step);
 // logits[i] = lm_head(final_norm(hidden[i])), float32 [num_rows, vocab_size].
 TW_EXPORT void tw_logits(tw_context *context, const tw_model *model, const float *hidden, int64_t stride,

@@ -51,7 +51,8 @@ TW_INLINE void count_tasks(const tw_sequences &sequences, int64_t num_heads, int
 }
 
 // The tasks, those of later tokens first, since they see most.
-TW_INLINE void list_tasks(const tw_sequences &sequences, int64_t num_heads, int64_t num_kv_heads, AttentionTask *tasks) {
+TW_INLINE void list_tasks(const tw_sequences &sequences, int64_t num_heads, int64_t num_kv_heads,
+                          AttentionTask *tasks) {
     const int64_t group = num_heads / num_kv_heads, step = tokens_per_task(group);
     int64_t partial = 0;
     for (int64_t seq = sequences.num_seqs - 1; seq >= 0; --seq) {
@@ -127,7 +128,8 @@ TW_INLINE void take_query(const tw_attention &a, const tw_rotary *rotary, const 
 template <class KV>
 void attend(Worker &worker, [[maybe_unused]] TileUnit &unit, const tw_attention &a, const tw_rotary *rotary,
             const AttentionTask &task, const AttentionTask *following, float *partials) {
-    const int64_t head_dim = a.shape.head_dim, group = a.num_heads / a.shape.num_kv_heads, count = task.num_tokens * group;
+    const int64_t head_dim = a.shape.head_dim, group = a.num_heads / a.shape.num_kv_heads;
+    const int64_t count = task.num_tokens * group;
     const int32_t *table = table_of(a.sequences, task);
     const Span span(a, task, kKeysOf<KV>);
     Piece<KV> pieces[2];
@@ -158,7 +160,8 @@ void attend(Worker &worker, [[maybe_unused]] TileUnit &unit, const tw_attention 
             const Span its(a, *following, span.piece);
             next_count = its.first_count();
             if (next_count > 0)
-                next.find(a, table_of(a.sequences, *following), following->kv_head, its.begin, next_count, its.first_seen);
+                next.find(a, table_of(a.sequences, *following), following->kv_head, its.begin, next_count,
+                          its.first_seen);
         }
         const Glance<KV> glance{pieces[current], next,  keys,     next_count, position, span.first_position,
                                 group,           a.window, a.soft_cap};

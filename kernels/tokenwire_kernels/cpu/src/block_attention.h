@@ -92,8 +92,8 @@ struct UnitRows {
     int64_t stride, steps;  // Of 32 numbers.
 };
 
-// sums [rows, 16 * kTiles] (+)= rows * weights. Products of the same sums are far apart, since the unit begins one before
-// it is done with another.
+// sums [rows, 16 * kTiles] (+)= rows * weights. Products of the same sums are far apart, since the unit begins one
+// before it is done with another.
 template <int kTiles, bool kHasLow>
 TW_INLINE void multiply_unit(UnitRows a, const bf16 *weights, int64_t step, float *sums, int64_t stride, bool adds) {
     if (adds) {
@@ -161,13 +161,14 @@ TW_APART void look_in_blocks(TileUnit &unit, const Glance<bf16> &a, const TaskRo
     lay_values(a.piece.values, padded, dim, a.next.keys, a.next_count, values);
     for (int64_t key = padded; key < a.next_count; ++key) prefetch_row(a.next.keys[key], dim);
     for (int64_t first = 0; first < rows.count; first += kUnitRows) {
-        const int64_t last = min_of(rows.count, first + kUnitRows), seen = round_up(a.seen_by(last - 1).high, kKeyMultiple);
+        const int64_t last = min_of(rows.count, first + kUnitRows);
+        const int64_t seen = round_up(a.seen_by(last - 1).high, kKeyMultiple);
         if (seen <= 0) continue;
         unit.configure(last - first, last - first);
         const bf16 *high = reinterpret_cast<const bf16 *>(rows.queries + first * dim);
         float *scores = rows.scores, *sums = rows.sums + first * dim;
-        multiply_rows<true>({high, high + dim, dim * 4, dim / kUnitPairs}, keys, padded / kUnitRows * kUnitWeights, scores,
-                            kKeys * 4, seen, false);
+        multiply_rows<true>({high, high + dim, dim * 4, dim / kUnitPairs}, keys, padded / kUnitRows * kUnitWeights,
+                            scores, kKeys * 4, seen, false);
         bf16 *weights = reinterpret_cast<bf16 *>(scores);  // In place of the first half of a row's scores.
         a.weigh(scores, first, last, seen, rows.largest, rows.total, rows.factors,
                 [&](int64_t row, int64_t key, vf some) {
@@ -179,8 +180,8 @@ TW_APART void look_in_blocks(TileUnit &unit, const Glance<bf16> &a, const TaskRo
             float *own = rows.sums + row * dim;
             for (int64_t d = 0; d < dim; d += W) store(own + d, mul(load(own + d), splat(rows.factors[row])));
         }
-        multiply_rows<false>({weights, weights, kKeys * 4, seen / kUnitPairs}, values, dim / kUnitRows * kUnitWeights, sums,
-                             dim * 4, dim, true);
+        multiply_rows<false>({weights, weights, kKeys * 4, seen / kUnitPairs}, values, dim / kUnitRows * kUnitWeights,
+                             sums, dim * 4, dim, true);
     }
 }
 

@@ -172,7 +172,8 @@ TW_APART void multiply_code_block(const BlockProduct &a, const CodeGroups &group
 // `done(row, count)`: the results of so many rows are whole.
 template <class Done>
 TW_INLINE void multiply_pairs_in_blocks(Worker &worker, TileUnit &unit, const tw_matrix &matrix, const Layout &layout,
-                                        const uint8_t *activations, int64_t panel, int64_t rows, float *results, Done done) {
+                                        const uint8_t *activations, int64_t panel, int64_t rows, float *results,
+                                        Done done) {
     const bool is_compact = matrix.format == TW_W_COMPACT;
     const int64_t block_bytes = activation_bytes(layout, kBlockRows), blocks = ceil_div(rows, kBlockRows);
     const int64_t all = layout.inputs / kUnitPairs;
@@ -242,7 +243,8 @@ void multiply_codes_in_blocks(Worker &worker, TileUnit &unit, const tw_matrix &m
             groups.row_offsets = reinterpret_cast<const int32_t *>(row_scales + num_groups * height) + from * height;
             unit.configure(height, height, layout.depth);
             float *out = results + block * kBlockRows * NR;
-            multiply_code_block({x + from * layout.step * height, nullptr, height, 0, weights, out, true}, groups, ahead);
+            const BlockProduct product{x + from * layout.step * height, nullptr, height, 0, weights, out, true};
+            multiply_code_block(product, groups, ahead);
             ahead.at += groups.count * layout.step / layout.depth * ahead.step;
         }
     }

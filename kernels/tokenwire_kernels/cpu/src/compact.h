@@ -1,14 +1,15 @@
 // Numbers of bfloat16 in 12 bits each, without loss.
 //
-// The upper byte of a bfloat16 is its sign and all of its exponent but the last bit, of which the weights of a panel have
-// few values that are frequent: it becomes a code of 4 bits, under which the panel lists it. The lower byte stays as it is.
-// The few numbers whose upper byte got no code are listed as patches, and put in their place wherever a panel is
-// expanded. Entropy coding of exponents is known from files (ZipNN, https://arxiv.org/abs/2411.05239) and from GPUs
-// (DFloat11, https://arxiv.org/abs/2504.11651); codes of one length expand in a few instructions, so that one row's
-// product still waits for memory only, and for three quarters of it.
+// The upper byte of a bfloat16 is its sign and all of its exponent but the last bit, of which the weights of a panel
+// have few values that are frequent: it becomes a code of 4 bits, under which the panel lists it. The lower byte stays
+// as it is. The few numbers whose upper byte got no code are listed as patches, and put in their place wherever a
+// panel is expanded. Entropy coding of exponents is known from files (ZipNN, https://arxiv.org/abs/2411.05239) and
+// from GPUs (DFloat11, https://arxiv.org/abs/2504.11651); codes of one length expand in a few instructions, so that
+// one row's product still waits for memory only, and for three quarters of it.
 //
-// Four inputs of a panel lie together: the lower bytes of the first two, those of the second two, and the codes of both,
-// the first in the lower halves. Bytes are in the order in which unpacking them gives what lies in a panel of bfloat16.
+// Four inputs of a panel lie together: the lower bytes of the first two, those of the second two, and the codes of
+// both, the first in the lower halves. Bytes are in the order in which unpacking them gives what lies in a panel of
+// bfloat16.
 
 #pragma once
 
@@ -171,7 +172,8 @@ TW_INLINE int64_t choose_codes(const bf16 *numbers, int64_t count, uint8_t upper
 }
 
 // Codes a panel of bfloat16 as `known` says, and lists what has no code.
-TW_INLINE void code_panel(const bf16 *numbers, int64_t inputs, const tw_compact_panel &known, uint8_t *out, tw_patch *patches) {
+TW_INLINE void code_panel(const bf16 *numbers, int64_t inputs, const tw_compact_panel &known, uint8_t *out,
+                          tw_patch *patches) {
     constexpr uint8_t kNone = 0xff;
     uint8_t codes[256];
     memset(codes, kNone, sizeof codes);

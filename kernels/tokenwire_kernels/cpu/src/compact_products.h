@@ -1,4 +1,5 @@
-// A compact panel times a block of rows, in tiles: its numbers are expanded in registers, on their way into the product.
+// A compact panel times a block of rows, in tiles: its numbers are expanded in registers, on their way into the
+// product.
 //
 // The sums are those of the same panel in bfloat16, bit for bit.
 
@@ -76,11 +77,11 @@ struct Expanded {
 TW_INLINE const uint8_t *behind_four(const uint8_t *at) { return at + kCompactBytes; }
 TW_INLINE const bf16 *behind_four(const bf16 *at) { return at + kFourNumbers; }
 
-// results += tile * numbers, which `source` takes from `at`; `inputs` is a multiple of 4. `kKeeps`: the numbers are left in
-// `kept` for tiles to come.
+// results += tile * numbers, which `source` takes from `at`; `inputs` is a multiple of 4. `kKeeps`: the numbers are
+// left in `kept` for tiles to come.
 template <int M, bool kKeeps, class Source, class Bytes>
-__attribute__((noinline)) void multiply_run(const TileElement *tile, const Source &source, const Bytes *at, int64_t inputs,
-                                            float *results, Kept *kept, Ahead ahead) {
+__attribute__((noinline)) void multiply_run(const TileElement *tile, const Source &source, const Bytes *at,
+                                            int64_t inputs, float *results, Kept *kept, Ahead ahead) {
     vf acc[M][2];
     load_results<M>(acc, results);
     const Source local = source;
@@ -113,7 +114,8 @@ TW_INLINE void multiply_piece(const TileElement *tile, const CompactPiece &a, fl
     };
     for (int64_t from = a.from; from < a.to;) {
         const int64_t stop = a.patches.next_input(a.to);
-        multiply_run<M, kKeeps>(tile, a.expander, a.panel + from / 4 * kCompactBytes, stop - from, results, kept, ahead);
+        const uint8_t *run = a.panel + from / 4 * kCompactBytes;
+        multiply_run<M, kKeeps>(tile, a.expander, run, stop - from, results, kept, ahead);
         behind(stop - from);
         from = stop;
         if (stop == a.to) break;

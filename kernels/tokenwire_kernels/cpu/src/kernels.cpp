@@ -57,7 +57,8 @@ void linear(Pool &pool, const tw_matrix *matrix, const tw_input *input, int64_t 
 
 void rms_norm(Pool &pool, const void *x, void *residual, const void *weight, void *out, int64_t outer, int64_t inner,
               int64_t hidden, int64_t outer_stride, int64_t inner_stride, float eps, int32_t dtype) {
-    const NormArguments arguments{x, residual, weight, out, outer, inner, hidden, outer_stride, inner_stride, eps, dtype};
+    const NormArguments arguments{x, residual, weight, out, outer, inner, hidden, outer_stride, inner_stride, eps,
+                                  dtype};
     pool.run(norm_body, &arguments);
 }
 
@@ -70,7 +71,8 @@ void silu_and_mul(Pool &pool, const void *gate_up, void *out, int64_t num_tokens
 void rotary_and_cache(Pool &pool, const tw_rotary *rotary) { pool.run(rotary_body, rotary); }
 
 // Lists a batch's tasks in shared memory and makes room for its parts.
-AttentionPlan plan_attention(Pool &pool, const tw_sequences &sequences, int64_t num_heads, const tw_cache_shape &shape) {
+AttentionPlan plan_attention(Pool &pool, const tw_sequences &sequences, int64_t num_heads,
+                             const tw_cache_shape &shape) {
     Worker worker(&pool, 0);
     AttentionPlan plan;
     int64_t rows;
@@ -151,8 +153,9 @@ void logits(Pool &pool, const tw_model *model, const float *hidden, int64_t stri
 namespace tokenwire {
 
 const Table *TW_TABLE() {
-    static const Table table = {panel_bytes, scale_bytes, pack, choose_codes, compact, quantize, linear, rms_norm, silu_and_mul, rotary_and_cache,
-                                paged_attention, greedy, apply_bitmask, sample, forward, logits};
+    static const Table table = {panel_bytes, scale_bytes, pack, choose_codes, compact, quantize, linear, rms_norm,
+                                silu_and_mul, rotary_and_cache, paged_attention, greedy, apply_bitmask, sample,
+                                forward, logits};
     return &table;
 }
 

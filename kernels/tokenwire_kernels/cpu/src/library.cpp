@@ -102,7 +102,8 @@ struct tw_context {
     Pool pool;
     const Table &table;
 
-    tw_context(int32_t num_threads, const int32_t *cpus, const Table &chosen) : pool(num_threads, cpus), table(chosen) {}
+    tw_context(int32_t num_threads, const int32_t *cpus, const Table &chosen)
+        : pool(num_threads, cpus), table(chosen) {}
 };
 
 namespace {

@@ -95,9 +95,10 @@ void multiply_panel(Worker &worker, [[maybe_unused]] TileUnit &unit, const Linea
     activations += first / height * activation_bytes(layout, height);
 #if TW_LEVEL >= TW_AMX
     if (is_in_blocks) {
-        multiply_blocks(worker, unit, *a.matrix, layout, activations, panel, rows, results, [&](int64_t row, int64_t count) {
+        const auto finish = [&](int64_t row, int64_t count) {
             finish_rows(a, layout, panel, first + row, count, results + row * NR);
-        });
+        };
+        multiply_blocks(worker, unit, *a.matrix, layout, activations, panel, rows, results, finish);
         return;
     }
 #endif

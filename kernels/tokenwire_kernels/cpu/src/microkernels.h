@@ -107,8 +107,8 @@ __attribute__((noinline)) void multiply_halves(const float *tile, const T *weigh
 
 #if TW_LEVEL >= TW_AVX512_BF16
 template <int M>
-__attribute__((noinline)) void multiply_pairs(const uint32_t *tile, const uint8_t *weights, int64_t pairs, float *results,
-                                              Ahead ahead) {
+__attribute__((noinline)) void multiply_pairs(const uint32_t *tile, const uint8_t *weights, int64_t pairs,
+                                              float *results, Ahead ahead) {
     vf acc[M][2];
     load_results<M>(acc, results);
     for (int64_t i = 0; i < pairs; ++i, weights += NR * 4, tile += M) {
@@ -145,7 +145,8 @@ TW_INLINE void keep_apart(__m512i acc[M][2]) {
 
 // One group of inputs in integers: acc += tile * weights.
 template <int M>
-TW_INLINE void sum_bytes(__m512i acc[M][2], const uint32_t *tile, const uint8_t *weights, int64_t inputs, Ahead &ahead) {
+TW_INLINE void sum_bytes(__m512i acc[M][2], const uint32_t *tile, const uint8_t *weights, int64_t inputs,
+                         Ahead &ahead) {
     for (int64_t i = 0; i < inputs; i += 4, weights += 128, tile += M) {
         if (M > 1 || kFetchesForOneRow) ahead.fetch();
         const __m512i w0 = _mm512_loadu_si512(weights), w1 = _mm512_loadu_si512(weights + 64);
@@ -160,7 +161,8 @@ TW_INLINE void sum_bytes(__m512i acc[M][2], const uint32_t *tile, const uint8_t 
 
 // The same of codes of 4 bits.
 template <int M>
-TW_INLINE void sum_fours(__m512i acc[M][2], const uint32_t *tile, const uint8_t *weights, int64_t inputs, Ahead &ahead) {
+TW_INLINE void sum_fours(__m512i acc[M][2], const uint32_t *tile, const uint8_t *weights, int64_t inputs,
+                         Ahead &ahead) {
     const __m512i low = _mm512_set1_epi8(15);
     for (int64_t i = 0; i < inputs; i += 8, weights += 128, tile += 2 * M) {
         ahead.fetch();

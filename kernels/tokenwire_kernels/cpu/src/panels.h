@@ -31,8 +31,8 @@ constexpr bool kHasTileUnit = TW_LEVEL >= TW_AMX;
 // Inputs of int8 activations that share a scale, where the weights do not say.
 constexpr int64_t kActivationGroup = 64;
 
-// Rows from which on the tile unit multiplies codes: with fewer, taking each group's sums out of it costs what it gains,
-// as does widening codes of 4 bits.
+// Rows from which on the tile unit multiplies codes: with fewer, taking each group's sums out of it costs what it
+// gains, as does widening codes of 4 bits.
 constexpr int64_t kBytesForUnit = 9, kFoursForUnit = 33;
 
 enum { kScratchActivations, kScratchResults, kScratchWeights, kScratchRow };

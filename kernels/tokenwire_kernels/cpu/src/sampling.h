@@ -171,7 +171,8 @@ int64_t sample_row(Worker &worker, const SampleArguments &a, int64_t row) {
         for (int64_t i = 0; i < count; ++i)
             if (fabsf(scaled[i] - expected) > distance) weights[i] = 0.0f;
     }
-    return race(weights, copy, count, static_cast<uint32_t>(s.keys[2 * row]), static_cast<uint32_t>(s.keys[2 * row + 1]));
+    const int64_t *keys = s.keys + 2 * row;
+    return race(weights, copy, count, static_cast<uint32_t>(keys[0]), static_cast<uint32_t>(keys[1]));
 }
 
 void sample_body(Worker &worker, const void *argument) {

@@ -285,8 +285,8 @@ TW_INLINE vf exp_of(vf x) {
     return times_two_to(add(fma(mul(r, r), p, r), splat(1.0f)), n);
 }
 
-// The same within 1e-7 of itself for each unit of x, of an x that is at most 0, as a softmax has it: the error of a score
-// as large. Half the work.
+// The same within 1e-7 of itself for each unit of x, of an x that is at most 0, as a softmax has it: the error of a
+// score as large. Half the work.
 TW_INLINE vf weight_of(vf x) {
     x = vmax(mul(x, splat(1.44269504088896341f)), splat(-150.0f));
     const vf n = round_even(x), r = sub(x, n);

@@ -23,8 +23,9 @@ TW_INLINE vf seen_scores(vf scores, int64_t key, Seen seen) {
     return where_at_most(place, most, where_at_most(least, place, scores, none), none);
 }
 
-// R rows' scores, kKeys apart, become weights relative to a row's largest score so far: `put(r, key, weights)` takes W of
-// them. `factors`: for what was summed under the previous largest one. Rows side by side, since each waits for itself.
+// R rows' scores, kKeys apart, become weights relative to a row's largest score so far: `put(r, key, weights)` takes W
+// of them. `factors`: for what was summed under the previous largest one. Rows side by side, since each waits for
+// itself.
 template <int R, class Put>
 TW_INLINE void weigh_rows(float *scores, const Seen *seen, int64_t padded, float soft_cap, float *largest, float *total,
                           float *factors, Put put) {

@@ -47,8 +47,8 @@ TW_INLINE const float *widened(const tw_matrix &matrix, const Layout &layout, in
 
 // The first of a block's tiles, with weights in 16 bits; `keeps`: there are others.
 template <class T>
-TW_INLINE void multiply_first(int64_t height, bool keeps, const float *x, const T *weights, int64_t inputs, float *results,
-                              float *wide, Ahead ahead) {
+TW_INLINE void multiply_first(int64_t height, bool keeps, const float *x, const T *weights, int64_t inputs,
+                              float *results, float *wide, Ahead ahead) {
     if (keeps) {  // Of full height.
         multiply_halves<MR, true>(x, weights, inputs, results, wide, ahead);
         return;
@@ -59,8 +59,8 @@ TW_INLINE void multiply_first(int64_t height, bool keeps, const float *x, const 
 }
 
 // results [rows, NR] += activations * panel. There is room for results of whole tiles.
-void multiply_tiles(Worker &worker, const tw_matrix &matrix, const Layout &layout, const uint8_t *activations, int64_t panel,
-                    int64_t rows, float *results) {
+void multiply_tiles(Worker &worker, const tw_matrix &matrix, const Layout &layout, const uint8_t *activations,
+                    int64_t panel, int64_t rows, float *results) {
     if (matrix.format == TW_W_COMPACT) {
         multiply_compact(worker, matrix, layout, activations, panel, rows, results);
         return;
@@ -85,11 +85,11 @@ void multiply_tiles(Worker &worker, const tw_matrix &matrix, const Layout &layou
                 if (has_halves && tile == 0) {
                     const uint8_t *halves = codes + from * NR * 2;
                     if (matrix.format == TW_W_BFLOAT16) {
-                        multiply_first(height, tiles > 1, x, reinterpret_cast<const bf16 *>(halves), to - from, out, buffer,
-                                       ahead);
+                        multiply_first(height, tiles > 1, x, reinterpret_cast<const bf16 *>(halves), to - from, out,
+                                       buffer, ahead);
                     } else {
-                        multiply_first(height, tiles > 1, x, reinterpret_cast<const f16 *>(halves), to - from, out, buffer,
-                                       ahead);
+                        multiply_first(height, tiles > 1, x, reinterpret_cast<const f16 *>(halves), to - from, out,
+                                       buffer, ahead);
                     }
                     continue;
                 }
@@ -108,7 +108,8 @@ void multiply_tiles(Worker &worker, const tw_matrix &matrix, const Layout &layou
             if (tiles > 1) ahead = {codes + to * NR * 2, NR * 4 / tiles};
             for (int64_t tile = 0; tile < tiles; ++tile, ahead.at += (to - from) / 2 * ahead.step) {
                 const int64_t height = tile_height(rows - tile * MR);
-                const uint32_t *x = reinterpret_cast<const uint32_t *>(activations + tile * tile_bytes) + from / 2 * height;
+                const uint32_t *x =
+                    reinterpret_cast<const uint32_t *>(activations + tile * tile_bytes) + from / 2 * height;
                 float *out = results + tile * MR * NR;
 #define TW_CALL(M) multiply_pairs<M>(x, codes + from * NR * 2, (to - from) / 2, out, ahead)
                 TW_FOR_HEIGHT(height, TW_CALL)

@@ -71,8 +71,9 @@ TW_INLINE void place_rows(uint32_t *tile, int64_t height, const uint32_t *elemen
             memcpy(&d, elements + 3 * count + i, 16);
             const Four ac0 = __builtin_shufflevector(a, c, 0, 4, 1, 5), ac1 = __builtin_shufflevector(a, c, 2, 6, 3, 7);
             const Four bd0 = __builtin_shufflevector(b, d, 0, 4, 1, 5), bd1 = __builtin_shufflevector(b, d, 2, 6, 3, 7);
-            const Four columns[4] = {__builtin_shufflevector(ac0, bd0, 0, 4, 1, 5), __builtin_shufflevector(ac0, bd0, 2, 6, 3, 7),
-                                     __builtin_shufflevector(ac1, bd1, 0, 4, 1, 5), __builtin_shufflevector(ac1, bd1, 2, 6, 3, 7)};
+            const Four columns[4] = {
+                __builtin_shufflevector(ac0, bd0, 0, 4, 1, 5), __builtin_shufflevector(ac0, bd0, 2, 6, 3, 7),
+                __builtin_shufflevector(ac1, bd1, 0, 4, 1, 5), __builtin_shufflevector(ac1, bd1, 2, 6, 3, 7)};
             for (int column = 0; column < 4; ++column) memcpy(tile + (i + column) * height, &columns[column], 16);
         }
     }
@@ -121,8 +122,8 @@ TW_INLINE float to_quads(const float *x, int64_t count, uint32_t *out, int32_t &
     return magnitude / 127.0f;
 }
 
-// Rounds a row to the elements that its path multiplies; of `kQuads` also the scale and the offset of each group, of the
-// row in its `place` among `height`.
+// Rounds a row to the elements that its path multiplies; of `kQuads` also the scale and the offset of each group, of
+// the row in its `place` among `height`.
 TW_INLINE void round_row(const tw_matrix &matrix, const Layout &layout, const float *row, int64_t height, int64_t place,
                          uint32_t *elements, float *scales, int32_t *offsets) {
     if (layout.path == kPairs) {
@@ -197,7 +198,8 @@ TW_INLINE void pack_unit(Worker &worker, const tw_matrix &matrix, const Layout &
     uint32_t *out = reinterpret_cast<uint32_t *>(tile);
     float *scales = reinterpret_cast<float *>(tile + inputs * height);
     int32_t *offsets = reinterpret_cast<int32_t *>(scales + inputs / layout.step * height);
-    float *floats = static_cast<float *>(worker.scratch(kScratchRow, static_cast<size_t>(inputs) * 4 * (kRowsTogether + 1)));
+    const size_t bytes = static_cast<size_t>(inputs) * 4 * (kRowsTogether + 1);
+    float *floats = static_cast<float *>(worker.scratch(kScratchRow, bytes));
     uint32_t *elements = height == 1 ? out : reinterpret_cast<uint32_t *>(floats + inputs);
     for (int64_t index = 0; index < rows; ++index) {
         const int64_t row = first + place + index;

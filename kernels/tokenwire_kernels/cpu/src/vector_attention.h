@@ -11,8 +11,8 @@ namespace {
 constexpr int64_t kRowsThatWiden = 4;
 
 #if TW_LEVEL >= TW_AVX512_BF16
-// The scores of W keys with one query, which `split_row` made. `kFetches`: as many rows of `ahead` are fetched meanwhile,
-// a line with each step, so that memory works while the products do.
+// The scores of W keys with one query, which `split_row` made. `kFetches`: as many rows of `ahead` are fetched
+// meanwhile, a line with each step, so that memory works while the products do.
 template <bool kFetches>
 TW_INLINE vf score_keys(const bf16 *q, const bf16 *const *keys, int64_t dim, const bf16 *const *ahead) {
     vf acc[W];
@@ -63,7 +63,8 @@ TW_INLINE void add_columns(const float *weights, const float *factors, const T *
     for (int64_t key = 0; key < count; ++key) {
         if (key < ahead.count) {
             const uint8_t *line = reinterpret_cast<const uint8_t *>(ahead.rows[key] + d);
-            for (int64_t byte = 0; byte < C * W * static_cast<int64_t>(sizeof(T)); byte += 64) __builtin_prefetch(line + byte);
+            constexpr int64_t kBytes = C * W * static_cast<int64_t>(sizeof(T));
+            for (int64_t byte = 0; byte < kBytes; byte += 64) __builtin_prefetch(line + byte);
         }
         vf value[C];
         TW_UNROLL for (int c = 0; c < C; ++c) value[c] = load(values[key] + d + c * W);
