@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from tokenwire.status import CONTEXT_LENGTH_EXCEEDED, invalid_argument
 from tokenwire.v1 import engine_pb2, generation_pb2, tokenizer_pb2
 from tokenwire_services.tokenizer.bad_words import encode_bad_words
-from tokenwire_services.tokenizer.chat import encode_chat, encode_short_chat, render_chat
 from tokenwire_services.tokenizer.config import TokenizerConfig
 from tokenwire_services.tokenizer.detokenizer import Detokenizer
 from tokenwire_services.tokenizer.engine_request import EngineRequest
@@ -23,8 +22,9 @@ from tokenwire_services.tokenizer.generation import Generation
 from tokenwire_services.tokenizer.logprobs import TokenLogprobs
 from tokenwire_services.tokenizer.model import Model
 from tokenwire_services.tokenizer.outbox import Outbox
-from tokenwire_services.tokenizer.prompt import check_token_ids, encode, encode_short
+from tokenwire_services.tokenizer.prompt import check_token_ids
 from tokenwire_services.tokenizer.prompt_report import PromptReport
+from tokenwire_services.tokenizer.request_prompt import RequestPrompt, encode_prompt, encode_short_prompt
 from tokenwire_services.tokenizer.samples import Samples
 from tokenwire_services.tokenizer.stop_strings import StopStrings
 from tokenwire_services.tokenizer.structure import Structure, hidden_token_ids, structure_of
@@ -33,9 +33,6 @@ MAX_SAMPLES = 128
 MAX_STOP_STRINGS = 16
 MAX_STOP_STRING_BYTES = 1024
 MAX_REQUEST_ID_BYTES = 256
-
-_MOST_BYTES_PER_TOKEN = 64
-"""No text averages more, so that longer ones are refused without the time that encoding them takes."""
 
 
 @dataclass(slots=True)
@@ -70,7 +67,7 @@ async def start(
     else:
         model = engines.model(request.model)
     _check(request)
-    prompt = await _encode_prompt(model, config, request)
+    prompt = await encode_prompt(model, config, request)
     return _submit(engines, model, config, request, prompt, slot, outbox)
 
 
@@ -86,7 +83,7 @@ def start_at_once(
         return None
     model = engines.model(request.model)
     _check(request)
-    prompt = _encode_short_prompt(model, config, request)
+    prompt = encode_short_prompt(model, config, request)
     return None if prompt is None else _submit(engines, model, config, request, prompt, slot, outbox)
 
 
@@ -95,7 +92,7 @@ def _submit(
     model: Model,
     config: TokenizerConfig,
     request: tokenizer_pb2.TokenizerGenerateRequest,
-    prompt: _Prompt,
+    prompt: RequestPrompt,
     slot: int,
     outbox: Outbox,
 ) -> Running:
@@ -126,7 +123,7 @@ def _submit(
 def _samples(
     model: Model,
     request: tokenizer_pb2.TokenizerGenerateRequest,
-    prompt: _Prompt,
+    prompt: RequestPrompt,
     structure: Structure,
     slot: int,
     outbox: Outbox,
@@ -243,83 +240,3 @@ def _check(request: tokenizer_pb2.TokenizerGenerateRequest) -> None:
             raise invalid_argument(
                 f"stop_strings[{i}]", f"{size} bytes; expected 1 to {MAX_STOP_STRING_BYTES}"
             )
-
-
-@dataclass(slots=True)
-class _Prompt:
-    """A prompt, encoded."""
-
-    token_ids: list[int]
-    field: str
-    """What errors call it."""
-    given: str | None = None
-    """The text that was encoded, if one was."""
-    is_whole: bool = True
-    """Whether all of its tokens were kept."""
-
-    def truncate(self, truncation: tokenizer_pb2.Truncation, default: int) -> None:
-        """Keep a part of it, of at most `default` tokens where the truncation does not say."""
-        most = truncation.max_tokens if truncation.HasField("max_tokens") else max(1, default)
-        excess = len(self.token_ids) - most
-        if excess > 0:
-            self.token_ids = self.token_ids[:most] if truncation.keep_first else self.token_ids[excess:]
-            self.is_whole = False
-
-    def text(self, model: Model) -> str:
-        """It as text, whatever it was given as."""
-        if self.given is not None and self.is_whole:
-            return self.given
-        return model.tokenizer.decode(self.token_ids, False)
-
-
-async def _encode_prompt(
-    model: Model, config: TokenizerConfig, request: tokenizer_pb2.TokenizerGenerateRequest
-) -> _Prompt:
-    max_bytes = _max_prompt_bytes(model, config, request)
-    match request.WhichOneof("prompt"):
-        case "text":
-            token_ids = await encode(model, request.text, _adds_special_tokens(request), "prompt", max_bytes)
-            return _Prompt(token_ids, "prompt", request.text)
-        case "chat":
-            chat = await render_chat(model, config, request.chat)
-            return _Prompt(await encode_chat(model, chat, max_bytes), "chat.messages", chat.text)
-        case _:
-            return _given_token_ids(model, request)
-
-
-def _encode_short_prompt(
-    model: Model, config: TokenizerConfig, request: tokenizer_pb2.TokenizerGenerateRequest
-) -> _Prompt | None:
-    """The same, at once; None for a prompt that takes its time."""
-    max_bytes = _max_prompt_bytes(model, config, request)
-    match request.WhichOneof("prompt"):
-        case "text":
-            special = _adds_special_tokens(request)
-            token_ids = encode_short(model, request.text, special, "prompt", max_bytes)
-            return None if token_ids is None else _Prompt(token_ids, "prompt", request.text)
-        case "chat":
-            encoded = encode_short_chat(model, config, request.chat, max_bytes)
-            return None if encoded is None else _Prompt(encoded[1], "chat.messages", encoded[0])
-        case _:
-            return _given_token_ids(model, request)
-
-
-def _max_prompt_bytes(
-    model: Model, config: TokenizerConfig, request: tokenizer_pb2.TokenizerGenerateRequest
-) -> int:
-    if request.HasField("truncation"):
-        return config.max_prompt_bytes
-    return min(config.max_prompt_bytes, _MOST_BYTES_PER_TOKEN * model.info.max_model_len)
-
-
-def _adds_special_tokens(request: tokenizer_pb2.TokenizerGenerateRequest) -> bool:
-    return not request.HasField("add_special_tokens") or request.add_special_tokens
-
-
-def _given_token_ids(model: Model, request: tokenizer_pb2.TokenizerGenerateRequest) -> _Prompt:
-    """The prompt of a request that has neither a text nor a chat."""
-    if not request.HasField("token_ids"):
-        raise invalid_argument("prompt", "missing; expected text, chat or token_ids")
-    token_ids = list(request.token_ids.ids)
-    check_token_ids(model, token_ids, "prompt")
-    return _Prompt(token_ids, "prompt")
