@@ -57,12 +57,16 @@ class HeadNorms:
 
 @dataclass(slots=True)
 class AttentionBatch:
-    """A flat batch of query tokens: sequence after sequence, no padding, decodes first."""
+    """A flat batch of query tokens: sequence after sequence, decodes first.
+
+    Sequences without a query, whose context is 0, fill a batch up at the end of the decodes and at the end of
+    all; so do tokens behind the last query, for which nothing is computed.
+    """
 
     block_tables: Tensor
     """int32 [num_seqs, max_blocks]: physical blocks in token order; past a context, nothing is read."""
     query_starts: Tensor
-    """int32 [num_seqs + 1]: where each sequence's query tokens begin; every sequence has one or more."""
+    """int32 [num_seqs + 1]: where each sequence's query tokens begin, and where the last one's end."""
     context_lens: Tensor
     """int32 [num_seqs]: tokens in the cache, this step's included. At least the number of query tokens."""
     max_query_len: int
@@ -70,7 +74,7 @@ class AttentionBatch:
     max_context_len: int
     """No sequence has a longer context."""
     num_decodes: int
-    """The first `num_decodes` sequences have exactly one query token each."""
+    """The first `num_decodes` sequences have one query token each, or none."""
     memo: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from tests.kernels.attention_cases import make_case
 from tests.kernels.native import native_instruction_sets, operators_of
 from tests.kernels.tables import DTYPES, HEADS, SEQUENCES, Heads, assert_close
-from tokenwire_kernels import LayerCache, reference, triton
+from tokenwire_kernels import AttentionBatch, LayerCache, reference, triton
 from tokenwire_kernels.triton import chunk_attention
 from tokenwire_kernels.triton.target import Gpu, assuming, load_in_bulk
 
@@ -216,6 +216,43 @@ def test_a_decode_without_a_context_is_padding_and_its_row_is_zero() -> None:
     attended = triton.paged_attention(case.q, case.cache, case.batch, 0.2)
     assert attended[1::2].eq(0.0).all()
     assert_close(attended[::2], case.expected(0.2)[::2])
+
+
+@pytest.mark.parametrize("window", [0, 7])
+@pytest.mark.parametrize("num_chunks", [0, 2])
+@pytest.mark.parametrize("num_decodes", [0, 3])
+def test_sequences_and_tokens_that_fill_a_batch_up_change_nothing(
+    kernels: ModuleType, num_decodes: int, num_chunks: int, window: int
+) -> None:
+    """As captured passes have them: decodes and chunks without a query, and tokens of no sequence."""
+    sequences = [(1, 40), (1, 1), (1, 90)][:num_decodes] + [(70, 75), (5, 5)][:num_chunks]
+    case = make_case(SMALL, sequences or [(2, 2)], torch.float32, window)
+    if not sequences:
+        case.batch.query_starts.zero_()
+        case.batch.context_lens.zero_()
+    batch, num_tokens = case.batch, int(case.batch.query_starts[-1])
+    starts = batch.query_starts.tolist()
+    padded = AttentionBatch(
+        block_tables=_filled_up(batch.block_tables, num_decodes),
+        query_starts=torch.tensor(
+            starts[:num_decodes] + [num_decodes] * 5 + starts[num_decodes:-1] + [num_tokens] * 4,
+            dtype=torch.int32,
+        ),
+        context_lens=_filled_up(batch.context_lens, num_decodes),
+        max_query_len=batch.max_query_len,
+        max_context_len=batch.max_context_len,
+        num_decodes=num_decodes + 5,
+    )
+    q = torch.cat([case.q[:num_tokens], torch.full((9, *case.q.shape[1:]), torch.nan)])
+    attended = kernels.paged_attention(q, case.cache, padded, 0.2, window=window)[:num_tokens]
+    if sequences:
+        assert_close(attended, case.expected(0.2, window))
+
+
+def _filled_up(rows: Tensor, num_decodes: int) -> Tensor:
+    """With five rows of zeros behind those of the decodes, and three at the end."""
+    zeros = torch.zeros_like(rows[:1])
+    return torch.cat([rows[:num_decodes], *[zeros] * 5, rows[num_decodes:], *[zeros] * 3])
 
 
 @settings(max_examples=15, deadline=None)

@@ -7,6 +7,7 @@ they are made at the first layer of a step and kept in the batch's memo for the 
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 
 import torch
@@ -227,9 +228,10 @@ def _make_plan(
             bias=bias,
         )
 
-    chunks = range(batch.num_decodes, len(contexts))
-    return [decodes(seqs) for seqs in _similar(contexts[: batch.num_decodes])] + [
-        chunk(seq) for seq in chunks
+    queried = [seq for seq in range(len(contexts)) if starts[seq] < starts[seq + 1]]
+    num_decodes = bisect_left(queried, batch.num_decodes)
+    return [decodes(seqs) for seqs in _similar(contexts[:num_decodes])] + [
+        chunk(seq) for seq in queried[num_decodes:]
     ]
 
 

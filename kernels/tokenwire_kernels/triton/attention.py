@@ -21,7 +21,8 @@ def paged_attention(
 ) -> Tensor:
     """See `reference.attention.paged_attention`. The caches are contiguous; each head of `q` is.
 
-    A decode may have a context of 0, as padding does: it reads nothing, and its row is 0.
+    A decode may have a context of 0, as padding does: it reads nothing, and its row is 0. Rows of tokens that
+    belong to no sequence hold anything.
     """
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     if batch.num_decodes > 0:

@@ -48,7 +48,8 @@ def chunk_attention(
     )
     queries = tile.rows // group_rows
     tiles = _tiles(cache, tile.keys) if _loads_in_bulk(q, cache, tile.keys, window) else (None, None)
-    num_tiles = (num_tokens - batch.num_decodes) // queries + num_seqs - batch.num_decodes
+    # Of decodes that are padding, there are fewer tokens than sequences.
+    num_tiles = num_tokens // queries + num_seqs - batch.num_decodes
     _chunk_kernel[(num_tiles, num_kv_heads)](
         q, cache.keys, cache.values, *tiles, cache.key_scales, cache.value_scales, sinks,
         batch.block_tables, batch.query_starts, batch.context_lens, out, batch.num_decodes, num_seqs,

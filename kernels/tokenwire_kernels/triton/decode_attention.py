@@ -145,8 +145,8 @@ def _scheduled(q: Tensor, cache: LayerCache, batch: AttentionBatch, window: int,
             q.new_empty((programs, 2, group), dtype=torch.float32),
         )
         _schedule_kernel[(1,)](
-            batch.context_lens, schedule.tile_starts, schedule.first_seqs, batch.num_decodes,
-            WINDOW=window, KEYS=keys, NUM_KV_HEADS=num_kv_heads, PROGRAMS=programs,
+            batch.query_starts, batch.context_lens, schedule.tile_starts, schedule.first_seqs,
+            batch.num_decodes, WINDOW=window, KEYS=keys, NUM_KV_HEADS=num_kv_heads, PROGRAMS=programs,
             SEQS=triton.next_power_of_2(batch.num_decodes), num_warps=4,
         )  # fmt: skip
     return schedule
@@ -154,7 +154,7 @@ def _scheduled(q: Tensor, cache: LayerCache, batch: AttentionBatch, window: int,
 
 @triton.jit(do_not_specialize=["num_seqs"])
 def _schedule_kernel(
-    context_lens_ptr, tile_starts_ptr, first_seqs_ptr, num_seqs,
+    query_starts_ptr, context_lens_ptr, tile_starts_ptr, first_seqs_ptr, num_seqs,
     WINDOW: tl.constexpr, KEYS: tl.constexpr, NUM_KV_HEADS: tl.constexpr, PROGRAMS: tl.constexpr,
     SEQS: tl.constexpr,
 ):  # fmt: skip
@@ -163,8 +163,10 @@ def _schedule_kernel(
     seen = tl.load(context_lens_ptr + seq, mask=seq < num_seqs, other=0)
     if WINDOW > 0:
         seen = tl.minimum(seen, WINDOW)
-    # A sequence without a past has a tile all the same: it is what writes its zeros.
-    ends = tl.cumsum(tl.where(seq < num_seqs, tl.maximum(tl.cdiv(seen, KEYS), 1), 0), axis=0)
+    starts = tl.load(query_starts_ptr + seq, mask=seq < num_seqs, other=0)
+    has_query = tl.load(query_starts_ptr + 1 + seq, mask=seq < num_seqs, other=0) > starts
+    # A query without a past has a tile all the same: it is what writes its zeros.
+    ends = tl.cumsum(tl.where(has_query, tl.maximum(tl.cdiv(seen, KEYS), 1), 0), axis=0)
     tl.store(tile_starts_ptr, 0)
     tl.store(tile_starts_ptr + 1 + seq, ends, mask=seq < num_seqs)
     run = tl.cdiv(tl.max(ends, axis=0) * NUM_KV_HEADS, PROGRAMS)
