@@ -30,8 +30,6 @@ from tokenwire_kernels.triton.target import Gpu, gpu_of
 
 SHARED_MEMORY = {80: 160 << 10, 90: 224 << 10, 100: 224 << 10}
 """Bytes for the programs of a multiprocessor, by generation; others are taken to have 96 kB."""
-_NORMALIZED_ROWS = 4
-"""As the operator does: more rows are normalized in a launch of their own."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -69,18 +67,20 @@ class Inputs:
 
     def streamed(self, tile: StreamTile) -> Tensor:
         """By the streaming kernel."""
-        x, norm = self.x, self.norm
-        if norm is not None and len(x) > _NORMALIZED_ROWS:
-            x, norm = rms_norm(x, norm.weight, norm.eps), None
-        return few_rows_linear(x, self.weight, None, norm, self.task.shape.is_gated, self.residual, tile)
+        return few_rows_linear(
+            self._normalized(), self.weight, None, self.task.shape.is_gated, self.residual, tile
+        )
 
     def multiplied(self) -> Tensor:
         """By cuBLAS, as the operator would."""
-        x = self.x if self.norm is None else rms_norm(self.x, self.norm.weight, self.norm.eps)
+        x = self._normalized()
         if self.residual is not None:
             return self.residual.addmm_(x, self.weight.t())
         y = functional.linear(x, self.weight)
         return silu_and_mul(y) if self.task.shape.is_gated else y
+
+    def _normalized(self) -> Tensor:
+        return self.x if self.norm is None else rms_norm(self.x, self.norm.weight, self.norm.eps)
 
 
 def main() -> None:

@@ -147,13 +147,17 @@ def _vllm(shape: AttentionShape) -> Call:
     starts = torch.arange(shape.num_seqs + 1, dtype=torch.int32, device=shape.device) * shape.num_queries
     contexts = torch.full((shape.num_seqs,), shape.context, dtype=torch.int32, device=shape.device)
     tables = shape.block_tables()
-    ones = None
-    if shape.cache_dtype.itemsize == 1:
-        ones = torch.ones(shape.num_seqs, shape.num_kv_heads, device=shape.device)
+    ones = torch.ones(shape.num_seqs, shape.num_kv_heads, device=shape.device)
+    # As vLLM's backend does: few decodes are cut into segments, many are not.
+    most_cut, segments = 128 // shape.num_kv_heads, 16
+    sums = torch.empty(most_cut, shape.num_heads, segments, device=shape.device)
+    outputs = sums.new_empty(*sums.shape, 1 << (shape.head_dim - 1).bit_length())
     return lambda: unified_attention(
         q=q, k=k, v=v, out=out, cu_seqlens_q=starts, max_seqlen_q=shape.num_queries, seqused_k=contexts,
         max_seqlen_k=shape.context, softmax_scale=shape.scale, causal=True, window_size=(-1, -1),
         block_table=tables, softcap=0.0, q_descale=None, k_descale=ones, v_descale=ones,
+        seq_threshold_3D=most_cut, num_par_softmax_segments=segments, softmax_segm_output=outputs,
+        softmax_segm_max=sums, softmax_segm_expsum=torch.empty_like(sums),
     )  # fmt: skip
 
 

@@ -165,9 +165,13 @@ def _kernels_of(implementations: object, native: Context | None = None) -> Kerne
 
 
 def _guarded(kernels: Kernels) -> Kernels:
+    """Triton's kernels, what there is in CUDA C++ in front of them, and the reference behind."""
     from tokenwire_kernels import reference
+    from tokenwire_kernels.cuda import linear, module
 
     guards = {name: Fallback(name, getattr(kernels, name), getattr(reference, name)) for name in _OPERATORS}
+    if module.is_available():
+        guards["linear"] = Fallback("linear", linear.linear, kernels.linear, reference.linear)
     return replace(kernels, **guards)  # type: ignore[arg-type]
 
 

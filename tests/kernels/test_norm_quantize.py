@@ -20,7 +20,8 @@ def code_step(codes: Tensor) -> Tensor:
     """Half the distance between a code and the next, which rounding to it may cost."""
     if codes.dtype == torch.int8:
         return torch.full(codes.shape, 0.5).double()
-    return codes.double().abs().clamp(min=2**-6).log2().floor().exp2() / 16  # three bits behind the first
+    size = codes.double().abs().clamp(min=2**-6)
+    return size / size.frexp().mantissa / 32  # three bits behind the first
 
 
 def misrounded(kernels: ModuleType, wanted: Tensor, codes_dtype: torch.dtype) -> Tensor:

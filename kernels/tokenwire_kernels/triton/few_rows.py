@@ -3,8 +3,9 @@
 The matrix is the left operand, whose rows fill the tensor cores' tiles, and the few rows of x, padded to 16,
 32 or 64, the right one. A program takes a tile of outputs and a part of the depth (split-K), so that narrow
 matrices, too, keep every multiprocessor busy; the program that finishes a tile last adds up its parts, always
-in the same order. What stands around the product in a decoder happens in the same launch: the normalization
-of x before it; bias, gate and residual behind it. They are rounded where the reference rounds.
+in the same order. What stands behind the product in a decoder happens in the same launch: bias, gate and
+residual, rounded where the reference rounds. (A normalization of x in every program took longer than one in a
+launch of its own.)
 
 Bytes: out_features * in_features * itemsize; all else is small. Time: bytes over the read bandwidth.
 """
@@ -21,7 +22,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tokenwire_kernels.batch import RowNorm
 from tokenwire_kernels.triton.dependent import launch_options, prefetch, wait_for_kernels_before
 
 MOST_ROWS = 64
@@ -46,12 +46,11 @@ def few_rows_linear(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    norm: RowNorm | None,
     is_gated: bool,
     residual: Tensor | None,
     tile: StreamTile,
 ) -> Tensor:
-    """See `reference.linear.linear`, for at most `MOST_ROWS` rows."""
+    """See `reference.linear.linear`, for at most `MOST_ROWS` rows that are normalized already."""
     num_rows, in_features = x.shape
     num_outputs = weight.shape[0] // 2 if is_gated else weight.shape[0]
     out = x.new_empty(num_rows, num_outputs) if residual is None else residual
@@ -63,8 +62,7 @@ def few_rows_linear(
         parts = x.new_empty(num_tiles * tile.splits * products * tile.outputs * rows, dtype=torch.float32)
         counters = _counters(x.device)
     _few_rows_kernel[(num_tiles, tile.splits)](
-        x, weight, bias, norm and norm.weight, residual, out, parts, counters,
-        num_rows, num_outputs, in_features, x.stride(0), norm.eps if norm else 0.0,
+        x, weight, bias, residual, out, parts, counters, num_rows, num_outputs, in_features, x.stride(0),
         GATED=is_gated, SPLITS=tile.splits, EVEN=in_features % (tile.depth * tile.splits) == 0,
         ROWS=rows, OUTPUTS=tile.outputs, DEPTH=tile.depth,
         num_warps=tile.warps, num_stages=tile.stages, **launch_options(x.device),
@@ -81,8 +79,8 @@ def _counters(device: torch.device) -> Tensor:
 
 @triton.jit(do_not_specialize=["num_rows"])
 def _few_rows_kernel(
-    x_ptr, weight_ptr, bias_ptr, norm_ptr, residual_ptr, out_ptr, parts_ptr, counters_ptr,
-    num_rows, num_outputs, in_features, x_stride, eps,
+    x_ptr, weight_ptr, bias_ptr, residual_ptr, out_ptr, parts_ptr, counters_ptr,
+    num_rows, num_outputs, in_features, x_stride,
     GATED: tl.constexpr, SPLITS: tl.constexpr, EVEN: tl.constexpr,
     ROWS: tl.constexpr, OUTPUTS: tl.constexpr, DEPTH: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
@@ -106,15 +104,6 @@ def _few_rows_kernel(
             prefetch(weight_ptr + num_outputs.to(tl.int64) * in_features + near_row + ahead)
     wait_for_kernels_before(DEPENDENT)
 
-    scale = tl.full([1, ROWS], 1.0, tl.float32)
-    if norm_ptr is not None:
-        square = tl.zeros([DEPTH, ROWS], tl.float32)
-        for start in range(0, in_features, DEPTH):
-            at = (start + tl.arange(0, DEPTH))[:, None]
-            x = tl.load(x_row_ptr + at, mask=is_row & (at < in_features), other=0.0).to(tl.float32)
-            square += x * x
-        scale = 1.0 / tl.sqrt_rn(tl.sum(square, axis=0)[None, :] / in_features + eps)
-
     product = tl.zeros([OUTPUTS, ROWS], tl.float32)
     product_up = tl.zeros([OUTPUTS, ROWS], tl.float32)
     for start in range(begin, tl.minimum(begin + part_depth, in_features), DEPTH):
@@ -127,9 +116,6 @@ def _few_rows_kernel(
             weight_row_ptr + at[None, :], mask=weight_mask, other=0.0, eviction_policy="evict_first"
         )
         x = tl.load(x_row_ptr + at[:, None], mask=x_mask, other=0.0)
-        if norm_ptr is not None:
-            norm_weight = tl.load(norm_ptr + at, mask=at < in_features, other=0.0).to(tl.float32)[:, None]
-            x = ((x.to(tl.float32) * scale).to(dtype).to(tl.float32) * norm_weight).to(dtype)
         product = tl.dot(weights, x, product, input_precision="tf32x3")
         if GATED:
             weights = tl.load(

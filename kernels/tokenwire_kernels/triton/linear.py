@@ -11,9 +11,6 @@ from tokenwire_kernels.triton.few_rows import MOST_ROWS, few_rows_linear
 from tokenwire_kernels.triton.linear_tiles import choose_tile
 from tokenwire_kernels.triton.norm import rms_norm
 
-_NORMALIZED_ROWS = 4
-"""More rows are normalized once, in a launch of their own: every program would read all of them."""
-
 
 def linear(
     x: Tensor,
@@ -28,10 +25,10 @@ def linear(
     tile = None
     if num_rows <= MOST_ROWS:
         tile = choose_tile(num_rows, *weight.shape, is_gated, x.dtype, x.device)
-    if norm is not None and (tile is None or num_rows > _NORMALIZED_ROWS):
-        x, norm = rms_norm(x, norm.weight, norm.eps), None
+    if norm is not None:
+        x = rms_norm(x, norm.weight, norm.eps)
     if tile is not None:
-        return few_rows_linear(x, weight, bias, norm, is_gated, residual, tile)
+        return few_rows_linear(x, weight, bias, is_gated, residual, tile)
     if residual is not None and bias is None and not is_gated:
         return residual.addmm_(x, weight.t())  # cuBLAS adds where it writes
     y = functional.linear(x, weight, bias)

@@ -1,0 +1,83 @@
+// What kernels ask of the GPU beyond C++: conversions, loads, and the order of launches. The tests have another
+// header of this name, which gives the same on a CPU.
+//
+// Numbers of 16 bits are bfloat16 with BFLOAT16=1, float16 with 0.
+
+#pragma once
+
+using Number = unsigned short;
+
+__device__ inline float widen(Number number) {
+#if BFLOAT16
+    return __uint_as_float(static_cast<unsigned>(number) << 16);
+#else
+    float wide;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(number));
+    return wide;
+#endif
+}
+
+__device__ inline Number narrow(float wide) {
+    Number number;
+#if BFLOAT16
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(number) : "f"(wide));
+#else
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(number) : "f"(wide));
+#endif
+    return number;
+}
+
+__device__ inline float first_of(unsigned pair) { return widen(static_cast<Number>(pair)); }
+
+__device__ inline float second_of(unsigned pair) {
+#if BFLOAT16
+    return __uint_as_float(pair & 0xffff0000u);
+#else
+    return widen(static_cast<Number>(pair >> 16));
+#endif
+}
+
+// A constant that is read once. Volatile, as is the wait below: it is asked for ahead of that.
+__device__ inline uint4 streamed(const uint4* at) {
+    uint4 value;
+    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
+                 : "l"(at));
+    return value;
+}
+
+// What a kernel ahead wrote: from the L2 cache, which all multiprocessors see alike.
+__device__ inline uint4 written(const uint4* at) { return __ldcg(at); }
+__device__ inline float written(const Number* at) { return widen(__ldcg(at)); }
+
+// Bring constants into the L2 cache, and wait for nothing.
+__device__ inline void prefetch(const uint4* from, int vectors) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(vectors * 16));
+#endif
+}
+
+// The kernel behind may begin from now on: it waits in turn (programmatic dependent launch).
+__device__ inline void let_the_next_begin() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+
+// Before anything that another kernel writes, or reads before it is written here.
+__device__ inline void wait_for_kernels_before() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// A barrier of some of the block's warps, which have a number from 1 to 15 in common.
+__device__ inline void wait_for_warps(int number, int warps) {
+    if (warps == 1) return __syncwarp();
+    asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(32 * warps) : "memory");
+}
+
+__device__ inline uint4* dynamic_shared_memory() {
+    extern __shared__ uint4 memory[];
+    return memory;
+}

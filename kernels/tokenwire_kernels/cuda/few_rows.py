@@ -1,0 +1,129 @@
+"""The product of one to four rows with a large matrix, in CUDA C++ (`few_rows.cu`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from tokenwire_kernels.batch import RowNorm
+from tokenwire_kernels.cuda.module import FLOAT, INT, POINTER, Kernel, compiled
+from tokenwire_kernels.triton.target import gpu_of
+
+MOST_ROWS = 4
+SOURCE = "few_rows.cu"
+_WARPS = 16
+"""Of a block, of which a multiprocessor has one."""
+_VECTOR = 8
+"""Numbers in 16 bytes, which a lane loads at a time."""
+ARGUMENTS = 6 * [POINTER] + [FLOAT] + 6 * [INT]
+PREFETCHED = False
+"""Whether the first rows are brought into the L2 cache while the kernels ahead still run."""
+_MOST_SPLIT_BITS = 3
+_MOST_SHARED_BYTES = 64 << 10
+"""For the rows of x: the next kernel's must fit beside them."""
+
+
+def takes(x: Tensor, weight: Tensor) -> bool:
+    """Whether the kernel serves such a product: few rows of 16-bit numbers, whose columns 8 divides."""
+    num_rows, in_features = x.shape
+    return (
+        num_rows <= MOST_ROWS
+        and x.is_cuda
+        and x.dtype == weight.dtype
+        and x.dtype.itemsize == 2
+        and in_features % _VECTOR == 0
+        and x.stride(0) % _VECTOR == 0
+        and x.stride(1) == 1
+        and weight.is_contiguous()
+        and x.data_ptr() % 16 == weight.data_ptr() % 16 == 0
+        and plan_of(num_rows, weight.shape[0], in_features, 1).shared_bytes <= _MOST_SHARED_BYTES
+    )
+
+
+def few_rows_linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    norm: RowNorm | None,
+    is_gated: bool,
+    residual: Tensor | None,
+) -> Tensor:
+    """See `reference.linear.linear`, for what the kernel takes.
+
+    Raises:
+        CudaError: it cannot be compiled, or launched.
+    """
+    num_rows, in_features = x.shape
+    num_outputs = weight.shape[0] // 2 if is_gated else weight.shape[0]
+    out = x.new_empty(num_rows, num_outputs) if residual is None else residual
+    gpu = gpu_of(x.device)
+    plan = plan_of(num_rows, weight.shape[0], in_features, gpu.processors)
+    _kernel(plan.rows, is_gated, x.dtype, x.device).launch(
+        gpu.processors,
+        32 * _WARPS,
+        plan.shared_bytes,
+        torch.cuda.current_stream(x.device).cuda_stream,
+        gpu.launches_dependents,
+        arguments(plan, x, weight, bias, norm, residual, out),
+    )
+    return out
+
+
+
+@dataclass(slots=True, frozen=True)
+class Plan:
+    """How a product is shared out."""
+
+    rows: int
+    """That the kernel is compiled for."""
+    split_bits: int
+    """log2 of the warps that share a pair's depth."""
+    shared_bytes: int
+
+
+@cache
+def plan_of(num_rows: int, weight_rows: int, in_features: int, processors: int) -> Plan:
+    """So many warps share a pair of rows of the matrix that the busiest warp has the least to read."""
+    vectors, pairs = in_features // _VECTOR, -(-weight_rows // 2)
+
+    def steps(bits: int) -> int:
+        return -(-vectors // (32 << bits))
+
+    def busiest(bits: int) -> int:
+        return -(-pairs // (processors * (_WARPS >> bits))) * steps(bits)
+
+    bits = min(range(_MOST_SPLIT_BITS + 1), key=busiest)
+    rows = 1 << (num_rows - 1).bit_length()
+    return Plan(rows, bits, 16 * rows * steps(bits) * (32 << bits))
+
+
+def arguments(
+    plan: Plan,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    norm: RowNorm | None,
+    residual: Tensor | None,
+    out: Tensor,
+) -> list[int | float]:
+    """Of the kernel, in its order."""
+    return [
+        weight.data_ptr(), x.data_ptr(), _address(bias), 0 if norm is None else norm.weight.data_ptr(),
+        _address(residual), out.data_ptr(), 0.0 if norm is None else norm.eps,
+        *out.shape, x.shape[1] // _VECTOR, x.stride(0), plan.split_bits, int(PREFETCHED),
+    ]  # fmt: skip
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+@cache
+def _kernel(rows: int, is_gated: bool, dtype: torch.dtype, device: torch.device) -> Kernel:
+    defines = [f"BFLOAT16={int(dtype == torch.bfloat16)}"]
+    with torch.cuda.device(device):
+        cubin = compiled(SOURCE, defines, gpu_of(device).capability)
+        return Kernel(cubin, f"few_rows_{rows}_{int(is_gated)}", ARGUMENTS, _MOST_SHARED_BYTES)

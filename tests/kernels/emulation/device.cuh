@@ -1,0 +1,160 @@
+// One block of CUDA threads at a time on a CPU, as fibers of one thread: each runs to the next barrier, and
+// then it is another's turn. What the kernels' own device.cuh has, and what CUDA C++ has beyond C++.
+
+#pragma once
+
+#include <ucontext.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <memory>
+#include <vector>
+
+#define __device__
+#define __global__
+#define __shared__ static
+#define __launch_bounds__(...)
+
+struct uint4 {
+    unsigned x, y, z, w;
+};
+inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+
+struct Index {
+    int x = 0;
+};
+
+inline Index threadIdx, blockIdx, blockDim, gridDim;
+
+template <class T>
+T min(T a, T b) {
+    return b < a ? b : a;
+}
+
+namespace emulation {
+
+struct Fiber {
+    ucontext_t context;
+    std::unique_ptr<char[]> stack;
+    bool is_done = false;
+};
+
+struct Barrier {
+    int waiting = 0, times = 0;
+};
+
+constexpr int STACK_BYTES = 64 << 10;
+inline ucontext_t scheduler;
+inline std::vector<Fiber> fibers;
+inline int current = 0;
+inline std::function<void()> kernel;
+inline std::vector<uint4> dynamic_shared;
+inline std::map<int, Barrier> barriers;
+inline float exchanged[1024];
+
+inline void yield() {
+    const int self = threadIdx.x;
+    swapcontext(&fibers[self].context, &scheduler);
+    threadIdx.x = self;
+}
+
+inline void wait(int number, int threads) {
+    Barrier& barrier = barriers[number];
+    if (++barrier.waiting == threads) {
+        barrier.waiting = 0;
+        ++barrier.times;
+        return;
+    }
+    for (const int times = barrier.times; barrier.times == times;) yield();
+}
+
+inline void enter() {
+    kernel();
+    fibers[threadIdx.x].is_done = true;
+}
+
+// All blocks, one after the other.
+inline void launch(int blocks, int threads, int shared_bytes, std::function<void()> work) {
+    kernel = std::move(work);
+    gridDim.x = blocks;
+    blockDim.x = threads;
+    for (blockIdx.x = 0; blockIdx.x < blocks; ++blockIdx.x) {
+        dynamic_shared.assign(shared_bytes / sizeof(uint4), make_uint4(~0u, ~0u, ~0u, ~0u));
+        barriers.clear();
+        fibers = std::vector<Fiber>(threads);
+        for (Fiber& fiber : fibers) {
+            fiber.stack = std::make_unique<char[]>(STACK_BYTES);
+            getcontext(&fiber.context);
+            fiber.context.uc_stack.ss_sp = fiber.stack.get();
+            fiber.context.uc_stack.ss_size = STACK_BYTES;
+            fiber.context.uc_link = &scheduler;
+            makecontext(&fiber.context, enter, 0);
+        }
+        for (int left = threads; left > 0;) {
+            for (int thread = 0; thread < threads; ++thread) {
+                if (fibers[thread].is_done) continue;
+                threadIdx.x = thread;
+                swapcontext(&scheduler, &fibers[thread].context);
+                left -= fibers[thread].is_done;
+            }
+        }
+    }
+}
+
+}  // namespace emulation
+
+inline void __syncthreads() { emulation::wait(0, blockDim.x); }
+inline void wait_for_warps(int number, int warps) {
+    if (warps > 1) emulation::wait(number, 32 * warps);
+    else emulation::wait(100 + threadIdx.x / 32, 32);
+}
+inline float __shfl_xor_sync(unsigned, float value, int distance) {
+    const int warp = threadIdx.x / 32;
+    emulation::exchanged[threadIdx.x] = value;
+    emulation::wait(200 + warp, 32);
+    const float other = emulation::exchanged[threadIdx.x ^ distance];
+    emulation::wait(300 + warp, 32);
+    return other;
+}
+
+using Number = unsigned short;
+
+inline float widen(Number number) {
+#if BFLOAT16
+    const uint32_t bits = static_cast<uint32_t>(number) << 16;
+    float wide;
+    std::memcpy(&wide, &bits, 4);
+    return wide;
+#else
+    _Float16 half;
+    std::memcpy(&half, &number, 2);
+    return static_cast<float>(half);
+#endif
+}
+
+inline Number narrow(float wide) {
+#if BFLOAT16
+    uint32_t bits;
+    std::memcpy(&bits, &wide, 4);
+    return static_cast<Number>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+#else
+    const _Float16 half = static_cast<_Float16>(wide);
+    Number number;
+    std::memcpy(&number, &half, 2);
+    return number;
+#endif
+}
+
+inline float first_of(unsigned pair) { return widen(static_cast<Number>(pair)); }
+inline float second_of(unsigned pair) { return widen(static_cast<Number>(pair >> 16)); }
+inline uint4 streamed(const uint4* at) { return *at; }
+inline uint4 written(const uint4* at) { return *at; }
+inline float written(const Number* at) { return widen(*at); }
+inline uint4 __ldg(const uint4* at) { return *at; }
+inline void prefetch(const uint4*, int) {}
+inline void let_the_next_begin() {}
+inline void wait_for_kernels_before() {}
+inline uint4* dynamic_shared_memory() { return emulation::dynamic_shared.data(); }
