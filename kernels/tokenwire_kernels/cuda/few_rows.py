@@ -22,8 +22,10 @@ ARGUMENTS = 6 * [POINTER] + [FLOAT] + 6 * [INT]
 PREFETCHED = False
 """Whether the first rows are brought into the L2 cache while the kernels ahead still run."""
 _MOST_SPLIT_BITS = 3
-_MOST_SHARED_BYTES = 64 << 10
-"""For the rows of x: the next kernel's must fit beside them."""
+_MOST_X_BYTES = 64 << 10
+"""Of rows in shared memory: the next kernel's must fit beside them."""
+_MOST_SHARED_BYTES = 80 << 10
+"""Rows are filled up to whole steps of all warps that share a pair: at most 4 kB each."""
 
 
 def takes(x: Tensor, weight: Tensor) -> bool:
@@ -39,7 +41,7 @@ def takes(x: Tensor, weight: Tensor) -> bool:
         and x.stride(1) == 1
         and weight.is_contiguous()
         and x.data_ptr() % 16 == weight.data_ptr() % 16 == 0
-        and plan_of(num_rows, weight.shape[0], in_features, 1).shared_bytes <= _MOST_SHARED_BYTES
+        and (1 << (num_rows - 1).bit_length()) * in_features * 2 <= _MOST_X_BYTES
     )
 
 
@@ -70,7 +72,6 @@ def few_rows_linear(
         arguments(plan, x, weight, bias, norm, residual, out),
     )
     return out
-
 
 
 @dataclass(slots=True, frozen=True)
