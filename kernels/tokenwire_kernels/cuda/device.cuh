@@ -50,13 +50,6 @@ __device__ inline uint4 streamed(const uint4* at) {
 __device__ inline uint4 written(const uint4* at) { return __ldcg(at); }
 __device__ inline float written(const Number* at) { return widen(__ldcg(at)); }
 
-// Bring constants into the L2 cache, and wait for nothing.
-__device__ inline void prefetch(const uint4* from, int vectors) {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(vectors * 16));
-#endif
-}
-
 // The kernel behind may begin from now on: it waits in turn (programmatic dependent launch).
 __device__ inline void let_the_next_begin() {
 #if __CUDA_ARCH__ >= 900

@@ -1,12 +1,13 @@
 // A product of one to four rows with a large matrix, and what stands around it in a decoder, in one launch.
 //
-// Every multiprocessor has one block of 16 warps, and every warp streams rows of the matrix through a ring of
+// Every multiprocessor has one block of 8 warps, and every warp streams rows of the matrix through a ring of
 // registers, two rows beside each other: 64 kB are on their way in a multiprocessor at all times. The matrix
 // is constant, so the ring is filled before the kernels ahead have ended (programmatic dependent launch): the
 // memory does not rest between two kernels. The few rows of x lie in shared memory, normalized.
 //
 // A warp takes pairs of outputs; a gated product's pair is a gate and what it gates. Where pairs are so few
-// that some warps would have one more than others, `splits` warps share the depth of each.
+// that some warps would have one more than others, `splits` warps share the depth of each. A step is 512 bytes of
+// both rows; rows are whole steps.
 //
 // Rounds where the reference rounds; sums are float32, always in the same order.
 
@@ -14,7 +15,8 @@
 
 namespace {
 
-constexpr int WARPS = 16;
+constexpr int WARPS = 8;
+constexpr int RING = 8;
 constexpr int VECTOR = 8;  // numbers in 16 bytes
 
 struct Product {
@@ -27,7 +29,6 @@ struct Product {
     float eps;
     int rows, outputs, vectors, x_stride;
     int split_bits;  // log2 of the warps that share a pair's depth
-    int prefetched;
 };
 
 __device__ float rounded(float wide) { return widen(narrow(wide)); }
@@ -50,57 +51,45 @@ __device__ float sum_of_warp(float value) {
 // The stream of one warp: pair after pair, and of each pair its part of both rows.
 template <bool GATED>
 struct Stream {
-    const Product& p;
-    const int begin, end, past_end;  // vectors of a row that are the lane's own; then where its steps end
-    int pair, vector;
-    const uint4* row;
+    const uint4* at;
+    const long long second, jump;  // vectors from a pair's first row to its second; from its end to the next pair
+    const int steps;
+    int step = 0, left;
 
-    __device__ Stream(const Product& product, int lane, int group, int part, int part_vectors)
-        : p(product),
-          begin(part * part_vectors + lane),
-          end(min(p.vectors, (part + 1) * part_vectors)),
-          past_end((part + 1) * part_vectors),
-          pair(blockIdx.x * (WARPS >> p.split_bits) + group) {
-        open();
-    }
+    __device__ Stream(const Product& p, int first, int pairs, int stride, int part, int part_steps)
+        : at(p.weight + static_cast<long long>(GATED ? first : 2 * first) * p.vectors + 32 * part * part_steps +
+             threadIdx.x % 32),
+          second(GATED ? static_cast<long long>(p.outputs) * p.vectors : p.vectors),
+          jump(static_cast<long long>(GATED ? stride : 2 * stride) * p.vectors - 32 * part_steps),
+          steps(part_steps),
+          left(pairs) {}
 
-    __device__ int num_pairs() const { return GATED ? p.outputs : (p.outputs + 1) / 2; }
-    __device__ int stride() const { return gridDim.x * (WARPS >> p.split_bits); }
-    __device__ bool has_second() const { return GATED || 2 * pair + 1 < p.outputs; }
-    __device__ const uint4* second_row() const { return row + (GATED ? 1ll * p.outputs * p.vectors : p.vectors); }
-
-    __device__ void open() {
-        vector = begin;
-        row = p.weight + static_cast<long long>(GATED ? pair : 2 * pair) * p.vectors;
-    }
-
+    // Behind the last pair, what is there stays: nobody looks at it.
     __device__ void load(uint4 (&into)[2]) {
-        const bool is_there = pair < num_pairs() && vector < end;
-        into[0] = into[1] = make_uint4(0, 0, 0, 0);
-        if (is_there) into[0] = streamed(row + vector);
-        if (is_there && has_second()) into[1] = streamed(second_row() + vector);
-        vector += 32;
-        if (vector >= past_end) {
-            pair += stride();
-            open();
+        if (left == 0) return;
+        into[0] = streamed(at);
+        into[1] = streamed(at + second);
+        at += 32;
+        if (++step == steps) {
+            step = 0;
+            --left;
+            at += jump;
         }
     }
 };
 
-// x, normalized if there is a norm, as [ROWS, padded] vectors in shared memory; rows and columns that are not
-// there are 0.
+// x, normalized if there is a norm, as [ROWS, vectors] in shared memory; rows that are not there are 0.
 template <int ROWS>
-__device__ void read_x(const Product& p, uint4* x, int padded) {
+__device__ void read_x(const Product& p, uint4* x) {
     __shared__ float squares[ROWS][WARPS];
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     float square[ROWS] = {};
 #pragma unroll
     for (int row = 0; row < ROWS; ++row) {
         const uint4* from = reinterpret_cast<const uint4*>(p.x + static_cast<long long>(row) * p.x_stride);
-        for (int at = threadIdx.x; at < padded; at += blockDim.x) {
-            const bool is_there = row < p.rows && at < p.vectors;
-            const uint4 value = is_there ? written(from + at) : make_uint4(0, 0, 0, 0);
-            x[row * padded + at] = value;
+        for (int at = threadIdx.x; at < p.vectors; at += blockDim.x) {
+            const uint4 value = row < p.rows ? written(from + at) : make_uint4(0, 0, 0, 0);
+            x[row * p.vectors + at] = value;
             square[row] += square_of(value.x) + square_of(value.y) + square_of(value.z) + square_of(value.w);
         }
     }
@@ -118,12 +107,12 @@ __device__ void read_x(const Product& p, uint4* x, int padded) {
             const float scale = 1.0f / sqrtf(sum / (p.vectors * VECTOR) + p.eps);
             // A thread normalizes what it has written itself.
             for (int at = threadIdx.x; at < p.vectors; at += blockDim.x) {
-                const uint4 value = x[row * padded + at], weight = __ldg(norm + at);
+                const uint4 value = x[row * p.vectors + at], weight = __ldg(norm + at);
                 const auto normalized = [scale](unsigned numbers, unsigned weights) {
                     return pair_of(rounded(first_of(numbers) * scale) * first_of(weights),
                                    rounded(second_of(numbers) * scale) * second_of(weights));
                 };
-                x[row * padded + at] = make_uint4(normalized(value.x, weight.x), normalized(value.y, weight.y),
+                x[row * p.vectors + at] = make_uint4(normalized(value.x, weight.x), normalized(value.y, weight.y),
                                                   normalized(value.z, weight.z), normalized(value.w, weight.w));
             }
         }
@@ -132,10 +121,10 @@ __device__ void read_x(const Product& p, uint4* x, int padded) {
 }
 
 template <int ROWS>
-__device__ void multiply(float (&sums)[2][ROWS], const uint4 (&weights)[2], const uint4* x, int padded) {
+__device__ void multiply(float (&sums)[2][ROWS], const uint4 (&weights)[2], const uint4* x, int vectors) {
 #pragma unroll
     for (int row = 0; row < ROWS; ++row) {
-        const uint4 numbers = x[row * padded];
+        const uint4 numbers = x[row * vectors];
         const unsigned pairs[4] = {numbers.x, numbers.y, numbers.z, numbers.w};
 #pragma unroll
         for (int side = 0; side < 2; ++side) {
@@ -167,11 +156,12 @@ __device__ void finish(const Product& p, int row, int pair, float first, float s
         store(p, row, pair, gate / (1.0f + expf(-gate)) * rounded(second));
         return;
     }
-    const int output = 2 * pair;
-    store(p, row, output, p.bias == nullptr ? first : first + widen(p.bias[output]));
-    if (output + 1 < p.outputs) {
-        store(p, row, output + 1, p.bias == nullptr ? second : second + widen(p.bias[output + 1]));
+    if (p.bias != nullptr) {
+        first += widen(p.bias[2 * pair]);
+        second += widen(p.bias[2 * pair + 1]);
     }
+    store(p, row, 2 * pair, first);
+    store(p, row, 2 * pair + 1, second);
 }
 
 template <int ROWS, bool GATED>
@@ -180,32 +170,26 @@ __device__ void few_rows(const Product& p) {
     __shared__ float parts[2][WARPS][2 * ROWS];
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int splits = 1 << p.split_bits, group = warp >> p.split_bits, part = warp & (splits - 1);
-    const int steps = (p.vectors + 32 * splits - 1) >> (5 + p.split_bits);
+    const int steps = p.vectors >> (5 + p.split_bits);
+    const int num_pairs = GATED ? p.outputs : p.outputs / 2, stride = gridDim.x * (WARPS >> p.split_bits);
+    int pair = blockIdx.x * (WARPS >> p.split_bits) + group;
+    int left = pair < num_pairs ? (num_pairs - pair - 1) / stride + 1 : 0;
 
     let_the_next_begin();
-    Stream<GATED> stream(p, lane, group, part, 32 * steps);
-    int pair = stream.pair;
-    if (p.prefetched && lane == 0 && pair < stream.num_pairs() && stream.begin < stream.end) {
-        prefetch(stream.row + stream.begin, stream.end - stream.begin);
-        if (stream.has_second()) {
-            prefetch(stream.second_row() + stream.begin, stream.end - stream.begin);
-        }
-    }
-    constexpr int RING = ROWS < 4 ? 4 : 3;  // as many as 64 registers a thread hold without spilling
-    uint4 ring[RING][2];
+    Stream<GATED> stream(p, min(pair, num_pairs - 1), left, stride, part, steps);
+    uint4 ring[RING][2] = {};
 #pragma unroll
     for (int at = 0; at < RING; ++at) stream.load(ring[at]);
     wait_for_kernels_before();
-    const int padded = 32 * steps << p.split_bits;
-    read_x<ROWS>(p, x, padded);
+    read_x<ROWS>(p, x);
 
-    const uint4* own_x = x + stream.begin;
+    const uint4* own_x = x + 32 * part * steps + lane;
     float sums[2][ROWS] = {};
     int step = 0, parity = 0;
-    while (pair < stream.num_pairs()) {
+    while (left > 0) {
 #pragma unroll
         for (int at = 0; at < RING; ++at) {
-            multiply<ROWS>(sums, ring[at], own_x + 32 * step, padded);
+            multiply<ROWS>(sums, ring[at], own_x + 32 * step, p.vectors);
             stream.load(ring[at]);
             if (++step < steps) continue;
 #pragma unroll
@@ -218,7 +202,7 @@ __device__ void few_rows(const Product& p) {
                 sums[0][row] = sums[1][row] = 0.0f;
             }
             wait_for_warps(group + 1, splits);
-            if (part == 0 && lane < p.rows && pair < stream.num_pairs()) {
+            if (part == 0 && lane < p.rows && left > 0) {
                 float first = 0.0f, second = 0.0f;
 #pragma unroll 1
                 for (int of = warp; of < warp + splits; ++of) {
@@ -228,8 +212,9 @@ __device__ void few_rows(const Product& p) {
                 finish<GATED>(p, lane, pair, first, second);
             }
             parity ^= 1;
-            pair += stream.stride();
+            pair += stride;
             step = 0;
+            --left;
         }
     }
 }
@@ -240,9 +225,9 @@ __device__ void few_rows(const Product& p) {
     extern "C" __global__ void __launch_bounds__(32 * WARPS, 2) few_rows_##ROWS##_##GATED(      \
         const uint4* weight, const Number* x, const Number* bias, const Number* norm,           \
         const Number* residual, Number* out, float eps, int rows, int outputs, int vectors,     \
-        int x_stride, int split_bits, int prefetched) {                                             \
+        int x_stride, int split_bits) {                                             \
         few_rows<ROWS, GATED>({weight, x, bias, norm, residual, out, eps, rows, outputs, vectors, \
-                               x_stride, split_bits, prefetched});                                  \
+                               x_stride, split_bits});                                  \
     }
 
 KERNEL(1, 0)

@@ -14,34 +14,31 @@ from tokenwire_kernels.triton.target import gpu_of
 
 MOST_ROWS = 4
 SOURCE = "few_rows.cu"
-_WARPS = 16
+_WARPS = 8
 """Of a block, of which a multiprocessor has one."""
-_VECTOR = 8
-"""Numbers in 16 bytes, which a lane loads at a time."""
-ARGUMENTS = 6 * [POINTER] + [FLOAT] + 6 * [INT]
-PREFETCHED = False
-"""Whether the first rows are brought into the L2 cache while the kernels ahead still run."""
+_VECTOR, _STEP = 8, 256
+"""Numbers in 16 bytes, which a lane loads at a time, and those that a warp does."""
+ARGUMENTS = 6 * [POINTER] + [FLOAT] + 5 * [INT]
 _MOST_SPLIT_BITS = 3
-_MOST_X_BYTES = 64 << 10
-"""Of rows in shared memory: the next kernel's must fit beside them."""
-_MOST_SHARED_BYTES = 80 << 10
-"""Rows are filled up to whole steps of all warps that share a pair: at most 4 kB each."""
+_MOST_SHARED_BYTES = 64 << 10
+"""For the rows of x: the next kernel's must fit beside them."""
 
 
 def takes(x: Tensor, weight: Tensor) -> bool:
-    """Whether the kernel serves such a product: few rows of 16-bit numbers, whose columns 8 divides."""
+    """Whether the kernel serves such a product: few rows of 16-bit numbers, in whole steps."""
     num_rows, in_features = x.shape
     return (
         num_rows <= MOST_ROWS
         and x.is_cuda
         and x.dtype == weight.dtype
         and x.dtype.itemsize == 2
-        and in_features % _VECTOR == 0
+        and in_features % _STEP == 0
+        and len(weight) % 2 == 0
         and x.stride(0) % _VECTOR == 0
         and x.stride(1) == 1
         and weight.is_contiguous()
         and x.data_ptr() % 16 == weight.data_ptr() % 16 == 0
-        and (1 << (num_rows - 1).bit_length()) * in_features * 2 <= _MOST_X_BYTES
+        and (1 << (num_rows - 1).bit_length()) * in_features * 2 <= _MOST_SHARED_BYTES
     )
 
 
@@ -88,17 +85,14 @@ class Plan:
 @cache
 def plan_of(num_rows: int, weight_rows: int, in_features: int, processors: int) -> Plan:
     """So many warps share a pair of rows of the matrix that the busiest warp has the least to read."""
-    vectors, pairs = in_features // _VECTOR, -(-weight_rows // 2)
-
-    def steps(bits: int) -> int:
-        return -(-vectors // (32 << bits))
+    steps, pairs = in_features // _STEP, weight_rows // 2
 
     def busiest(bits: int) -> int:
-        return -(-pairs // (processors * (_WARPS >> bits))) * steps(bits)
+        return -(-pairs // (processors * (_WARPS >> bits))) * (steps >> bits)
 
-    bits = min(range(_MOST_SPLIT_BITS + 1), key=busiest)
+    bits = min((bits for bits in range(_MOST_SPLIT_BITS + 1) if steps % (1 << bits) == 0), key=busiest)
     rows = 1 << (num_rows - 1).bit_length()
-    return Plan(rows, bits, 16 * rows * steps(bits) * (32 << bits))
+    return Plan(rows, bits, 2 * rows * in_features)
 
 
 def arguments(
@@ -114,7 +108,7 @@ def arguments(
     return [
         weight.data_ptr(), x.data_ptr(), _address(bias), 0 if norm is None else norm.weight.data_ptr(),
         _address(residual), out.data_ptr(), 0.0 if norm is None else norm.eps,
-        *out.shape, x.shape[1] // _VECTOR, x.stride(0), plan.split_bits, int(PREFETCHED),
+        *out.shape, x.shape[1] // _VECTOR, x.stride(0), plan.split_bits,
     ]  # fmt: skip
 
 

@@ -154,7 +154,6 @@ inline uint4 streamed(const uint4* at) { return *at; }
 inline uint4 written(const uint4* at) { return *at; }
 inline float written(const Number* at) { return widen(*at); }
 inline uint4 __ldg(const uint4* at) { return *at; }
-inline void prefetch(const uint4*, int) {}
 inline void let_the_next_begin() {}
 inline void wait_for_kernels_before() {}
 inline uint4* dynamic_shared_memory() { return emulation::dynamic_shared.data(); }
