@@ -17,7 +17,7 @@ from benchmarks.gpu.timing import seconds_per_call
 from tokenwire_kernels import select_kernels
 from tokenwire_kernels.triton.target import load_in_bulk
 
-BLOCK_SIZE = 64
+BLOCK_SIZE = 128
 PROMPTS = ((1, 2048, 2048), (1, 8192, 8192), (4, 512, 4096))
 """Sequences, queries and context of each."""
 HEADS = ((32, 8, 128), (32, 8, 64))

@@ -185,7 +185,7 @@ def test_a_cache_may_have_a_format_of_its_own(
 @pytest.mark.parametrize("soft_cap", [0.0, 3.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize(
-    "heads", [Heads(4, 2, 64, 64), Heads(2, 1, 80, 64), Heads(8, 2, 128, 128), Heads(3, 3, 96, 64)], ids=str
+    "heads", [Heads(4, 2, 64, 64), Heads(2, 1, 80, 128), Heads(8, 2, 128, 128), Heads(3, 3, 96, 128)], ids=str
 )
 def test_chunks_that_load_in_bulk_agree_with_float64(
     monkeypatch: pytest.MonkeyPatch, heads: Heads, dtype: torch.dtype, soft_cap: float

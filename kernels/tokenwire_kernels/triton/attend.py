@@ -17,31 +17,34 @@ import triton.language as tl
 def attend(
     q, query_at, begin, end, kv_head, state,
     key_cache_ptr, value_cache_ptr, key_tiles, value_tiles, key_scales_ptr, table_ptr, scale, soft_cap,
-    MASKED: tl.constexpr, WINDOW: tl.constexpr, CAPPED: tl.constexpr, NUM_KV_HEADS: tl.constexpr,
-    HEAD_DIM: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_SIZE: tl.constexpr, KEYS: tl.constexpr,
+    MASKED: tl.constexpr, WHOLE: tl.constexpr, WINDOW: tl.constexpr, CAPPED: tl.constexpr,
+    NUM_KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_SIZE: tl.constexpr,
+    KEYS: tl.constexpr,
 ):  # fmt: skip
     """Rows q [ROWS, COLUMNS] at positions query_at [ROWS], over the cached positions [begin, end).
 
     Takes and returns the state: the sum of values weighted by exp2(score - largest) [ROWS, COLUMNS], the
     largest score in units of log 2, and the sum of weights. Nothing outside the range is read, and masked
-    lanes are zero, whatever is there. Without MASKED, every row sees all of the range. With descriptors of
-    the caches, key_tiles and value_tiles, which are then used instead of the pointers, the range consists of
-    whole tiles, each within one block.
+    lanes are zero, whatever is there. Without MASKED, every row sees all of the range. A WHOLE range begins
+    and ends at multiples of KEYS. With descriptors of the caches, key_tiles and value_tiles, which are then
+    used instead of the pointers, it is one, and each tile lies within one block. Scales are above 0.
     """
     LOG2_E: tl.constexpr = 1.4426950408889634
     # The three TF32 products that make a float32 one need more registers than wide heads leave.
     PRECISION: tl.constexpr = "ieee" if COLUMNS > 128 else "tf32x3"
+    # The keys of every tile lie at the same places in their blocks: a part of the addresses that stays.
+    ALIGNED: tl.constexpr = WHOLE and KEYS % BLOCK_SIZE == 0
     accumulator, largest, total = state
     column = tl.arange(0, COLUMNS)
     if key_scales_ptr is not None:
         scale *= tl.load(key_scales_ptr + kv_head)
+    # Scores stay as the product gives them until their exponents are taken, in one operation with the scale.
+    unit = LOG2_E if CAPPED else scale * LOG2_E
+    lane = tl.arange(0, KEYS)
     next_block = tl.zeros([KEYS], tl.int32)
     if key_tiles is None:
-        key_at = begin + tl.arange(0, KEYS)
-        next_block = tl.load(table_ptr + key_at // BLOCK_SIZE, mask=key_at < end, other=0)
+        next_block = _blocks(table_ptr, begin, end, ALIGNED, BLOCK_SIZE, KEYS)
     for tile_start in range(begin, end, KEYS):
-        key_at = tile_start + tl.arange(0, KEYS)
-        inside = key_at < end
         if key_tiles is not None:
             tile_block = tl.load(table_ptr + tile_start // BLOCK_SIZE)
             first_row = (tile_block * NUM_KV_HEADS + kv_head) * BLOCK_SIZE + tile_start % BLOCK_SIZE
@@ -51,41 +54,52 @@ def attend(
             # A tile ahead, in registers: loaded in its own iteration, the table would take stages of the
             # pipeline, and leave none for keys and values to be on their way in.
             block = next_block.to(tl.int64)
-            next_at = key_at + KEYS
-            next_block = tl.load(table_ptr + next_at // BLOCK_SIZE, mask=next_at < end, other=0)
-            cache_row = ((block * NUM_KV_HEADS + kv_head) * BLOCK_SIZE + key_at % BLOCK_SIZE) * HEAD_DIM
-            keys = tl.load(
-                key_cache_ptr + cache_row[None, :] + column[:, None],
-                mask=inside[None, :] & (column < HEAD_DIM)[:, None], other=0.0,
-            )  # fmt: skip
-            values = tl.load(
-                value_cache_ptr + cache_row[:, None] + column[None, :],
-                mask=inside[:, None] & (column < HEAD_DIM)[None, :], other=0.0,
-            )  # fmt: skip
+            next_block = _blocks(table_ptr, tile_start + KEYS, end, ALIGNED, BLOCK_SIZE, KEYS)
+            slot = (lane if ALIGNED else tile_start + lane) % BLOCK_SIZE
+            at = ((kv_head * BLOCK_SIZE + slot) * HEAD_DIM)[:, None] + column[None, :]
+            block_at = (block * (NUM_KV_HEADS * BLOCK_SIZE * HEAD_DIM))[:, None]
+            if not ALIGNED:
+                at, block_at = 0, at + block_at
+            inside = (column < HEAD_DIM)[None, :]
+            if not WHOLE:
+                inside = inside & (tile_start + lane < end)[:, None]
+            keys = tl.trans(tl.load(key_cache_ptr + at + block_at, mask=inside, other=0.0))
+            values = tl.load(value_cache_ptr + at + block_at, mask=inside, other=0.0)
 
         scores = tl.dot(q, keys.to(q.dtype), input_precision=PRECISION)
         if CAPPED:
             scores = soft_cap * (1.0 - 2.0 / (1.0 + tl.exp(scores * (scale * 2.0 / soft_cap))))
-            scores *= LOG2_E
-        else:
-            scores *= scale * LOG2_E
-        seen = inside[None, :]
-        if MASKED:
-            seen = seen & (key_at[None, :] <= query_at[:, None])
-            if WINDOW > 0:
-                seen = seen & (key_at[None, :] > query_at[:, None] - WINDOW)
-        scores = tl.where(seen, scores, float("-inf"))
+        if MASKED or not WHOLE:
+            key_at = tile_start + lane
+            seen = (key_at < end)[None, :]
+            if MASKED:
+                seen = seen & (key_at[None, :] <= query_at[:, None])
+                if WINDOW > 0:
+                    seen = seen & (key_at[None, :] > query_at[:, None] - WINDOW)
+            scores = tl.where(seen, scores, float("-inf"))
 
-        new_largest = tl.maximum(largest, tl.max(scores, axis=1))
+        new_largest = tl.maximum(largest, tl.max(scores, axis=1) * unit)
         # A row that has seen nothing yet keeps weights of zero, not of exp2(-inf + inf).
         reference = tl.where(new_largest > float("-inf"), new_largest, 0.0)
-        weights = tl.exp2(scores - reference[:, None])
+        weights = tl.exp2(scores * unit - reference[:, None])
         shrink = tl.exp2(largest - reference)
         total = total * shrink + tl.sum(weights, axis=1)
         accumulator = accumulator * shrink[:, None]
         accumulator = tl.dot(weights.to(q.dtype), values.to(q.dtype), accumulator, input_precision=PRECISION)
         largest = new_largest
     return accumulator, largest, total
+
+
+@triton.jit
+def _blocks(table_ptr, tile_start, end, ALIGNED: tl.constexpr, BLOCK_SIZE: tl.constexpr, KEYS: tl.constexpr):
+    """int32 [KEYS]: the blocks that a tile's keys lie in; 0 from the range's end on."""
+    lane = tl.arange(0, KEYS)
+    if ALIGNED:
+        return tl.load(
+            table_ptr + tile_start // BLOCK_SIZE + lane // BLOCK_SIZE, mask=tile_start < end, other=0
+        )
+    key_at = tile_start + lane
+    return tl.load(table_ptr + key_at // BLOCK_SIZE, mask=key_at < end, other=0)
 
 
 @triton.jit

@@ -2,7 +2,8 @@
 
 A program takes a tile of one chunk's queries, for the query heads of one key head. Which chunk a tile belongs
 to is searched for on the device: the host launches the most tiles that there can be, and those without work
-leave at once. A tile first walks the keys that all its queries see, without masks, then those at the edges.
+leave at once. A tile first walks the keys that all its queries see, without masks, then those at the edges,
+in shorter tiles of keys where masks would not leave registers for long ones.
 
 The former may be read in bulk, from Hopper on (`target.load_in_bulk`): where blocks of the cache are as long
 as a tile of keys, a tile is one box of memory, which the tensor memory accelerator brings into shared memory
@@ -16,6 +17,7 @@ tile's keys are in the L2 cache for the next tile.
 # (A kernel's parameters are what Triton makes of the launch's arguments: no Python types.)
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -40,23 +42,21 @@ def chunk_attention(
     """Write the rows of `out` behind the batch's decodes. See `reference.attention.paged_attention`."""
     num_tokens, num_heads, head_dim = q.shape
     num_kv_heads, block_size = cache.keys.shape[1:3]
-    group = num_heads // num_kv_heads
+    group, columns = num_heads // num_kv_heads, triton.next_power_of_2(head_dim)
     group_rows = triton.next_power_of_2(group)
     num_seqs = batch.context_lens.shape[0]
-    tile = chunk_tile(
-        head_dim, group, q.dtype.itemsize, cache.keys.dtype.itemsize, gpu_of(q.device).capability
-    )
+    tile = chunk_tile(head_dim, group, q.dtype, cache.keys.dtype, gpu_of(q.device).capability)
     queries = tile.rows // group_rows
     tiles = _tiles(cache, tile.keys) if _loads_in_bulk(q, cache, tile.keys, window) else (None, None)
     # Of decodes that are padding, there are fewer tokens than sequences.
     num_tiles = num_tokens // queries + num_seqs - batch.num_decodes
-    _chunk_kernel[(num_tiles, num_kv_heads)](
+    _chunk_kernel[(num_tiles * num_kv_heads,)](
         q, cache.keys, cache.values, *tiles, cache.key_scales, cache.value_scales, sinks,
         batch.block_tables, batch.query_starts, batch.context_lens, out, batch.num_decodes, num_seqs,
         scale, soft_cap, q.stride(0), batch.block_tables.stride(0),
         WINDOW=window, CAPPED=soft_cap > 0.0, GROUP=group, NUM_KV_HEADS=num_kv_heads,
-        HEAD_DIM=head_dim, COLUMNS=triton.next_power_of_2(head_dim), BLOCK_SIZE=block_size,
-        QUERIES=queries, GROUP_ROWS=group_rows, KEYS=tile.keys,
+        HEAD_DIM=head_dim, COLUMNS=columns, BLOCK_SIZE=block_size,
+        QUERIES=queries, GROUP_ROWS=group_rows, KEYS=tile.keys, EDGE_KEYS=min(tile.keys, 8192 // columns),
         num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
 
@@ -77,7 +77,9 @@ def _tiles(cache: LayerCache, keys: int) -> tuple[TensorDescriptor, TensorDescri
     return made[0], made[1]
 
 
-def chunk_tile(head_dim: int, group: int, itemsize: int, cache_itemsize: int, capability: int) -> Tile:
+def chunk_tile(
+    head_dim: int, group: int, dtype: torch.dtype, cache_dtype: torch.dtype, capability: int
+) -> Tile:
     """Many rows, as far as the accumulator leaves registers for the scores.
 
     Of each generation the largest that ptxas compiles without a spill (benchmarks/compile.py shows it). GPUs
@@ -85,16 +87,18 @@ def chunk_tile(head_dim: int, group: int, itemsize: int, cache_itemsize: int, ca
     """
     columns = triton.next_power_of_2(head_dim)
     rows = max(16, triton.next_power_of_2(group))
-    if itemsize == 4:  # a float32 product is three of the tensor cores' TF32 products: many registers
+    if dtype.itemsize == 4:  # a float32 product is three of the tensor cores' TF32 products: many registers
         return Tile(rows=rows, keys=16, warps=8, stages=1)
+    is_converted = dtype != cache_dtype
     is_hopper, is_blackwell = 90 <= capability < 100, 100 <= capability < 120
-    if cache_itemsize == 4:  # keys of float32, which are rounded on their way: twice the bytes
+    if cache_dtype.itemsize == 4:  # keys of float32, which are rounded on their way: twice the bytes
         return Tile(rows=max(rows, 64), keys=16, warps=8, stages=2)
     if columns <= 64:
         return Tile(rows=max(rows, 128), keys=128 if is_blackwell else 64, warps=8, stages=2)
     if columns == 128:
-        keys = 64 if is_hopper or is_blackwell else 32
-        return Tile(rows=max(rows, 128), keys=keys, warps=8, stages=3)
+        if is_hopper and not is_converted:
+            return Tile(rows=max(rows, 128), keys=128, warps=8, stages=2)
+        return Tile(rows=max(rows, 128), keys=64 if is_hopper or is_blackwell else 32, warps=8, stages=3)
     return Tile(rows=max(rows, 64), keys=32, warps=8, stages=2)
 
 
@@ -105,10 +109,11 @@ def _chunk_kernel(
     scale, soft_cap, q_stride, table_stride,
     WINDOW: tl.constexpr, CAPPED: tl.constexpr, GROUP: tl.constexpr, NUM_KV_HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_SIZE: tl.constexpr,
-    QUERIES: tl.constexpr, GROUP_ROWS: tl.constexpr, KEYS: tl.constexpr,
+    QUERIES: tl.constexpr, GROUP_ROWS: tl.constexpr, KEYS: tl.constexpr, EDGE_KEYS: tl.constexpr,
 ):  # fmt: skip
-    # The longest pasts are walked first: a chunk's last tile should not be the last to begin.
-    tile, kv_head = tl.num_programs(0) - 1 - tl.program_id(0), tl.program_id(1)
+    # The longest pasts are walked first, of all heads: a chunk's last tile should not be the last to begin.
+    program = tl.num_programs(0) - 1 - tl.program_id(0)
+    tile, kv_head = program // NUM_KV_HEADS, program % NUM_KV_HEADS
     ROWS: tl.constexpr = QUERIES * GROUP_ROWS
     # Chunk i's tiles begin at tile (tokens before it) // QUERIES + i: enough for all, at most one too many.
     flat_start = tl.load(query_starts_ptr + first_seq)
@@ -152,12 +157,12 @@ def _chunk_kernel(
         state = attend(
             q, row, 0, middle, kv_head, state,
             key_cache_ptr, value_cache_ptr, key_tiles, value_tiles, key_scales_ptr, table_ptr,
-            scale, soft_cap, False, 0, CAPPED, NUM_KV_HEADS, HEAD_DIM, COLUMNS, BLOCK_SIZE, KEYS,
+            scale, soft_cap, False, True, 0, CAPPED, NUM_KV_HEADS, HEAD_DIM, COLUMNS, BLOCK_SIZE, KEYS,
         )  # fmt: skip
     accumulator, largest, total = attend(
         q, first_at + row // GROUP_ROWS, middle, end, kv_head, state,
         key_cache_ptr, value_cache_ptr, None, None, key_scales_ptr, table_ptr, scale, soft_cap,
-        True, WINDOW, CAPPED, NUM_KV_HEADS, HEAD_DIM, COLUMNS, BLOCK_SIZE, KEYS,
+        True, False, WINDOW, CAPPED, NUM_KV_HEADS, HEAD_DIM, COLUMNS, BLOCK_SIZE, EDGE_KEYS,
     )  # fmt: skip
     attended = finish(accumulator, largest, total, sinks_ptr, head, is_head, value_scales_ptr, kv_head)
     at = token * (NUM_KV_HEADS * GROUP) + head

@@ -244,7 +244,7 @@ def _decode_kernel(
             nothing_seen(ROWS, COLUMNS),
             key_cache_ptr, value_cache_ptr, None, None, key_scales_ptr,
             block_tables_ptr + seq.to(tl.int64) * table_stride, scale, soft_cap,
-            False, 0, CAPPED, NUM_KV_HEADS, HEAD_DIM, COLUMNS, BLOCK_SIZE, KEYS,
+            False, False, 0, CAPPED, NUM_KV_HEADS, HEAD_DIM, COLUMNS, BLOCK_SIZE, KEYS,
         )  # fmt: skip
 
         if last_tile - first_tile == seq_tiles:
