@@ -182,6 +182,14 @@ def test_a_cache_may_have_a_format_of_its_own(
     assert_close(attended, case.expected(0.125))
 
 
+@pytest.mark.parametrize("block_size", [16, 48, 256])
+@pytest.mark.parametrize("head_dim", [64, 80, 128])
+def test_the_end_of_a_long_prompt_sees_all_of_it(kernels: ModuleType, head_dim: int, block_size: int) -> None:
+    case = make_case(Heads(4, 2, head_dim, block_size), [(1, 300), (40, 420), (9, 300)], torch.float16)
+    attended = kernels.paged_attention(case.q, case.cache, case.batch, 0.1)
+    assert_close(attended, case.expected(0.1))
+
+
 @pytest.mark.parametrize("soft_cap", [0.0, 3.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize(
