@@ -2,9 +2,9 @@
 
 The real executor computes steps of true-sized models on tensors that have no memory: whatever asked the
 device for a value would fail there, as it would while a graph is captured. What is launched is counted: our
-own kernels, and those of PyTorch and its libraries. `python -m benchmarks.launches` writes
-benchmarks/results/launches.md; `--compile` also compiles every kernel of these steps for the assumed GPU, as
-it would be launched there.
+own kernels, in Triton and in CUDA C++, and those of PyTorch and its libraries.
+`python -m benchmarks.launches` writes benchmarks/results/launches.md; `--compile` also compiles every kernel
+of these steps in Triton for the assumed GPU, as it would be launched there.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -31,6 +32,7 @@ from tokenwire_engine.models.decoder import load_decoder
 from tokenwire_engine.models.families.registry import read_architecture
 from tokenwire_engine.runner.graphs import CAPTURED_MODES, graph_sizes
 from tokenwire_kernels import Kernels, triton
+from tokenwire_kernels.cuda import few_rows, linear
 from tokenwire_kernels.triton.target import HOPPER, assuming
 
 META = torch.device("meta")
@@ -84,32 +86,43 @@ def step_of(name: str) -> tuple[list[Work], list[Launch]]:
     """What every captured step of a model holds, and its launches."""
     modules = [import_module(f"{triton.__name__}.{module.name}") for module in iter_modules(triton.__path__)]
     counter = _Counter(modules)
-    with assuming(HOPPER), torch.inference_mode():
+    with assuming(HOPPER), torch.inference_mode(), patch.object(few_rows, "kernel_of", counter.kernel_of):
         model = _model(name)
         model.runner(model.allocate(MAX_ROWS * 64), MAX_ROWS, counter.count)
     parts = ["forward", *(mode.name.lower() for mode in CAPTURED_MODES)]
     captured = [(rows, part) for rows in reversed(graph_sizes(MAX_ROWS)) for part in parts]
     works = [
-        Work(name, rows, part, len(launches), calls)
-        for (rows, part), (launches, calls) in zip(captured, counter.counted, strict=True)
+        Work(name, rows, part, len(launches) + of_cuda, calls)
+        for (rows, part), (launches, of_cuda, calls) in zip(captured, counter.counted, strict=True)
     ]
-    return works, [launch for launches, _ in counter.counted for launch in launches]
+    return works, [launch for launches, *_ in counter.counted for launch in launches]
 
 
 class _Counter:
     """Stands for the capture of graphs."""
 
     def __init__(self, modules: list[ModuleType]) -> None:
-        self.counted: list[tuple[list[Launch], int]] = []
+        self.counted: list[tuple[list[Launch], int, int]] = []
+        """Of each graph: Triton's launches, how many there are in CUDA C++, and the calls of PyTorch."""
         self._modules = modules
+        self._of_cuda = 0
 
     def count(self, work: Callable[[], None]) -> Callable[[], None]:
         """Do the work, and note what it launches."""
         calls = _Calls()
+        self._of_cuda = 0
         with calls:
             launches = recorded("", self._modules, work)
-        self.counted.append((launches, calls.number))
+        self.counted.append((launches, self._of_cuda, calls.number))
         return work
+
+    def kernel_of(self, *_: object) -> _Counter:
+        """In the place of a kernel of CUDA C++."""
+        return self
+
+    def launch(self, *_: object) -> None:
+        """One more."""
+        self._of_cuda += 1
 
 
 class _Calls(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -162,7 +175,7 @@ def _model(name: str) -> RandomModel:
     config = CONFIGS[name]
     _, architecture = read_architecture(ConfigFile(config))
     dtype = getattr(torch, config["dtype"])
-    kernels = Kernels(**{name: getattr(triton, name) for name in triton.__all__})
+    kernels = Kernels(**{name: getattr(triton, name) for name in triton.__all__} | {"linear": linear.linear})
     decoder = load_decoder(RandomWeights(META, dtype), architecture, 64 * BLOCK_SIZE, kernels, Shard())
     return RandomModel(name, architecture, decoder, kernels, META, dtype, dtype, 64 * BLOCK_SIZE)
 

@@ -29,7 +29,7 @@ def takes(x: Tensor, weight: Tensor) -> bool:
     num_rows, in_features = x.shape
     return (
         num_rows <= MOST_ROWS
-        and x.is_cuda
+        and x.device.type != "cpu"
         and x.dtype == weight.dtype
         and x.dtype.itemsize == 2
         and in_features % _STEP == 0
@@ -60,11 +60,10 @@ def few_rows_linear(
     out = x.new_empty(num_rows, num_outputs) if residual is None else residual
     gpu = gpu_of(x.device)
     plan = plan_of(num_rows, weight.shape[0], in_features, gpu.processors)
-    _kernel(plan.rows, is_gated, x.dtype, x.device).launch(
+    kernel_of(plan.rows, is_gated, x.dtype, x.device).launch(
         gpu.processors,
         32 * _WARPS,
         plan.shared_bytes,
-        torch.cuda.current_stream(x.device).cuda_stream,
         gpu.launches_dependents,
         arguments(plan, x, weight, bias, norm, residual, out),
     )
@@ -117,8 +116,12 @@ def _address(tensor: Tensor | None) -> int:
 
 
 @cache
-def _kernel(rows: int, is_gated: bool, dtype: torch.dtype, device: torch.device) -> Kernel:
+def kernel_of(rows: int, is_gated: bool, dtype: torch.dtype, device: torch.device) -> Kernel:
+    """The kernel for so many rows, compiled when it is first asked for.
+
+    Raises:
+        CudaError: it cannot be compiled.
+    """
     defines = [f"BFLOAT16={int(dtype == torch.bfloat16)}"]
-    with torch.cuda.device(device):
-        cubin = compiled(SOURCE, defines, gpu_of(device).capability)
-        return Kernel(cubin, f"few_rows_{rows}_{int(is_gated)}", ARGUMENTS, _MOST_SHARED_BYTES)
+    cubin = compiled(SOURCE, defines, gpu_of(device).capability)
+    return Kernel(cubin, f"few_rows_{rows}_{int(is_gated)}", ARGUMENTS, _MOST_SHARED_BYTES, device)

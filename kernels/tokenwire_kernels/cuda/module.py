@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 _SOURCES = Path(__file__).parent
 _HEADER = "device.cuh"
 POINTER, INT, FLOAT = ctypes.c_void_p, ctypes.c_int, ctypes.c_float
@@ -70,9 +72,14 @@ class Kernel:
     """One function of a compiled source, on one GPU."""
 
     def __init__(
-        self, cubin: bytes, name: str, argument_types: Sequence[Any], most_shared_bytes: int
+        self,
+        cubin: bytes,
+        name: str,
+        argument_types: Sequence[Any],
+        most_shared_bytes: int,
+        device: torch.device,
     ) -> None:
-        """Loads the code into the current device's context.
+        """Loads the code into a device's context.
 
         Args:
             argument_types: `POINTER`, `INT` or `FLOAT` each.
@@ -85,15 +92,17 @@ class Kernel:
 
         self._driver = driver
         self._argument_types = tuple(argument_types)
-        (self._module,) = _checked(driver.cuModuleLoadData(cubin))
+        self._device = device
+        with torch.cuda.device(device):
+            (self._module,) = _checked(driver.cuModuleLoadData(cubin))
         (self._function,) = _checked(driver.cuModuleGetFunction(self._module, name.encode()))
         attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
         _checked(driver.cuFuncSetAttribute(self._function, attribute, most_shared_bytes))
 
     def launch(
-        self, grid: int, threads: int, shared_bytes: int, stream: int, depends: bool, arguments: Sequence[Any]
+        self, grid: int, threads: int, shared_bytes: int, depends: bool, arguments: Sequence[Any]
     ) -> None:
-        """Launch blocks in one dimension.
+        """Launch blocks in one dimension, on PyTorch's current stream.
 
         Args:
             depends: begins before the kernels ahead have ended, and waits for them itself.
@@ -106,7 +115,7 @@ class Kernel:
         config.gridDimX, config.gridDimY, config.gridDimZ = grid, 1, 1
         config.blockDimX, config.blockDimY, config.blockDimZ = threads, 1, 1
         config.sharedMemBytes = shared_bytes
-        config.hStream = stream
+        config.hStream = torch.cuda.current_stream(self._device).cuda_stream
         config.attrs, config.numAttrs = ([self._dependence()], 1) if depends else ([], 0)
         parameters = (tuple(arguments), self._argument_types)
         _checked(self._driver.cuLaunchKernelEx(config, self._function, parameters, 0))
