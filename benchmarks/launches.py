@@ -91,9 +91,10 @@ def step_of(name: str) -> tuple[list[Work], list[Launch]]:
         model.runner(model.allocate(MAX_ROWS * 64), MAX_ROWS, counter.count)
     parts = ["forward", *(mode.name.lower() for mode in CAPTURED_MODES)]
     captured = [(rows, part) for rows in reversed(graph_sizes(MAX_ROWS)) for part in parts]
+    decodes = counter.counted[-len(captured) :]  # behind the passes of steps with prompts
     works = [
         Work(name, rows, part, len(launches) + of_cuda, calls)
-        for (rows, part), (launches, of_cuda, calls) in zip(captured, counter.counted, strict=True)
+        for (rows, part), (launches, of_cuda, calls) in zip(captured, decodes, strict=True)
     ]
     return works, [launch for launches, *_ in counter.counted for launch in launches]
 

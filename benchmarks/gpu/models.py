@@ -139,7 +139,7 @@ class RandomModel:
     def runner(
         self, caches: list[LayerCache], max_running: int, capture: Capture | None = None
     ) -> LocalRunner:
-        """A runner on a cache; with `capture`, steps of decodes are captured."""
+        """A runner on a cache; with `capture`, steps are captured."""
         info = ModelInfo(
             name=self.name,
             checkpoint=Path(),
@@ -150,7 +150,7 @@ class RandomModel:
             vocab_size=self.architecture.vocab_size,
             max_model_len=self.max_model_len,
             eos_token_ids=(),
-            num_parameters=0,
+            num_parameters=self.step_weight_bytes // self.dtype.itemsize,
             block_size=BLOCK_SIZE,
             num_blocks=len(caches[0].keys),
             max_step_tokens=STEP_TOKENS,

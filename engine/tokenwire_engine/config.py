@@ -57,7 +57,7 @@ class EngineConfig:
     overlap: bool = True
     """Whether the next step is planned and launched while the device computes the one before it."""
     cuda_graphs: bool = True
-    """Whether steps of decodes are captured once and replayed. On a CPU nothing is captured."""
+    """Whether steps are captured once and replayed. On a CPU nothing is captured."""
     kv_cache_dtype: str = "auto"
     """How keys and values are kept: `auto` (as the model computes), `float32`, `bfloat16`, `float16`, `fp8`
     (e4m3, with a scale for each head) or `int8` (with a scale for each head of each token)."""

@@ -19,6 +19,7 @@ from tokenwire_engine.runner.device import FP8_CAPABILITY
 from tokenwire_engine.runner.load import load_runner
 from tokenwire_engine.runner.local import LocalRunner
 from tokenwire_engine.sampling.params import SamplingParams
+from tokenwire_engine.scheduler.request import Request
 
 on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 ERROR = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.1, "fp8": 2.0}
@@ -109,10 +110,11 @@ def test_a_gpu_reads_and_writes_an_fp8_cache_as_the_reference_does(dtype: str) -
 @pytest.mark.parametrize("kv_cache_dtype", ["auto", "bfloat16", "fp8"])
 @pytest.mark.parametrize("overlap", [False, True])
 def test_graphs_change_no_token(overlap: bool, kv_cache_dtype: str) -> None:
-    """In float32, where rows that fill a graph up move a logit far less than draws are apart."""
+    """Neither those of decodes nor those of passes, where chunks of prompts come beside decodes. In float32,
+    where rows that fill a graph up move a logit far less than draws are apart."""
     if kv_cache_dtype == "fp8" and not takes_fp8():
         pytest.skip("needs a CUDA device of compute capability 8.9")
-    options = {"kv_cache_memory": 1 << 28, "kv_cache_dtype": kv_cache_dtype}
+    options = {"kv_cache_memory": 1 << 28, "kv_cache_dtype": kv_cache_dtype, "max_step_tokens": 40}
     tokens = [
         serve(
             load(DEMO, "cuda", "float32", cuda_graphs=graphs, **options),
@@ -123,3 +125,18 @@ def test_graphs_change_no_token(overlap: bool, kv_cache_dtype: str) -> None:
         for graphs in (True, False)
     ]
     assert tokens[0] == tokens[1]
+
+
+@on_a_gpu
+def test_a_prompt_computed_in_many_steps_has_the_tokens_of_one_computed_at_once() -> None:
+    """None of those steps yields a token that the host would wait for."""
+    prompt = torch.randint(3, 320, (450,), generator=torch.Generator().manual_seed(5)).tolist()
+    tokens = [
+        serve(
+            load(DEMO, "cuda", "float32", max_step_tokens=most, cuda_graphs=graphs, kv_cache_memory=1 << 28),
+            [Request("long", prompt, GREEDY, 20)],
+            overlap=True,
+        )[0]
+        for most, graphs in ((512, False), (512, True), (16, False), (16, True))
+    ]
+    assert all(each == tokens[0] for each in tokens)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from tokenwire_engine.distributed.shard import Shard
@@ -50,6 +51,10 @@ class Decoder(Protocol):
     @property
     def rotary(self) -> RotaryTable: ...
 
+    @property
+    def hidden_dtype(self) -> torch.dtype:
+        """Of the hidden states."""
+
     def forward(self, batch: ForwardBatch, caches: Sequence[LayerCache]) -> Tensor:
         """The hidden states of the batch's tokens after the last layer, not yet normalized.
 
@@ -70,6 +75,11 @@ class LayeredDecoder:
     final_norm: RowNorm
     lm_head: Linear
     rotary: RotaryTable
+
+    @property
+    def hidden_dtype(self) -> torch.dtype:
+        """See `Decoder.hidden_dtype`."""
+        return self.embedding.weight.dtype
 
     def forward(self, batch: ForwardBatch, caches: Sequence[LayerCache]) -> Tensor:
         """See `Decoder.forward`."""

@@ -44,8 +44,13 @@ class HostDecoder:
     rotary: RotaryTable
     fused: FusedDecoder
 
+    @property
+    def hidden_dtype(self) -> torch.dtype:
+        """See `Decoder.hidden_dtype`."""
+        return torch.float32
+
     def forward(self, batch: ForwardBatch, caches: Sequence[LayerCache]) -> Tensor:
-        """See `Decoder.forward`; float32."""
+        """See `Decoder.forward`."""
         return self.fused.forward(batch.token_ids, batch.positions, batch.views, caches)
 
     def prepare(self, batch: ForwardBatch, caches: Sequence[LayerCache]) -> PreparedStep:

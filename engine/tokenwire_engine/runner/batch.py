@@ -25,8 +25,10 @@ from tokenwire_kernels import AttentionBatch
 class StepBatch:
     """One step's batch on the host."""
 
+    inputs: dict[str, NDArray[Any]]
+    """What the forward pass reads, by name."""
     arrays: dict[str, NDArray[Any]]
-    """What the device needs, by name."""
+    """What else the device needs."""
     num_decodes: int
     max_query_len: int
     max_context_len: int
@@ -40,7 +42,7 @@ class StepBatch:
     """Prompt tokens to be scored, in the plan's order."""
 
     def on_device(self, sent: dict[str, Tensor], tables: BlockTables) -> ForwardBatch:
-        """The forward pass's view of the arrays once they were sent."""
+        """The forward pass's view of its inputs once they were sent."""
         rows = tables.rows(sent["slots"], self.max_context_len)
         views = [
             CacheView(
@@ -95,13 +97,15 @@ def assemble(plan: StepPlan, tables: BlockTables, steady: SteadyRows | None = No
     sampled_slots = plan_slots[samples]
     num_decodes = int(np.count_nonzero(lengths == 1))
     return StepBatch(
-        arrays={
+        inputs={
             "token_ids": token_ids,
             "positions": positions,
             "cache_slots": tables.cache_slots(token_slots, positions),
             "slots": slots,
             "query_starts": query_starts,
             "context_lens": context_lens,
+        },
+        arrays={
             "sampled_tokens": last_tokens[samples],
             "sampled_slots": sampled_slots,
         }
@@ -115,6 +119,18 @@ def assemble(plan: StepPlan, tables: BlockTables, steady: SteadyRows | None = No
         scored=[row.scored for row in scheduled if row.scored],
         samples_all=num_decodes == len(order) and bool(samples.all()),
     )
+
+
+def fill_pending(token_ids: Tensor, sent: dict[str, Tensor], latest_tokens: Tensor) -> None:
+    """Put the tokens that only the device knows into a batch's `token_ids`.
+
+    Args:
+        sent: `StepBatch.arrays`, on the device.
+        latest_tokens: int64 `[num_slots]`: the token that was sampled last for each slot.
+    """
+    if "pending_tokens" in sent:
+        sampled_before = latest_tokens.index_select(0, sent["pending_slots"])
+        token_ids.index_copy_(0, sent["pending_tokens"], sampled_before)
 
 
 def _pending_arrays(token_ids: NDArray[np.int64], slots: NDArray[np.int64]) -> dict[str, NDArray[Any]]:

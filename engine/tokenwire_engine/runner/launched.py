@@ -63,10 +63,11 @@ class Landing:
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def send(self, launched: Launched) -> Launched:
-        """Start copying a step's results, which are on the device, behind all that was queued so far."""
-        sources = [*_tensors_of(launched.sampled), *_tensors_of(launched.prompt_scores)]
-        if self._copies is None or not sources:
+        """Start copying a step's results, which are on the device, behind all that was queued so far. A step
+        without any is waited for all the same: the host must not run further ahead of what it has staged."""
+        if self._copies is None:
             return launched
+        sources = [*_tensors_of(launched.sampled), *_tensors_of(launched.prompt_scores)]
         self._copies.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._copies):
             if (sampled := launched.sampled) is not None:

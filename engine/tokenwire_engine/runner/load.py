@@ -22,6 +22,7 @@ from tokenwire_engine.runner.device import (
     choose_dtype,
     choose_kernels,
 )
+from tokenwire_engine.runner.forward_graphs import most_pass_tokens
 from tokenwire_engine.runner.graphs import Capture
 from tokenwire_engine.runner.local import LocalRunner
 from tokenwire_engine.runner.memory import (
@@ -57,7 +58,7 @@ def load_runner(config: EngineConfig, progress: Progress, capture: Capture | Non
     """Find the model, load it, and give the KV cache what memory is left.
 
     Args:
-        capture: how steps of decodes are captured. None: as CUDA graphs where there is CUDA, else not at all.
+        capture: how steps are captured. None: as CUDA graphs where there is CUDA, else not at all.
 
     Raises:
         ModelError: the model cannot be found, read or supported, or does not fit; one line that says which.
@@ -89,7 +90,11 @@ def load_runner(config: EngineConfig, progress: Progress, capture: Capture | Non
     if budget is None and device.type == "cpu":
         budget = host_budget(geometry, max_model_len, decoder.embedding.weight.nbytes)
     elif budget is None:
-        budget = _device_budget(config, decoder, geometry, kernels, device, max_step_tokens, progress)
+        layer_parameters = reader.num_parameters // architecture.num_layers
+        captured_tokens = most_pass_tokens(max_step_tokens, layer_parameters) if config.cuda_graphs else 0
+        budget = _device_budget(
+            config, decoder, geometry, kernels, device, max_step_tokens, captured_tokens, progress
+        )
     progress("allocating the KV cache")
     num_blocks = num_cache_blocks(geometry, budget, max_model_len, config.max_running)
     host_tier_bytes = (config.host_cache_memory or 0) if config.prefix_cache else 0
@@ -132,6 +137,7 @@ def _device_budget(
     kernels: Kernels,
     device: torch.device,
     max_step_tokens: int,
+    captured_tokens: int,
     progress: Progress,
 ) -> int:
     """Bytes for the cache on a device: what weights and steps leave of the share that is ours."""
@@ -145,7 +151,7 @@ def _device_budget(
             config.gpu_memory_utilization,
             max_step_tokens,
             config.max_running,
-            captures=config.cuda_graphs,
+            captured_tokens,
         )
 
 

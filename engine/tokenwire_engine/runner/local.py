@@ -21,6 +21,7 @@ from tokenwire_engine.runner.block_moves import BlockMover
 from tokenwire_engine.runner.block_tables import BlockTables
 from tokenwire_engine.runner.eager import EagerExecutor
 from tokenwire_engine.runner.executor import Sampling, StepExecutor
+from tokenwire_engine.runner.forward_graphs import ForwardGraphs, most_pass_tokens
 from tokenwire_engine.runner.graphs import Capture, GraphExecutor, NotCapturableError
 from tokenwire_engine.runner.host_decodes import HostDecodeExecutor
 from tokenwire_engine.runner.launched import Landing, Launched
@@ -48,7 +49,7 @@ class LocalRunner:
         max_running: int,
         capture: Capture | None = None,
     ) -> None:
-        """`capture`: how steps of decodes are captured; None: every step is computed eagerly."""
+        """`capture`: how steps are captured; None: every step is computed eagerly."""
         self.info = info
         self._device = device
         self._native = kernels.native
@@ -69,8 +70,11 @@ class LocalRunner:
         staging = Staging(device, capacity=64 * (info.max_step_tokens + max_running))
         landing = Landing(device)
         self._graphs: GraphExecutor | None = None
+        passes: ForwardGraphs | None = None
         if capture is not None:
+            most_tokens = most_pass_tokens(info.max_step_tokens, info.num_parameters // len(caches))
             try:
+                passes = ForwardGraphs(decoder, caches, self._slots, most_tokens, capture)
                 self._graphs = GraphExecutor(decoder, caches, kernels, self._slots, staging, landing, capture)
             except NotCapturableError as error:
                 logger.warning("steps are not captured as CUDA graphs, which makes them slower: %s", error)
@@ -79,7 +83,7 @@ class LocalRunner:
             self._executors.append(self._graphs)
         elif isinstance(decoder, HostDecoder):
             self._executors.append(HostDecodeExecutor(decoder, caches, kernels, self._slots))
-        self._executors.append(EagerExecutor(decoder, caches, kernels, self._slots, staging, landing))
+        self._executors.append(EagerExecutor(decoder, caches, kernels, self._slots, staging, landing, passes))
         self._launched: deque[Launched] = deque()
         self._sampling: Sampling | None = None
         """Of the step that waits for its masks."""

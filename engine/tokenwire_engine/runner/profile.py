@@ -1,5 +1,5 @@
 """How much of a device's memory the KV cache may take: what is left when the largest step runs, and when
-steps of decodes are captured.
+steps are captured.
 
 Measured by running such steps, since what kernels and libraries need for themselves cannot be computed.
 """
@@ -14,6 +14,7 @@ import torch
 from tokenwire_engine.models.decoder import Decoder
 from tokenwire_engine.runner.batch import assemble
 from tokenwire_engine.runner.block_tables import BlockTables
+from tokenwire_engine.runner.forward_graphs import pass_shapes
 from tokenwire_engine.runner.graphs import graph_sizes
 from tokenwire_engine.runner.memory import CacheGeometry
 from tokenwire_engine.runner.staging import Staging
@@ -24,7 +25,7 @@ from tokenwire_engine.scheduler.plan import ScheduledTokens, StepPlan
 from tokenwire_kernels import Kernels
 
 GRAPH_BYTES = 16 << 20
-"""Set aside for what the driver keeps of each captured size: an allowance, not a measured amount."""
+"""Set aside for what the driver keeps of each captured graph: an allowance, not a measured amount."""
 
 
 @torch.inference_mode()
@@ -36,14 +37,15 @@ def device_budget(
     utilization: float,
     max_step_tokens: int,
     max_running: int,
-    captures: bool,
+    captured_tokens: int,
 ) -> int:
     """Bytes for the KV cache: a share of the device, less what is used and what the largest step adds.
 
     Args:
-        captures: whether steps of decodes will be captured, whose memory is theirs alone.
+        captured_tokens: of the largest forward pass that will be captured, as steps of decodes will be: their
+            memory is theirs alone. 0: nothing will be.
     """
-    needed = _memory_needed(decoder, geometry, kernels, device, max_step_tokens, max_running, captures)
+    needed = _memory_needed(decoder, geometry, kernels, device, max_step_tokens, max_running, captured_tokens)
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(device)
     return max(0, int(utilization * total) - (total - free) - needed)
@@ -56,7 +58,7 @@ def _memory_needed(
     device: torch.device,
     max_step_tokens: int,
     max_running: int,
-    captures: bool,
+    captured_tokens: int,
 ) -> int:
     """Bytes that steps need beside the weights and the KV cache."""
     num_rows = min(max_running, max_step_tokens)
@@ -83,21 +85,25 @@ def _memory_needed(
             params = SamplingParams(top_p=0.9, num_logprobs=MAX_LOGPROBS, logit_bias=bias)
             sampler.admit(slot, params, [], [])
         sampling = sampler.prepare(slots, np.zeros(num_rows, dtype=np.int64))
-        sent = Staging(device, 0).send(batch.arrays | tables.take_changes() | sampling)
+        sent = Staging(device, 0).send(batch.inputs | batch.arrays | tables.take_changes() | sampling)
         tables.update(sent)
         hidden = decoder.forward(batch.on_device(sent, tables), caches)
         sampler.sample(decoder.logits(hidden[:1].expand(num_rows, -1)).float(), slots, sent)
 
-    prompt = [ScheduledTokens(0, 0, [0] * longest, [], samples=True)]
-    needed = _peak(device, lambda: step(prompt))
-    if captures:
+    def prompt(num_tokens: int) -> list[ScheduledTokens]:
+        return [ScheduledTokens(0, 0, [0] * num_tokens, [], samples=True)]
+
+    needed = _peak(device, lambda: step(prompt(longest)))
+    if captured_tokens:
         sizes = graph_sizes(max_running)
         decodes = [
             ScheduledTokens(slot, 0, [0], [], samples=True) for slot in range(min(num_rows, sizes[-1]))
         ]
-        needed += _peak(device, lambda: step(decodes))
+        captured = prompt(min(captured_tokens, longest))
+        needed += max(_peak(device, lambda: step(decodes)), _peak(device, lambda: step(captured)))
         needed += sizes[-1] * vocab_size * torch.float32.itemsize
-        needed += GRAPH_BYTES * len(sizes)
+        needed += captured_tokens * decoder.embedding.weight.shape[1] * decoder.hidden_dtype.itemsize
+        needed += GRAPH_BYTES * (len(sizes) + len(pass_shapes(captured_tokens, max_running)))
     return needed
 
 

@@ -13,6 +13,7 @@ from tokenwire_engine.distributed.shard import Shard
 from tokenwire_engine.models.decoder import load_decoder
 from tokenwire_engine.models.families.registry import read_architecture
 from tokenwire_engine.runner import profile
+from tokenwire_engine.runner.forward_graphs import pass_shapes
 from tokenwire_engine.runner.graphs import graph_sizes
 from tokenwire_engine.runner.memory import cache_geometry
 from tokenwire_engine.weights.checkpoint import open_checkpoint, stored_tensors
@@ -39,10 +40,11 @@ def test_the_cache_gets_what_weights_steps_and_graphs_leave(
     monkeypatch.setattr(profile, "_peak", peak)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (60 * gib, 80 * gib))
 
-    def budget(captures: bool) -> int:
-        return profile.device_budget(decoder, geometry, kernels, cpu, 0.9, 512, 8, captures)
+    def budget(captured_tokens: int) -> int:
+        return profile.device_budget(decoder, geometry, kernels, cpu, 0.9, 512, 8, captured_tokens)
 
     eager = int(0.9 * 80 * gib) - 20 * gib - 2 * gib
-    assert budget(captures=False) == eager
-    graphs = 2 * gib + 8 * 320 * 4 + len(graph_sizes(8)) * profile.GRAPH_BYTES
-    assert budget(captures=True) == eager - graphs
+    assert budget(captured_tokens=0) == eager
+    num_graphs = len(graph_sizes(8)) + len(pass_shapes(128, 8))
+    graphs = 2 * gib + (8 * 320 + 128 * architecture.hidden_size) * 4 + num_graphs * profile.GRAPH_BYTES
+    assert budget(captured_tokens=128) == eager - graphs

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.checkpoints import write_checkpoint
 from tests.engine.driver import GREEDY
-from tests.engine.runner.loading import load_on_cpu
+from tests.engine.runner.loading import Recorder, load_on_cpu
 from tokenwire_engine.kv_cache.block_pool import BlockPool
 from tokenwire_engine.sampling.logprobs import Logprobs
 from tokenwire_engine.scheduler.request import Request
@@ -21,11 +21,16 @@ NUM_TOP = 3
 
 
 def prompt_logprobs(
-    directory: Path, step_tokens: int, num_blocks: int, max_tokens: int
+    directory: Path, step_tokens: int, num_blocks: int, max_tokens: int, replays: bool
 ) -> tuple[list[Logprobs], int]:
     """Those of prompts that run together, as they were delivered, and how often one was preempted. Every
     second request asks for none."""
-    runner = load_on_cpu(directory, max_step_tokens=step_tokens, kv_cache_memory=num_blocks * 16 * 768)
+    runner = load_on_cpu(
+        directory,
+        Recorder() if replays else None,
+        max_step_tokens=step_tokens,
+        kv_cache_memory=num_blocks * 16 * 768,
+    )
     scheduler = Scheduler(SchedulerLimits(8, step_tokens, 256), BlockPool(num_blocks, 16))
     for index, prompt in enumerate(prompts()):
         scheduler.submit(
@@ -54,16 +59,17 @@ def prompts() -> list[list[int]]:
     return [torch.randint(3, 320, (length,), generator=generator).tolist() for length in LENGTHS]
 
 
+@pytest.mark.parametrize("replays", [False, True])
 @pytest.mark.parametrize(
     ("step_tokens", "num_blocks", "max_tokens"),
     [(512, 64, 2), (13, 64, 2), (24, 16, 40)],
     ids=["whole", "in chunks", "in chunks, preempted"],
 )
 def test_prompt_logprobs_are_those_of_transformers(
-    tmp_path: Path, step_tokens: int, num_blocks: int, max_tokens: int
+    tmp_path: Path, step_tokens: int, num_blocks: int, max_tokens: int, replays: bool
 ) -> None:
     directory = write_checkpoint(tmp_path / "model")
-    found, preemptions = prompt_logprobs(directory, step_tokens, num_blocks, max_tokens)
+    found, preemptions = prompt_logprobs(directory, step_tokens, num_blocks, max_tokens, replays)
     assert (preemptions > 0) == (num_blocks < 64)
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
     for prompt, logprobs in zip(prompts(), found, strict=True):

@@ -93,7 +93,7 @@ ENGINE = ProcessOptions(
             bool,
             typer.Option(
                 "--cuda-graphs/--no-cuda-graphs",
-                help="On a GPU, capture the steps of decodes once, and replay them.",
+                help="On a GPU, capture steps once, at the start, and replay them.",
             ),
         ],
         "kv_cache_dtype": Annotated[
