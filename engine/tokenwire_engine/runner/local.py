@@ -90,7 +90,7 @@ class LocalRunner:
 
     @property
     def replays(self) -> bool:
-        """Whether steps of decodes were captured."""
+        """Whether steps were captured."""
         return self._graphs is not None
 
     def warm_up(self) -> None:
