@@ -37,13 +37,17 @@ __device__ inline float second_of(unsigned pair) {
 #endif
 }
 
-// A constant that is read once. Volatile, as is the wait below: it is asked for ahead of that.
-__device__ inline uint4 streamed(const uint4* at) {
-    uint4 value;
-    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
-                 : "l"(at));
-    return value;
+// Copies of 16 bytes into shared memory, in groups. A thread sees its own copies once it has waited for all but
+// the latest so many groups. Nothing of it is a register: of loads into registers, no more are on their way
+// than there are scoreboards.
+__device__ inline void copy(uint4* to, const uint4* from) {
+    const unsigned at = static_cast<unsigned>(__cvta_generic_to_shared(to));
+    asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16;" ::"r"(at), "l"(from) : "memory");
+}
+__device__ inline void close_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int GROUPS>
+__device__ inline void wait_for_all_groups_but() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(GROUPS) : "memory");
 }
 
 // What a kernel ahead wrote: from the L2 cache, which all multiprocessors see alike.

@@ -1,9 +1,10 @@
 // A product of one to four rows with a large matrix, and what stands around it in a decoder, in one launch.
 //
-// Every multiprocessor has one block of 8 warps, and every warp streams rows of the matrix through a ring of
-// registers, two rows beside each other: 64 kB are on their way in a multiprocessor at all times. The matrix
-// is constant, so the ring is filled before the kernels ahead have ended (programmatic dependent launch): the
-// memory does not rest between two kernels. The few rows of x lie in shared memory, normalized.
+// Every multiprocessor has one block of 8 warps, and every warp streams rows of the matrix through a ring in
+// shared memory that is its own, two rows beside each other: 64 kB are on their way in a multiprocessor at all
+// times. The matrix is constant, so the ring is filled before the kernels ahead have ended (programmatic
+// dependent launch): the memory does not rest between two kernels. The few rows of x are in shared memory, too,
+// normalized.
 //
 // A warp takes pairs of outputs; a gated product's pair is a gate and what it gates. Where pairs are so few
 // that some warps would have one more than others, `splits` warps share the depth of each. A step is 512 bytes of
@@ -51,30 +52,42 @@ __device__ float sum_of_warp(float value) {
 // The stream of one warp: pair after pair, and of each pair its part of both rows.
 template <bool GATED>
 struct Stream {
-    const uint4* at;
+    const uint4* from;
     const long long second, jump;  // vectors from a pair's first row to its second; from its end to the next pair
+    uint4* const ring;             // the lane's vectors, [RING, 2], 32 apart
     const int steps;
-    int step = 0, left;
+    int step = 0, left, slot = 0;
 
-    __device__ Stream(const Product& p, int first, int pairs, int stride, int part, int part_steps)
-        : at(p.weight + static_cast<long long>(GATED ? first : 2 * first) * p.vectors + 32 * part * part_steps +
-             threadIdx.x % 32),
+    __device__ Stream(const Product& p, uint4* rings, int first, int pairs, int stride, int part, int part_steps)
+        : from(p.weight + static_cast<long long>(GATED ? first : 2 * first) * p.vectors + 32 * part * part_steps +
+               threadIdx.x % 32),
           second(GATED ? static_cast<long long>(p.outputs) * p.vectors : p.vectors),
           jump(static_cast<long long>(GATED ? stride : 2 * stride) * p.vectors - 32 * part_steps),
+          ring(rings + threadIdx.x / 32 * RING * 64 + threadIdx.x % 32),
           steps(part_steps),
           left(pairs) {}
 
-    // Behind the last pair, what is there stays: nobody looks at it.
-    __device__ void load(uint4 (&into)[2]) {
-        if (left == 0) return;
-        into[0] = streamed(at);
-        into[1] = streamed(at + second);
-        at += 32;
-        if (++step == steps) {
-            step = 0;
-            --left;
-            at += jump;
+    // Ask for the next step, in the place of the one that was taken last.
+    __device__ void ask() {
+        if (left > 0) {
+            copy(ring + 64 * slot, from);
+            copy(ring + 64 * slot + 32, from + second);
+            from += 32;
+            if (++step == steps) {
+                step = 0;
+                --left;
+                from += jump;
+            }
         }
+        close_group();
+        slot = (slot + 1) % RING;
+    }
+
+    // The oldest step that was asked for. RING were.
+    __device__ void take(uint4 (&rows)[2]) {
+        wait_for_all_groups_but<RING - 1>();
+        rows[0] = ring[64 * slot];
+        rows[1] = ring[64 * slot + 32];
     }
 };
 
@@ -138,83 +151,75 @@ __device__ void multiply(float (&sums)[2][ROWS], const uint4 (&weights)[2], cons
     }
 }
 
-__device__ void store(const Product& p, int row, int output, float y) {
-    const long long at = static_cast<long long>(row) * p.outputs + output;
-    if (p.residual != nullptr) y = rounded(y) + written(p.residual + at);
-    p.out[at] = narrow(y);
-}
-
-// What stands behind the product, for one row of a pair.
+// What stands behind the product, for one row of a pair. `before`: of the residual.
 template <bool GATED>
-__device__ void finish(const Product& p, int row, int pair, float first, float second) {
+__device__ void finish(const Product& p, int row, int pair, float first, float second, const float (&before)[2]) {
+    Number* out = p.out + static_cast<long long>(row) * p.outputs;
+    if (p.bias != nullptr) {
+        first += widen(p.bias[GATED ? pair : 2 * pair]);
+        second += widen(p.bias[GATED ? p.outputs + pair : 2 * pair + 1]);
+    }
     if (GATED) {
-        if (p.bias != nullptr) {
-            first += widen(p.bias[pair]);
-            second += widen(p.bias[p.outputs + pair]);
-        }
-        const float gate = rounded(first);
-        store(p, row, pair, gate / (1.0f + expf(-gate)) * rounded(second));
+        const float gate = rounded(first), y = gate / (1.0f + expf(-gate)) * rounded(second);
+        out[pair] = narrow(p.residual == nullptr ? y : before[0] + rounded(y));
         return;
     }
-    if (p.bias != nullptr) {
-        first += widen(p.bias[2 * pair]);
-        second += widen(p.bias[2 * pair + 1]);
-    }
-    store(p, row, 2 * pair, first);
-    store(p, row, 2 * pair + 1, second);
+    out[2 * pair] = narrow(p.residual == nullptr ? first : before[0] + rounded(first));
+    out[2 * pair + 1] = narrow(p.residual == nullptr ? second : before[1] + rounded(second));
 }
 
 template <int ROWS, bool GATED>
 __device__ void few_rows(const Product& p) {
-    uint4* x = dynamic_shared_memory();
+    uint4 *rings = dynamic_shared_memory(), *x = rings + WARPS * RING * 64;
     __shared__ float parts[2][WARPS][2 * ROWS];
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int splits = 1 << p.split_bits, group = warp >> p.split_bits, part = warp & (splits - 1);
     const int steps = p.vectors >> (5 + p.split_bits);
     const int num_pairs = GATED ? p.outputs : p.outputs / 2, stride = gridDim.x * (WARPS >> p.split_bits);
-    int pair = blockIdx.x * (WARPS >> p.split_bits) + group;
-    int left = pair < num_pairs ? (num_pairs - pair - 1) / stride + 1 : 0;
+    const int first_pair = blockIdx.x * (WARPS >> p.split_bits) + group;
+    const int own_pairs = first_pair < num_pairs ? (num_pairs - first_pair - 1) / stride + 1 : 0;
 
     let_the_next_begin();
-    Stream<GATED> stream(p, min(pair, num_pairs - 1), left, stride, part, steps);
-    uint4 ring[RING][2] = {};
-#pragma unroll
-    for (int at = 0; at < RING; ++at) stream.load(ring[at]);
+    Stream<GATED> stream(p, rings, first_pair, own_pairs, stride, part, steps);
+    for (int at = 0; at < RING; ++at) stream.ask();
     wait_for_kernels_before();
     read_x<ROWS>(p, x);
 
     const uint4* own_x = x + 32 * part * steps + lane;
-    float sums[2][ROWS] = {};
-    int step = 0, parity = 0;
-    while (left > 0) {
+    const bool finishes = part == 0 && lane < p.rows;
+    for (int nth = 0; nth < own_pairs; ++nth) {
+        const int pair = first_pair + nth * stride, parity = nth & 1;
+        float before[2] = {};
+        if (finishes && p.residual != nullptr) {
+            const Number* residual = p.residual + static_cast<long long>(lane) * p.outputs + (GATED ? pair : 2 * pair);
+            before[0] = written(residual);
+            if (!GATED) before[1] = written(residual + 1);
+        }
+        float sums[2][ROWS] = {};
+#pragma unroll 4
+        for (int step = 0; step < steps; ++step) {
+            uint4 weights[2];
+            stream.take(weights);
+            multiply<ROWS>(sums, weights, own_x + 32 * step, p.vectors);
+            stream.ask();
+        }
 #pragma unroll
-        for (int at = 0; at < RING; ++at) {
-            multiply<ROWS>(sums, ring[at], own_x + 32 * step, p.vectors);
-            stream.load(ring[at]);
-            if (++step < steps) continue;
-#pragma unroll
-            for (int row = 0; row < ROWS; ++row) {
-                const float first = sum_of_warp(sums[0][row]), second = sum_of_warp(sums[1][row]);
-                if (lane == row) {
-                    parts[parity][warp][2 * row] = first;
-                    parts[parity][warp][2 * row + 1] = second;
-                }
-                sums[0][row] = sums[1][row] = 0.0f;
+        for (int row = 0; row < ROWS; ++row) {
+            const float first = sum_of_warp(sums[0][row]), second = sum_of_warp(sums[1][row]);
+            if (lane == row) {
+                parts[parity][warp][2 * row] = first;
+                parts[parity][warp][2 * row + 1] = second;
             }
-            wait_for_warps(group + 1, splits);
-            if (part == 0 && lane < p.rows && left > 0) {
-                float first = 0.0f, second = 0.0f;
+        }
+        wait_for_warps(group + 1, splits);
+        if (finishes) {
+            float first = 0.0f, second = 0.0f;
 #pragma unroll 1
-                for (int of = warp; of < warp + splits; ++of) {
-                    first += parts[parity][of][2 * lane];
-                    second += parts[parity][of][2 * lane + 1];
-                }
-                finish<GATED>(p, lane, pair, first, second);
+            for (int of = warp; of < warp + splits; ++of) {
+                first += parts[parity][of][2 * lane];
+                second += parts[parity][of][2 * lane + 1];
             }
-            parity ^= 1;
-            pair += stride;
-            step = 0;
-            --left;
+            finish<GATED>(p, lane, pair, first, second, before);
         }
     }
 }

@@ -20,8 +20,10 @@ _VECTOR, _STEP = 8, 256
 """Numbers in 16 bytes, which a lane loads at a time, and those that a warp does."""
 ARGUMENTS = 6 * [POINTER] + [FLOAT] + 5 * [INT]
 _MOST_SPLIT_BITS = 3
-_MOST_SHARED_BYTES = 64 << 10
-"""For the rows of x: the next kernel's must fit beside them."""
+_RING_BYTES = _WARPS * 8 * 1024
+"""In shared memory, for steps of the matrix that are on their way."""
+_MOST_X_BYTES = 48 << 10
+"""Behind it, for the rows of x: another kernel must fit beside both."""
 
 
 def takes(x: Tensor, weight: Tensor) -> bool:
@@ -38,7 +40,7 @@ def takes(x: Tensor, weight: Tensor) -> bool:
         and x.stride(1) == 1
         and weight.is_contiguous()
         and x.data_ptr() % 16 == weight.data_ptr() % 16 == 0
-        and (1 << (num_rows - 1).bit_length()) * in_features * 2 <= _MOST_SHARED_BYTES
+        and (1 << (num_rows - 1).bit_length()) * in_features * 2 <= _MOST_X_BYTES
     )
 
 
@@ -91,7 +93,7 @@ def plan_of(num_rows: int, weight_rows: int, in_features: int, processors: int) 
 
     bits = min((bits for bits in range(_MOST_SPLIT_BITS + 1) if steps % (1 << bits) == 0), key=busiest)
     rows = 1 << (num_rows - 1).bit_length()
-    return Plan(rows, bits, 2 * rows * in_features)
+    return Plan(rows, bits, _RING_BYTES + 2 * rows * in_features)
 
 
 def arguments(
@@ -124,4 +126,4 @@ def kernel_of(rows: int, is_gated: bool, dtype: torch.dtype, device: torch.devic
     """
     defines = [f"BFLOAT16={int(dtype == torch.bfloat16)}"]
     cubin = compiled(SOURCE, defines, gpu_of(device).capability)
-    return Kernel(cubin, f"few_rows_{rows}_{int(is_gated)}", ARGUMENTS, _MOST_SHARED_BYTES, device)
+    return Kernel(cubin, f"few_rows_{rows}_{int(is_gated)}", ARGUMENTS, _RING_BYTES + _MOST_X_BYTES, device)

@@ -150,7 +150,10 @@ inline Number narrow(float wide) {
 
 inline float first_of(unsigned pair) { return widen(static_cast<Number>(pair)); }
 inline float second_of(unsigned pair) { return widen(static_cast<Number>(pair >> 16)); }
-inline uint4 streamed(const uint4* at) { return *at; }
+inline void copy(uint4* to, const uint4* from) { *to = *from; }
+inline void close_group() {}
+template <int>
+void wait_for_all_groups_but() {}
 inline uint4 written(const uint4* at) { return *at; }
 inline float written(const Number* at) { return widen(*at); }
 inline uint4 __ldg(const uint4* at) { return *at; }
