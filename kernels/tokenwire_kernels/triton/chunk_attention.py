@@ -88,7 +88,7 @@ def chunk_tile(
     columns = triton.next_power_of_2(head_dim)
     rows = max(16, triton.next_power_of_2(group))
     if dtype.itemsize == 4:  # a float32 product is three of the tensor cores' TF32 products: many registers
-        return Tile(rows=rows, keys=16, warps=8, stages=1)
+        return Tile(rows=rows, keys=16, warps=8 if columns <= 128 else 4, stages=1)
     is_converted = dtype != cache_dtype
     is_hopper, is_blackwell = 90 <= capability < 100, 100 <= capability < 120
     if cache_dtype.itemsize == 4:  # keys of float32, which are rounded on their way: twice the bytes
