@@ -9,6 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from tokenwire_kernels.triton.sizes import ceil_div
+
 _COLUMNS = 1024
 
 
@@ -16,7 +18,7 @@ def silu_and_mul(gate_up: Tensor) -> Tensor:
     """See `reference.activation.silu_and_mul`. Rows may be apart; each is contiguous."""
     num_tokens, width = gate_up.shape
     out = torch.empty((num_tokens, width // 2), dtype=gate_up.dtype, device=gate_up.device)
-    _silu_and_mul_kernel[(num_tokens, triton.cdiv(width // 2, _COLUMNS))](
+    _silu_and_mul_kernel[(num_tokens, ceil_div(width // 2, _COLUMNS))](
         gate_up, out, gate_up.stride(0), width // 2, COLUMNS=_COLUMNS, num_warps=4
     )
     return out

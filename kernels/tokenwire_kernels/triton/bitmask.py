@@ -8,6 +8,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from tokenwire_kernels.triton.sizes import ceil_div
+
 MASK_COLUMNS = 4096
 
 
@@ -16,7 +18,7 @@ def apply_token_bitmask(logits: Tensor, bitmask: Tensor, rows: Tensor) -> None:
     num_masked, vocab_size = len(rows), logits.shape[1]
     if num_masked == 0:
         return
-    _bitmask_kernel[(num_masked, triton.cdiv(vocab_size, MASK_COLUMNS))](
+    _bitmask_kernel[(num_masked, ceil_div(vocab_size, MASK_COLUMNS))](
         logits, bitmask, rows, vocab_size, logits.stride(0), bitmask.stride(0),
         COLUMNS=MASK_COLUMNS, num_warps=8,
     )  # fmt: skip

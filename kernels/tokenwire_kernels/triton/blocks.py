@@ -15,6 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from tokenwire_kernels.triton.sizes import ceil_div
+
 _WORDS = 1024
 """Of 8 bytes, that a program copies."""
 
@@ -41,7 +43,7 @@ def _launch(
     blocks = sources if sources is not None else targets
     assert blocks is not None
     words = layers[0][0].numel() * layers[0].dtype.itemsize // 8
-    _copy_kernel[(len(blocks), len(layers), triton.cdiv(words, _WORDS))](
+    _copy_kernel[(len(blocks), len(layers), ceil_div(words, _WORDS))](
         _addresses(tuple(layer.data_ptr() for layer in layers), blocks.device),
         None if staged is None else staged.view(torch.int64), sources, targets, len(layers), words,
         WORDS=_WORDS, num_warps=4,

@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from tokenwire_kernels.batch import DecodeRows
+from tokenwire_kernels.triton.sizes import ceil_div
 
 _ROWS = 128
 _BLOCKS = 512
@@ -22,7 +23,7 @@ _BLOCKS = 512
 def advance_decodes(rows: DecodeRows, latest_tokens: Tensor) -> None:
     """See `reference.decode.advance_decodes`."""
     num_rows = rows.slots.shape[0]
-    _advance_kernel[(triton.cdiv(num_rows, _ROWS),)](
+    _advance_kernel[(ceil_div(num_rows, _ROWS),)](
         rows.slots, rows.positions, rows.token_ids, rows.context_lens, rows.next_positions, rows.step,
         latest_tokens, num_rows, ROWS=_ROWS, num_warps=4,
     )  # fmt: skip
@@ -34,7 +35,7 @@ def gather_block_tables(
     """See `reference.decode.gather_block_tables`. The grid covers the longest table: nothing is asked of
     the device, and parts beyond a row's context leave at once."""
     num_rows, max_blocks = row_tables.shape
-    _gather_kernel[(num_rows, triton.cdiv(max_blocks, _BLOCKS))](
+    _gather_kernel[(num_rows, ceil_div(max_blocks, _BLOCKS))](
         rows.slots, rows.positions, tables, row_tables, cache_slots,
         tables.stride(0), row_tables.stride(0),
         BLOCK_SIZE=block_size, BLOCKS=_BLOCKS, num_warps=4,
@@ -44,7 +45,7 @@ def gather_block_tables(
 def record_tokens(tokens: Tensor, rows: DecodeRows, latest_tokens: Tensor, history: Tensor) -> None:
     """See `reference.decode.record_tokens`."""
     num_rows = tokens.shape[0]
-    _record_kernel[(triton.cdiv(num_rows, _ROWS),)](
+    _record_kernel[(ceil_div(num_rows, _ROWS),)](
         tokens, rows.slots, rows.step, latest_tokens, history, num_rows, history.stride(0),
         LENGTH=history.shape[0], ROWS=_ROWS, num_warps=4,
     )  # fmt: skip

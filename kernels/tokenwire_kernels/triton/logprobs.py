@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tokenwire_kernels.triton.row_parts import PART, parts_of
 from tokenwire_kernels.triton.row_search import clean
+from tokenwire_kernels.triton.sizes import next_power_of_2
 
 _LOWEST = tl.constexpr(-3.4028234663852886e38)
 """Stands for a logit of minus infinity, which a list tells from no logit at all."""
@@ -30,7 +31,7 @@ def score_tokens(logits: Tensor, rows: Tensor | None, tokens: Tensor, num_top: i
     """See `reference.logprobs.score_tokens`. The lowest id is first among equals; each row is contiguous."""
     num_scored, vocab_size, device = len(tokens), logits.shape[1], logits.device
     parts = parts_of(vocab_size)
-    padded_parts, width = triton.next_power_of_2(parts), triton.next_power_of_2(max(1, num_top))
+    padded_parts, width = next_power_of_2(parts), next_power_of_2(max(1, num_top))
     logprobs = torch.empty((num_scored, 1 + num_top), dtype=torch.float32, device=device)
     ids = torch.empty((num_scored, 1 + num_top), dtype=torch.int64, device=device)
     if num_scored == 0:

@@ -8,12 +8,15 @@ input's dtype, the product with the weight once more.
 # (A kernel's parameters are what Triton makes of the launch's arguments: no Python types.)
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from tokenwire_kernels.triton.dependent import launch_options, wait_for_kernels_before
+from tokenwire_kernels.triton.sizes import ceil_div, next_power_of_2
 
 _TILE = 1024
 """Elements that a program normalizes at least, so that short rows (a head's query or key) share one."""
@@ -22,28 +25,43 @@ _TILE = 1024
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """See `reference.norm.rms_norm`. Rows may be apart, as the heads in one part of a fused qkv are."""
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    rows = x.view(-1, 1, x.shape[-1]) if x.is_contiguous() else x.unflatten(0, (-1, 1)) if x.dim() == 2 else x
-    if rows.dim() != 3 or rows.stride(-1) != 1:
-        rows = x.reshape(-1, 1, x.shape[-1])
-    _launch(rows, None, weight, out, eps)
+    strides = x.stride()
+    if len(strides) == 3 and strides[2] == 1:
+        outer, inner = x.shape[:2]
+    else:
+        if len(strides) != 2 or strides[1] != 1:
+            x = x.reshape(-1, x.shape[-1])
+        outer, inner, strides = len(x), 1, (x.stride(0), 0)
+    _launch(x, outer, inner, strides, None, weight, out, eps)
     return out
 
 
 def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor:
     """See `reference.norm.add_rms_norm`. Both inputs are contiguous."""
     out = torch.empty_like(x)
-    _launch(x.view(-1, 1, x.shape[-1]), residual, weight, out, eps)
+    num_rows = x.numel() // x.shape[-1]
+    _launch(x, num_rows, 1, (x.shape[-1], 0), residual, weight, out, eps)
     return out
 
 
-def _launch(x: Tensor, residual: Tensor | None, weight: Tensor, out: Tensor, eps: float) -> None:
-    """x [outer, inner, hidden] with any strides; residual and out contiguous, [outer * inner, hidden]."""
-    outer, inner, hidden = x.shape
-    columns = triton.next_power_of_2(hidden)
+def _launch(
+    x: Tensor,
+    outer: int,
+    inner: int,
+    strides: Sequence[int],
+    residual: Tensor | None,
+    weight: Tensor,
+    out: Tensor,
+    eps: float,
+) -> None:
+    """x as [outer, inner, hidden], its rows that far apart; residual and out contiguous, [outer * inner,
+    hidden]."""
+    hidden = x.shape[-1]
+    columns = next_power_of_2(hidden)
     rows = max(1, _TILE // columns)
-    _rms_norm_kernel[(triton.cdiv(outer * inner, rows),)](
+    _rms_norm_kernel[(ceil_div(outer * inner, rows),)](
         x, x if residual is None else residual, weight, out,
-        outer * inner, inner, x.stride(0), x.stride(1), eps,
+        outer * inner, inner, strides[0], strides[1], eps,
         HIDDEN=hidden, COLUMNS=columns, ROWS=rows, ADD=residual is not None,
         num_warps=norm_warps(columns), **launch_options(x.device),
     )  # fmt: skip

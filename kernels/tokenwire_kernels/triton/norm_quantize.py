@@ -16,6 +16,7 @@ from torch import Tensor
 from tokenwire_kernels.reference.norm_quantize import LARGEST
 from tokenwire_kernels.triton.dependent import launch_options, wait_for_kernels_before
 from tokenwire_kernels.triton.norm import norm_warps
+from tokenwire_kernels.triton.sizes import next_power_of_2
 
 
 def rms_norm_quantize(
@@ -26,7 +27,7 @@ def rms_norm_quantize(
     num_tokens, hidden = x.shape
     codes = torch.empty((num_tokens, hidden), dtype=dtype, device=x.device)
     scales = torch.empty(num_tokens, dtype=torch.float32, device=x.device)
-    columns = triton.next_power_of_2(hidden)
+    columns = next_power_of_2(hidden)
     if num_tokens > 0:
         _norm_quantize_kernel[(num_tokens,)](
             x, residual, weight, codes, scales, x.stride(0), eps,

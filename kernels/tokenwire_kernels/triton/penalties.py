@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from tokenwire_kernels.batch import PenaltyBatch
+from tokenwire_kernels.triton.sizes import ceil_div
 
 _COLUMNS = 2048
 
@@ -20,7 +21,7 @@ _COLUMNS = 2048
 def apply_penalties(logits: Tensor, in_prompt: Tensor, in_output: Tensor, batch: PenaltyBatch) -> None:
     """See `reference.penalties.apply_penalties`. The rows of logits may be apart."""
     vocab_size = logits.shape[1]
-    _penalties_kernel[(len(batch.rows), triton.cdiv(vocab_size, _COLUMNS))](
+    _penalties_kernel[(len(batch.rows), ceil_div(vocab_size, _COLUMNS))](
         logits, in_prompt.view(torch.uint8), in_output, batch.rows, batch.counted,
         batch.repetition, batch.presence, batch.frequency, vocab_size, logits.stride(0),
         COLUMNS=_COLUMNS, num_warps=4,

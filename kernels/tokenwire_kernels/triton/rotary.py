@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tokenwire_kernels.batch import HeadNorms, LayerCache
 from tokenwire_kernels.triton.dependent import launch_options, wait_for_kernels_before
+from tokenwire_kernels.triton.sizes import ceil_div, next_power_of_2
 
 _HEADS = 4
 """Heads per program: enough programs for a small decode batch, enough work in each for a large one."""
@@ -37,14 +38,14 @@ def rotary_and_cache(
     num_tokens, num_heads, head_dim = q.shape
     num_kv_heads, block_size = cache.keys.shape[1:3]
     half = cos.shape[-1]
-    programs = triton.cdiv(num_heads, _HEADS) + triton.cdiv(num_kv_heads, _HEADS)
+    programs = ceil_div(num_heads, _HEADS) + ceil_div(num_kv_heads, _HEADS)
     _rotary_and_cache_kernel[(num_tokens, programs)](
         q, k, v, cos, sin, positions, cache.keys, cache.values, slots,
         cache.key_scales, cache.value_scales,
         norms and norms.q_weight, norms and norms.k_weight, norms.eps if norms else 0.0,
         q.stride(0), k.stride(0), v.stride(0),
         NUM_HEADS=num_heads, NUM_KV_HEADS=num_kv_heads, HEAD_DIM=head_dim, HALF=half, BLOCK_SIZE=block_size,
-        HEADS=_HEADS, PAIRS=triton.next_power_of_2(half), COLUMNS=triton.next_power_of_2(head_dim),
+        HEADS=_HEADS, PAIRS=next_power_of_2(half), COLUMNS=next_power_of_2(head_dim),
         num_warps=4 if head_dim > 64 else 2, **launch_options(q.device),
     )  # fmt: skip
 

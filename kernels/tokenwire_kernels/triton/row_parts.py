@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 
 from tokenwire_kernels.triton.row_search import clean
+from tokenwire_kernels.triton.sizes import ceil_div
 
 PART = 2048
 """Tokens of a part."""
@@ -19,7 +20,7 @@ PART = 2048
 
 def parts_of(vocab_size: int) -> int:
     """Parts of a row."""
-    return int(triton.cdiv(vocab_size, PART))
+    return ceil_div(vocab_size, PART)
 
 
 @triton.jit
