@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.kernels.attention_cases import make_case
+from tests.kernels.attention_cases import Case, make_case
 from tests.kernels.native import native_instruction_sets, operators_of
 from tests.kernels.tables import DTYPES, HEADS, SEQUENCES, Heads, assert_close
 from tokenwire_kernels import AttentionBatch, LayerCache, reference, triton
@@ -120,8 +120,26 @@ def test_sinks_take_their_share_of_every_head(kernels: ModuleType, window: int, 
 def test_a_cache_of_fp8_is_read_with_its_heads_scales(
     kernels: ModuleType, heads: Heads, dtype: torch.dtype
 ) -> None:
-    """Its keys and values are, in float64, exactly what is stored times the scale."""
     case = make_case(heads, [(1, 31), (1, 64), (7, 7), (5, 30)], dtype)
+    _store_fp8(case, heads)
+    attended = kernels.paged_attention(case.q, case.cache, case.batch, 0.125)
+    assert_close(attended, case.expected(0.125))
+
+
+@pytest.mark.parametrize("magnitude", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("heads", [SMALL, *HEADS], ids=str)
+def test_a_cache_of_fp8_is_read_by_queries_of_bfloat16_of_any_magnitude(
+    heads: Heads, magnitude: float
+) -> None:
+    case = make_case(heads, [(1, 31), (1, 300), (1, 64)], torch.bfloat16)
+    _store_fp8(case, heads)
+    case.q *= magnitude
+    attended = triton.paged_attention(case.q, case.cache, case.batch, 0.125 / magnitude)
+    assert_close(attended, case.expected(0.125 / magnitude))
+
+
+def _store_fp8(case: Case, heads: Heads) -> None:
+    """Its keys and values are, in float64, exactly what is stored times the scale."""
     scales = torch.rand(2, heads.num_kv_heads) * 2 + 0.03
     stored = [
         (cache.float() / scale[:, None, None]).clamp(-448, 448).to(torch.float8_e4m3fn)
@@ -134,8 +152,6 @@ def test_a_cache_of_fp8_is_read_with_its_heads_scales(
             * scale[:, None]
             for x in kept
         ]
-    attended = kernels.paged_attention(case.q, case.cache, case.batch, 0.125)
-    assert_close(attended, case.expected(0.125))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -27,7 +27,7 @@ import triton.language as tl
 from torch import Tensor
 
 from tokenwire_kernels.batch import AttentionBatch, LayerCache
-from tokenwire_kernels.triton.attend import attend, finish, nothing_seen
+from tokenwire_kernels.triton.attend import as_float16, attend, finish, nothing_seen
 from tokenwire_kernels.triton.dependent import launch_options, wait_for_kernels_before
 from tokenwire_kernels.triton.target import gpu_of
 
@@ -59,7 +59,7 @@ def decode_attention(
     num_heads, head_dim = q.shape[1:]
     num_kv_heads, block_size = cache.keys.shape[1:3]
     group, columns = num_heads // num_kv_heads, triton.next_power_of_2(head_dim)
-    tile = decode_tile(head_dim, group, q.dtype, cache.keys.dtype, gpu_of(q.device).capability)
+    tile = decode_tile(head_dim, group, q.dtype, cache.keys.dtype)
     schedule = _scheduled(q, cache, batch, window, tile.keys)
     members = min(4, triton.next_power_of_2(group))
     _decode_kernel[(schedule.num_programs,)](
@@ -86,9 +86,7 @@ class Tile:
     stages: int
 
 
-def decode_tile(
-    head_dim: int, group: int, dtype: torch.dtype, cache_dtype: torch.dtype, capability: int
-) -> Tile:
+def decode_tile(head_dim: int, group: int, dtype: torch.dtype, cache_dtype: torch.dtype) -> Tile:
     """Few rows: what counts is how many bytes of keys and values are under way.
 
     A cache of another format is converted on its way, in registers: fewer keys at a time. Of each the largest
@@ -100,12 +98,10 @@ def decode_tile(
     if dtype.itemsize == 4:  # a float32 product is three of the tensor cores' TF32 products: many registers
         if columns <= 64 and not is_converted:
             return Tile(rows=rows, keys=32, warps=4, stages=2)
-        return Tile(rows=rows, keys=16, warps=8, stages=2 if columns <= 128 else 1)
+        return Tile(rows=rows, keys=16, warps=8, stages=1 if columns > 128 and is_converted else 2)
     keys = _TILE_ELEMENTS // columns
-    if dtype == torch.bfloat16 and cache_dtype.itemsize == 1 and columns <= 128:
-        return Tile(rows=rows, keys=keys, warps=4, stages=4 if capability < 100 else 3)
     if cache_dtype.itemsize == 1 and columns <= 128:
-        return Tile(rows=rows, keys=64, warps=4, stages=2)
+        return Tile(rows=rows, keys=64, warps=4, stages=4 if columns == 128 else 5)
     if is_converted:
         return Tile(rows=rows, keys=keys // 2, warps=4, stages=3 if cache_dtype.itemsize == 4 else 4)
     if columns <= 64:  # 128 keys at a time leave no registers for a third program
@@ -220,6 +216,7 @@ def _decode_kernel(
     row = tl.arange(0, ROWS)
     column = tl.arange(0, COLUMNS)
     mask = (row < GROUP)[:, None] & (column < HEAD_DIM)[None, :]
+    IS_BYTES: tl.constexpr = key_cache_ptr.dtype.element_ty.primitive_bitwidth == 8
 
     while tile < stop:
         # On its way while this past is walked.
@@ -239,12 +236,16 @@ def _decode_kernel(
         head = kv_head * GROUP + row
         q_at = token.to(tl.int64) * q_stride + head[:, None] * HEAD_DIM + column[None, :]
         q = tl.load(q_ptr + q_at, mask=mask, other=0.0)
+        unit = scale
+        if IS_BYTES and q.dtype == tl.bfloat16:  # GPUs convert fp8 to float16, exactly, and from there alone
+            q, unit = as_float16(q, scale)
         accumulator, largest, total = attend(
             q, row, oldest + first_tile * KEYS, tl.minimum(oldest + last_tile * KEYS, context), kv_head,
             nothing_seen(ROWS, COLUMNS),
             key_cache_ptr, value_cache_ptr, None, None, key_scales_ptr,
-            block_tables_ptr + seq.to(tl.int64) * table_stride, scale, soft_cap,
+            block_tables_ptr + seq.to(tl.int64) * table_stride, unit, soft_cap,
             False, False, 0, CAPPED, NUM_KV_HEADS, HEAD_DIM, COLUMNS, BLOCK_SIZE, KEYS,
+            WINDOW == 0, IS_BYTES and q.dtype == tl.float16,
         )  # fmt: skip
 
         if last_tile - first_tile == seq_tiles:
