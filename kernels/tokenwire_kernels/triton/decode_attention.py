@@ -29,6 +29,7 @@ from torch import Tensor
 from tokenwire_kernels.batch import AttentionBatch, LayerCache
 from tokenwire_kernels.triton.attend import as_float16, attend, finish, nothing_seen
 from tokenwire_kernels.triton.dependent import launch_options, wait_for_kernels_before
+from tokenwire_kernels.triton.sizes import ceil_div, next_power_of_2
 from tokenwire_kernels.triton.target import gpu_of
 
 _TILE_ELEMENTS = 8 * 1024
@@ -58,10 +59,10 @@ def decode_attention(
     """
     num_heads, head_dim = q.shape[1:]
     num_kv_heads, block_size = cache.keys.shape[1:3]
-    group, columns = num_heads // num_kv_heads, triton.next_power_of_2(head_dim)
+    group, columns = num_heads // num_kv_heads, next_power_of_2(head_dim)
     tile = decode_tile(head_dim, group, q.dtype, cache.keys.dtype)
     schedule = _scheduled(q, cache, batch, window, tile.keys)
-    members = min(4, triton.next_power_of_2(group))
+    members = min(4, next_power_of_2(group))
     _decode_kernel[(schedule.num_programs,)](
         q, cache.keys, cache.values, cache.key_scales, cache.value_scales, sinks, batch.block_tables,
         batch.context_lens, batch.query_starts, schedule.tile_starts, schedule.first_seqs, batch.num_decodes,
@@ -92,8 +93,8 @@ def decode_tile(head_dim: int, group: int, dtype: torch.dtype, cache_dtype: torc
     A cache of another format is converted on its way, in registers: fewer keys at a time. Of each the largest
     tile that ptxas compiles without a spill for every generation.
     """
-    columns = triton.next_power_of_2(head_dim)
-    rows = max(16, triton.next_power_of_2(group))
+    columns = next_power_of_2(head_dim)
+    rows = max(16, next_power_of_2(group))
     is_converted = dtype != cache_dtype
     if dtype.itemsize == 4:  # a float32 product is three of the tensor cores' TF32 products: many registers
         if columns <= 64 and not is_converted:
@@ -145,11 +146,11 @@ def _scheduled(q: Tensor, cache: LayerCache, batch: AttentionBatch, window: int,
             q.new_empty((programs, 2, 2, group), dtype=torch.float32),
             q.new_empty(programs, dtype=torch.int32),
         )
-        _schedule_kernel[(triton.cdiv(programs, _SCHEDULED),)](
+        _schedule_kernel[(ceil_div(programs, _SCHEDULED),)](
             batch.context_lens, batch.query_starts, batch.num_decodes,
             schedule.tile_starts, schedule.first_seqs, schedule.arrivals,
             WINDOW=window, KEYS=keys, NUM_KV_HEADS=num_kv_heads, PROGRAMS=programs, COUNT=_SCHEDULED,
-            SEQS=triton.next_power_of_2(batch.num_decodes), num_warps=4,
+            SEQS=next_power_of_2(batch.num_decodes), num_warps=4,
         )  # fmt: skip
     return schedule
 
