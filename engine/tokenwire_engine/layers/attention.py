@@ -44,9 +44,7 @@ class Attention:
         """Add to the residual stream `[num_tokens, hidden_size]` what it computes from it."""
         num_tokens, view = len(residual), batch.views[self.group]
         heads = self.qkv(residual, norm=self.norm).view(num_tokens, -1, self.head_dim)
-        q = heads[:, : self.num_heads]
-        k = heads[:, self.num_heads : self.num_heads + self.num_kv_heads]
-        v = heads[:, self.num_heads + self.num_kv_heads :]
+        q, k, v = heads.split_with_sizes([self.num_heads, self.num_kv_heads, self.num_kv_heads], dim=1)
         self.kernels.rotary_and_cache(
             q, k, v, rotary.cos, rotary.sin, batch.positions, cache, view.cache_slots, self.head_norms
         )

@@ -89,8 +89,10 @@ class BlockTables:
         if "changed_entries" in sent:
             self.on_device.view(-1).index_copy_(0, sent["changed_entries"], sent["changed_blocks"])
 
-    def rows(self, slots: Tensor, num_tokens: int) -> Tensor:
+    def rows(self, slots: Tensor, num_tokens: int, out: Tensor | None = None) -> Tensor:
         """The entries of these slots' tables that hold their first `num_tokens` tokens: int32
-        `[num_groups, slots, num_blocks]`."""
+        `[num_groups, slots, num_blocks]`; the beginning of `out`, where it is given."""
         num_blocks = -(-num_tokens // self.block_size)
-        return self.on_device[:, :, :num_blocks].index_select(1, slots)
+        if out is not None:
+            out = out[:, : len(slots), :num_blocks]
+        return torch.index_select(self.on_device[:, :, :num_blocks], 1, slots, out=out)

@@ -106,6 +106,8 @@ class ForwardGraphs:
             device,
         )
         hidden_size = decoder.embedding.weight.shape[1]
+        tables = slots.tables.on_device
+        self._row_tables = tables.new_zeros(len(tables), largest.decodes + largest.chunks, tables.shape[2])
         self._hidden = torch.zeros(largest.tokens, hidden_size, dtype=decoder.hidden_dtype, device=device)
         self._write_tokens({name: np.empty(0, np.int64) for name in tokens})
         self._replays: dict[PassShape, Replay] = {
@@ -139,6 +141,8 @@ class ForwardGraphs:
             },
             {"query_starts": num_tokens},
         )
+        sequences = self._sequences.on_device["slots"][: shape.decodes + shape.chunks]
+        self._slots.tables.rows(sequences, batch.max_context_len, out=self._row_tables)
         fill_pending(self._tokens.on_device["token_ids"], sent, self._slots.latest_tokens)
         self._replays[shape]()
         return self._hidden[:num_tokens]
@@ -150,12 +154,11 @@ class ForwardGraphs:
         """What is captured."""
         tokens, sequences = self._tokens.on_device, self._sequences.on_device
         num_seqs, max_context_len = shape.decodes + shape.chunks, len(self._decoder.rotary.cos)
-        tables = self._slots.tables.rows(sequences["slots"][:num_seqs], max_context_len)
         views = [
             CacheView(
                 tokens[cache_slots][: shape.tokens],
                 AttentionBatch(
-                    block_tables=block_tables,
+                    block_tables=block_tables[:num_seqs],
                     query_starts=sequences["query_starts"][: num_seqs + 1],
                     context_lens=sequences["context_lens"][:num_seqs],
                     max_query_len=shape.tokens,
@@ -163,7 +166,7 @@ class ForwardGraphs:
                     num_decodes=shape.decodes,
                 ),
             )
-            for cache_slots, block_tables in zip(self._cache_slots, tables, strict=True)
+            for cache_slots, block_tables in zip(self._cache_slots, self._row_tables, strict=True)
         ]
         batch = ForwardBatch(tokens["token_ids"][: shape.tokens], tokens["positions"][: shape.tokens], views)
         self._hidden[: shape.tokens].copy_(self._decoder.forward(batch, self._caches))
