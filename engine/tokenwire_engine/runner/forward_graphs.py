@@ -32,9 +32,9 @@ MOST_TOKENS = 2048
 """Of the largest pass that is captured."""
 MOST_CHUNKS = 32
 """Each costs every layer a few programs that find nothing to do."""
-LAYER_WORK = 1.2e11
-"""Parameters of a layer times tokens: with more, a layer takes an H200 longer than the host takes to launch
-its kernels (2 operations for each, at about 600 TFLOP/s, against 0.4 ms), and a graph gains nothing."""
+LAYER_WORK = 2.5e11
+"""Parameters of a layer times tokens: with more, a layer takes an H200 longer (2 operations for each, at
+about 600 TFLOP/s: 0.8 ms) than its host takes to launch the kernels (0.4 to 0.8 ms): a graph gains nothing."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -68,8 +68,7 @@ def most_pass_tokens(max_step_tokens: int, layer_parameters: int) -> int:
 def pass_shapes(most_tokens: int, num_slots: int) -> list[PassShape]:
     """The captured shapes, ascending: so near to each other that a fifth of a pass at most is padding, but
     for small ones, which wait for the weights anyway."""
-    sizes = [*range(16, 64, 16), *range(64, 256, 32), *range(256, 512, 64), *range(512, 1024, 128)]
-    sizes += range(1024, MOST_TOKENS, 256)
+    sizes = [*range(16, 64, 16), *range(64, 256, 32), *range(256, 1024, 64), *range(1024, MOST_TOKENS, 128)]
     return [
         PassShape(size, min(size, num_slots, LARGEST), min(-(-size // 4), MOST_CHUNKS))
         for size in [*(size for size in sizes if size < most_tokens), most_tokens]
