@@ -1,8 +1,9 @@
 """Which tile of the streaming product is fastest for each shape of the usual models, measured on this GPU.
 
-`make tune` times every tile that fits, and cuBLAS with what stands around the product apart, on matrices that
-no cache holds, and writes the best into `linear_tiles.json`, shape by shape: stopped early, it has measured
-the shapes that decide most. A tile whose result differs from cuBLAS's is left out, and named.
+`make tune` times every tile that fits, the kernel in CUDA C++, and cuBLAS with what stands around the product
+apart, on matrices that no cache holds, and writes the best into `linear_tiles.json`, shape by shape: stopped
+early, it has measured the shapes that decide most. What gives another result than cuBLAS is left out, and
+named.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,8 @@ from torch.nn import functional
 from benchmarks.gpu.models import CONFIGS
 from benchmarks.gpu.timing import Call, copies, seconds_per_call
 from tokenwire_kernels import RowNorm
+from tokenwire_kernels.cuda import few_rows
+from tokenwire_kernels.cuda.module import is_available
 from tokenwire_kernels.triton import rms_norm, silu_and_mul
 from tokenwire_kernels.triton.few_rows import StreamTile, few_rows_linear
 from tokenwire_kernels.triton.linear_tiles import ROW_CLASSES, TABLE, Shape, presumed_tile
@@ -69,6 +72,12 @@ class Inputs:
         """By the streaming kernel."""
         return few_rows_linear(
             self._normalized(), self.weight, None, self.task.shape.is_gated, self.residual, tile
+        )
+
+    def streamed_by_cuda(self) -> Tensor:
+        """By the kernel in CUDA C++."""
+        return few_rows.few_rows_linear(
+            self.x, self.weight, None, self.norm, self.task.shape.is_gated, self.residual
         )
 
     def multiplied(self) -> Tensor:
@@ -154,7 +163,7 @@ def measure(task: Task, device: torch.device) -> dict[str, Any]:
     best, best_tile = float("inf"), None
     for tile in candidates(task.shape, gpu_of(device)):
         try:
-            if not _agrees(sets[0], tile):
+            if not _agrees(sets[0], partial(sets[0].streamed, tile)):
                 print(f"{task.shape.name}: {tile} gives another result; left out")
                 continue
             taken = _microseconds([partial(inputs.streamed, tile) for inputs in sets], device)
@@ -166,12 +175,18 @@ def measure(task: Task, device: torch.device) -> dict[str, Any]:
         if taken < best:
             best, best_tile = taken, tile
     is_faster = best_tile is not None and best < cublas
-    return {
+    entry: dict[str, Any] = {
         "tile": asdict(best_tile) if is_faster and best_tile is not None else None,
         "us": round(best, 2),
         "cublas_us": round(cublas, 2),
-        "read_gb_s": round(matrix_bytes / min(best, cublas) / 1000),
     }
+    if is_available() and few_rows.takes(sets[0].x, sets[0].weight):
+        if _agrees(sets[0], sets[0].streamed_by_cuda):
+            entry["cuda_us"] = round(_microseconds([inputs.streamed_by_cuda for inputs in sets], device), 2)
+        else:
+            print(f"{task.shape.name}: the kernel in CUDA C++ gives another result; left out")
+    fastest = min(best, cublas, entry.get("cuda_us", cublas))
+    return entry | {"read_gb_s": round(matrix_bytes / fastest / 1000)}
 
 
 def record(file: Path, gpu_name: str, shape: Shape, entry: dict[str, Any]) -> None:
@@ -185,14 +200,13 @@ def _microseconds(calls: list[Call], device: torch.device) -> float:
     return 1e6 * seconds_per_call(calls, device)
 
 
-def _agrees(inputs: Inputs, tile: StreamTile) -> bool:
-    """Whether the tile gives what cuBLAS gives, to bfloat16's precision."""
+def _agrees(inputs: Inputs, streamed: Callable[[], Tensor]) -> bool:
+    """Whether a call on the inputs gives what cuBLAS gives, to bfloat16's precision."""
     before = None if inputs.residual is None else inputs.residual.clone()
     expected = inputs.multiplied().clone()
     if inputs.residual is not None and before is not None:
         inputs.residual.copy_(before)
-    streamed = inputs.streamed(tile).float()
-    error = (streamed - expected).norm() / expected.float().norm()
+    error = (streamed().float() - expected).norm() / expected.float().norm()
     return bool(error < 1e-2)
 
 

@@ -12,7 +12,7 @@ from tests.kernels.tables import DTYPES, assert_close
 from tokenwire_kernels import RowNorm, reference, triton
 from tokenwire_kernels.triton import linear_tiles
 from tokenwire_kernels.triton.few_rows import StreamTile, few_rows_linear
-from tokenwire_kernels.triton.linear_tiles import Shape, choose_tile, presumed_tile
+from tokenwire_kernels.triton.linear_tiles import Shape, choose_tile, prefers_cuda, presumed_tile
 from tokenwire_kernels.triton.target import HOPPER
 
 SHAPES = [(1, 64, 96), (3, 100, 70), (16, 160, 34), (33, 96, 130), (70, 64, 64)]
@@ -97,15 +97,21 @@ def test_without_a_measurement_few_rows_are_streamed_by_all_multiprocessors() ->
 def test_a_measurement_is_looked_up_by_gpu_and_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     table = {
         "NVIDIA Sample": {
+            "1 rows, 1024 to 2048, gated": {"tile": None, "us": 5.0, "cublas_us": 4.0, "cuda_us": 3.0},
             "4 rows, 1024 to 2048, gated": {
-                "tile": {"outputs": 16, "depth": 256, "splits": 2, "warps": 2, "stages": 5}
+                "tile": {"outputs": 16, "depth": 256, "splits": 2, "warps": 2, "stages": 5},
+                "us": 5.0, "cublas_us": 6.0, "cuda_us": 5.5,
             },
-            "32 rows, 1024 to 2048, gated": {"tile": None},
+            "32 rows, 1024 to 2048, gated": {"tile": None, "us": 6.0, "cublas_us": 5.0},
         }
-    }
+    }  # fmt: skip
     monkeypatch.setattr(linear_tiles, "_table", lambda: table)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA Sample")
     choose = choose_tile.__wrapped__
     cuda = torch.device("cuda")
     assert choose(3, 2048, 1024, True, torch.bfloat16, cuda) == StreamTile(16, 256, 2, 2, 5)
     assert choose(20, 2048, 1024, True, torch.bfloat16, cuda) is None
+    prefers = [
+        prefers_cuda.__wrapped__(rows, 2048, 1024, True, torch.bfloat16, cuda) for rows in (1, 2, 20, 64)
+    ]
+    assert prefers == [True, False, False, False]

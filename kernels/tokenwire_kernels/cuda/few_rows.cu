@@ -19,6 +19,7 @@ namespace {
 constexpr int WARPS = 8;
 constexpr int RING = 8;
 constexpr int VECTOR = 8;  // numbers in 16 bytes
+constexpr int LOADS = 4;   // of x that a thread has on their way
 
 struct Product {
     const uint4* weight;     // [outputs, vectors], gated [2 * outputs, vectors]
@@ -100,10 +101,20 @@ __device__ void read_x(const Product& p, uint4* x) {
 #pragma unroll
     for (int row = 0; row < ROWS; ++row) {
         const uint4* from = reinterpret_cast<const uint4*>(p.x + static_cast<long long>(row) * p.x_stride);
-        for (int at = threadIdx.x; at < p.vectors; at += blockDim.x) {
-            const uint4 value = row < p.rows ? written(from + at) : make_uint4(0, 0, 0, 0);
-            x[row * p.vectors + at] = value;
-            square[row] += square_of(value.x) + square_of(value.y) + square_of(value.z) + square_of(value.w);
+        for (int begin = threadIdx.x; begin < p.vectors; begin += LOADS * blockDim.x) {
+            uint4 values[LOADS] = {};
+#pragma unroll
+            for (int nth = 0; nth < LOADS; ++nth) {
+                const int at = begin + nth * blockDim.x;
+                if (row < p.rows && at < p.vectors) values[nth] = written(from + at);
+            }
+#pragma unroll
+            for (int nth = 0; nth < LOADS; ++nth) {
+                const int at = begin + nth * blockDim.x;
+                if (at < p.vectors) x[row * p.vectors + at] = values[nth];
+                square[row] += square_of(values[nth].x) + square_of(values[nth].y) + square_of(values[nth].z) +
+                               square_of(values[nth].w);
+            }
         }
     }
     if (p.norm != nullptr) {

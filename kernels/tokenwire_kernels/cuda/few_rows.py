@@ -20,6 +20,8 @@ _VECTOR, _STEP = 8, 256
 """Numbers in 16 bytes, which a lane loads at a time, and those that a warp does."""
 ARGUMENTS = 6 * [POINTER] + [FLOAT] + 5 * [INT]
 _MOST_SPLIT_BITS = 3
+_PAIR_STEPS = 2
+"""What adding up a pair's parts takes a warp, in steps."""
 _RING_BYTES = _WARPS * 8 * 1024
 """In shared memory, for steps of the matrix that are on their way."""
 _MOST_X_BYTES = 48 << 10
@@ -85,11 +87,11 @@ class Plan:
 
 @cache
 def plan_of(num_rows: int, weight_rows: int, in_features: int, processors: int) -> Plan:
-    """So many warps share a pair of rows of the matrix that the busiest warp has the least to read."""
+    """So many warps share a pair of rows of the matrix that the busiest warp takes the least time."""
     steps, pairs = in_features // _STEP, weight_rows // 2
 
     def busiest(bits: int) -> int:
-        return -(-pairs // (processors * (_WARPS >> bits))) * (steps >> bits)
+        return -(-pairs // (processors * (_WARPS >> bits))) * ((steps >> bits) + _PAIR_STEPS)
 
     bits = min((bits for bits in range(_MOST_SPLIT_BITS + 1) if steps % (1 << bits) == 0), key=busiest)
     rows = 1 << (num_rows - 1).bit_length()

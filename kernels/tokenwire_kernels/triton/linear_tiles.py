@@ -1,4 +1,4 @@
-"""Which tile of the streaming kernel serves a product of few rows, or whether cuBLAS is faster.
+"""Which tile of the streaming kernel serves a product of few rows, or whether another kernel is faster.
 
 `linear_tiles.json` holds what `make tune` measured on a GPU, by its name and by shape. Where it has no entry,
 a rule stands in that was not measured.
@@ -53,14 +53,39 @@ def choose_tile(
     device: torch.device,
 ) -> StreamTile | None:
     """The tile of the streaming kernel; None where cuBLAS is faster."""
-    row_class = next(rows for rows in ROW_CLASSES if num_rows <= rows)
-    shape = Shape(row_class, out_features, in_features, is_gated)
-    if device.type == "cuda" and dtype.itemsize == 2:
-        measured = _table().get(torch.cuda.get_device_name(device), {})
-        if shape.name in measured:
-            entry = measured[shape.name]["tile"]
-            return None if entry is None else StreamTile(**entry)
+    shape = _shape(num_rows, out_features, in_features, is_gated)
+    measured = _measured(shape, dtype, device)
+    if measured is not None:
+        return None if measured["tile"] is None else StreamTile(**measured["tile"])
     return presumed_tile(shape, gpu_of(device), dtype.itemsize)
+
+
+@cache
+def prefers_cuda(
+    num_rows: int,
+    out_features: int,
+    in_features: int,
+    is_gated: bool,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> bool:
+    """Whether the kernel in CUDA C++ was measured to be faster than the best tile and cuBLAS."""
+    measured = _measured(_shape(num_rows, out_features, in_features, is_gated), dtype, device)
+    if measured is None or "cuda_us" not in measured:
+        return False
+    return bool(measured["cuda_us"] < min(measured["us"], measured["cublas_us"]))
+
+
+def _shape(num_rows: int, out_features: int, in_features: int, is_gated: bool) -> Shape:
+    row_class = next(rows for rows in ROW_CLASSES if num_rows <= rows)
+    return Shape(row_class, out_features, in_features, is_gated)
+
+
+def _measured(shape: Shape, dtype: torch.dtype, device: torch.device) -> dict[str, Any] | None:
+    """The table's entry for a shape on a GPU; it holds for numbers of 16 bits."""
+    if device.type != "cuda" or dtype.itemsize != 2:
+        return None
+    return _table().get(torch.cuda.get_device_name(device), {}).get(shape.name)
 
 
 def presumed_tile(shape: Shape, gpu: Gpu, itemsize: int) -> StreamTile | None:
@@ -81,6 +106,7 @@ def presumed_tile(shape: Shape, gpu: Gpu, itemsize: int) -> StreamTile | None:
 
 @cache
 def _table() -> dict[str, dict[str, dict[str, Any]]]:
-    """By GPU, then by shape: {"tile": of `StreamTile`, or null for cuBLAS, and what was measured}."""
+    """By GPU, then by shape: {"tile": of `StreamTile`, or null for cuBLAS, and what was measured: "us" of the
+    best tile, "cublas_us", and "cuda_us" of the kernel in CUDA C++ where it takes the shape}."""
     table: dict[str, dict[str, dict[str, Any]]] = json.loads(TABLE.read_text())
     return table
