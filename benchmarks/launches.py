@@ -89,12 +89,13 @@ def step_of(name: str) -> tuple[list[Work], list[Launch]]:
     with assuming(HOPPER), torch.inference_mode(), patch.object(few_rows, "kernel_of", counter.kernel_of):
         model = _model(name)
         model.runner(model.allocate(MAX_ROWS * 64), MAX_ROWS, counter.count)
-    parts = ["forward", *(mode.name.lower() for mode in CAPTURED_MODES)]
+    parts = ["forward", "logits", *(mode.name.lower() for mode in CAPTURED_MODES)]
     captured = [(rows, part) for rows in reversed(graph_sizes(MAX_ROWS)) for part in parts]
     decodes = counter.counted[-len(captured) :]  # behind the passes of steps with prompts
     works = [
         Work(name, rows, part, len(launches) + of_cuda, calls)
         for (rows, part), (launches, of_cuda, calls) in zip(captured, decodes, strict=True)
+        if part != "logits"  # of steps with prompts
     ]
     return works, [launch for launches, *_ in counter.counted for launch in launches]
 

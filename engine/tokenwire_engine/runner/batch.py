@@ -27,6 +27,8 @@ class StepBatch:
 
     inputs: dict[str, NDArray[Any]]
     """What the forward pass reads, by name."""
+    pending: dict[str, NDArray[Any]]
+    """Which of its tokens only the device knows; empty when the host knows all."""
     arrays: dict[str, NDArray[Any]]
     """What else the device needs."""
     num_decodes: int
@@ -105,11 +107,11 @@ def assemble(plan: StepPlan, tables: BlockTables, steady: SteadyRows | None = No
             "query_starts": query_starts,
             "context_lens": context_lens,
         },
+        pending=_pending_arrays(token_ids, token_slots),
         arrays={
             "sampled_tokens": last_tokens[samples],
             "sampled_slots": sampled_slots,
         }
-        | _pending_arrays(token_ids, token_slots)
         | _scored_arrays(plan, query_starts[:-1], order),
         num_decodes=num_decodes,
         max_query_len=int(lengths.max()),
@@ -125,7 +127,7 @@ def fill_pending(token_ids: Tensor, sent: dict[str, Tensor], latest_tokens: Tens
     """Put the tokens that only the device knows into a batch's `token_ids`.
 
     Args:
-        sent: `StepBatch.arrays`, on the device.
+        sent: `StepBatch.pending`, on the device.
         latest_tokens: int64 `[num_slots]`: the token that was sampled last for each slot.
     """
     if "pending_tokens" in sent:

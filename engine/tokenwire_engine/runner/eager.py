@@ -1,5 +1,4 @@
-"""Steps of whatever rows: the batch is laid out on the host, and computed operator by operator, but for the
-forward pass where a graph holds it."""
+"""Steps of whatever rows, operator by operator: the batch is laid out on the host and sent in one copy."""
 
 from __future__ import annotations
 
@@ -12,7 +11,6 @@ from torch import Tensor
 from tokenwire_engine.models.decoder import Decoder
 from tokenwire_engine.runner.batch import StepBatch, assemble, fill_pending
 from tokenwire_engine.runner.executor import Sampling
-from tokenwire_engine.runner.forward_graphs import ForwardGraphs
 from tokenwire_engine.runner.launched import Landing, Launched
 from tokenwire_engine.runner.slots import SlotState
 from tokenwire_engine.runner.staging import Staging
@@ -32,36 +30,30 @@ class EagerExecutor:
         slots: SlotState,
         staging: Staging,
         landing: Landing,
-        graphs: ForwardGraphs | None = None,
     ) -> None:
-        """`graphs`: of forward passes that were captured."""
         self._decoder = decoder
         self._caches = caches
         self._kernels = kernels
         self._slots = slots
         self._staging = staging
         self._landing = landing
-        self._graphs = graphs
 
     def forward(self, plan: StepPlan) -> Sampling:
         """See `StepExecutor.forward`."""
         tables, sampler = self._slots.tables, self._slots.sampler
         batch = assemble(plan, tables, self._slots.steady.of(plan.decodes))
-        replay = None if self._graphs is None else self._graphs.holding(batch)
         sent = self._staging.send(
-            ({} if replay else batch.inputs)
+            batch.inputs
+            | batch.pending
             | batch.arrays
             | tables.take_changes()
             | sampler.prepare(batch.sampled_slots, batch.sampled_positions)
         )
         tables.update(sent)
-        hidden = replay(sent) if replay else self._forward(batch, sent)
+        fill_pending(sent["token_ids"], sent, self._slots.latest_tokens)
+        hidden = self._decoder.forward(batch.on_device(sent, tables), self._caches)
         prompt_scores = self._score_prompts(hidden, batch, sent)
         return partial(self._sample, plan.step, batch, sent, self._logits(hidden, batch, sent), prompt_scores)
-
-    def _forward(self, batch: StepBatch, sent: dict[str, Tensor]) -> Tensor:
-        fill_pending(sent["token_ids"], sent, self._slots.latest_tokens)
-        return self._decoder.forward(batch.on_device(sent, self._slots.tables), self._caches)
 
     def _logits(self, hidden: Tensor, batch: StepBatch, sent: dict[str, Tensor]) -> Tensor | None:
         """Of the tokens that the step samples; None: it samples none."""

@@ -4,8 +4,8 @@ A pass is filled up to the next number of tokens that was captured. Which of the
 belong to which prompt, is data: a graph has places for as many decodes as tokens, and for some chunks of
 prompts. Places without a request have no query; tokens behind the last query are stored nowhere.
 
-All inputs come from the host with every pass. What follows on the hidden states (logits, samples, scores of
-prompts) is queued operator by operator: few launches, for which the device's own work leaves time.
+All inputs come from the host with every pass. What is sampled from the hidden states is replayed, too, by the
+graphs that sample decodes (`graphs.py`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MOST_CHUNKS = 32
 """Each costs every layer a few programs that find nothing to do."""
 LAYER_WORK = 2.5e11
 """Parameters of a layer times tokens: with more, a layer takes an H200 longer (2 operations for each, at
-about 600 TFLOP/s: 0.8 ms) than its host takes to launch the kernels (0.4 to 0.8 ms): a graph gains nothing."""
+about 600 TFLOP/s: 0.8 ms) than its host takes to launch the kernels (0.4 to 0.8 ms). It gains nothing."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -76,7 +76,11 @@ def pass_shapes(most_tokens: int, num_slots: int) -> list[PassShape]:
 
 
 class ForwardGraphs:
-    """Captured forward passes, for batches laid out on the host."""
+    """Captured forward passes, for batches laid out on the host.
+
+    Attributes:
+        hidden: `[tokens of the largest pass, hidden_size]`, where every pass leaves its hidden states.
+    """
 
     def __init__(
         self,
@@ -107,19 +111,19 @@ class ForwardGraphs:
         hidden_size = decoder.embedding.weight.shape[1]
         tables = slots.tables.on_device
         self._row_tables = tables.new_zeros(len(tables), largest.decodes + largest.chunks, tables.shape[2])
-        self._hidden = torch.zeros(largest.tokens, hidden_size, dtype=decoder.hidden_dtype, device=device)
+        self.hidden = torch.zeros(largest.tokens, hidden_size, dtype=decoder.hidden_dtype, device=device)
         self._write_tokens({name: np.empty(0, np.int64) for name in tokens})
         self._replays: dict[PassShape, Replay] = {
             shape: capture(partial(self._compute, shape)) for shape in reversed(self._shapes)
         }
 
-    def holding(self, batch: StepBatch) -> Callable[[dict[str, Tensor]], Tensor] | None:
-        """The pass of a batch: it takes `batch.arrays` on the device, and returns the hidden states of the
-        batch's tokens, which are valid until the next pass. None: the batch is too large for any graph."""
+    def holding(self, batch: StepBatch) -> Callable[[dict[str, Tensor]], None] | None:
+        """The pass of a batch: it takes `batch.pending` on the device, and leaves the hidden states of the
+        batch's tokens in `hidden`. None: the batch is too large for any graph."""
         shape = next((shape for shape in self._shapes if shape.holds(batch)), None)
         return None if shape is None else partial(self._forward, batch, shape)
 
-    def _forward(self, batch: StepBatch, shape: PassShape, sent: dict[str, Tensor]) -> Tensor:
+    def _forward(self, batch: StepBatch, shape: PassShape, sent: dict[str, Tensor]) -> None:
         inputs, num_decodes = batch.inputs, batch.num_decodes
         cache_slots = zip(self._cache_slots, inputs["cache_slots"], strict=True)
         self._write_tokens(
@@ -144,7 +148,6 @@ class ForwardGraphs:
         self._slots.tables.rows(sequences, batch.max_context_len, out=self._row_tables)
         fill_pending(self._tokens.on_device["token_ids"], sent, self._slots.latest_tokens)
         self._replays[shape]()
-        return self._hidden[:num_tokens]
 
     def _write_tokens(self, columns: dict[str, NDArray[Any]]) -> None:
         self._tokens.write(columns, dict.fromkeys(self._cache_slots, -1))
@@ -168,4 +171,4 @@ class ForwardGraphs:
             for cache_slots, block_tables in zip(self._cache_slots, self._row_tables, strict=True)
         ]
         batch = ForwardBatch(tokens["token_ids"][: shape.tokens], tokens["positions"][: shape.tokens], views)
-        self._hidden[: shape.tokens].copy_(self._decoder.forward(batch, self._caches))
+        self.hidden[: shape.tokens].copy_(self._decoder.forward(batch, self._caches))

@@ -8,17 +8,21 @@ graph, the others have no slot, and are stored nowhere.
 
 The forward pass and the sampler are captured apart: a batch with a request that asks for more than the
 sampling kernel does has its logits from the graph, and is sampled operator by operator. What grammars
-withhold is taken from the logits in between.
+withhold is taken from the logits in between. What another pass computed (`forward_graphs.py`) is sampled by
+the same graphs: its rows take the places of the decodes.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tokenwire_engine.models.batch import CacheView, ForwardBatch
@@ -40,10 +44,15 @@ HISTORY = 2
 LARGEST = 512
 """Rows of the largest graph. Logits of so many rows are kept, and the more rows, the longer the device takes
 over what the host has to launch."""
-ROW_COLUMNS: dict[str, type[np.generic]] = {"slots": np.int64, "positions": np.int64} | COLUMNS
+ROW_COLUMNS: dict[str, type[np.generic]] = {
+    "slots": np.int64,
+    "positions": np.int64,
+    "hidden_rows": np.int64,
+} | COLUMNS
 """What the host tells of each row."""
 PADDING = {"slots": -1, "top_p": 1, "typical_p": 1}
 """Of a row without a request, where it is not 0: greedy, and nothing filtered."""
+NO_ROWS = np.empty(0, dtype=np.int64)
 CAPTURED_MODES = (SamplingMode.GREEDY, SamplingMode.UNFILTERED, SamplingMode.FILTERED)
 
 Replay = Callable[[], object]
@@ -64,6 +73,17 @@ def graph_sizes(max_running: int) -> list[int]:
     return [size for size in sizes if size < max_rows] + [max_rows]
 
 
+@dataclass(slots=True, frozen=True)
+class SampledRows:
+    """Rows of a pass that yield a token each, `[num_rows]`."""
+
+    slots: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    """Of the tokens to be sampled."""
+    hidden_rows: NDArray[np.int64]
+    """Which of the pass's hidden states they are sampled from."""
+
+
 class GraphExecutor:
     """The `StepExecutor` of batches of decodes."""
 
@@ -75,9 +95,13 @@ class GraphExecutor:
         slots: SlotState,
         staging: Staging,
         landing: Landing,
+        hidden: Tensor,
         capture: Capture,
     ) -> None:
         """Captures all graphs, the largest first, so that the smaller ones find room in its memory.
+
+        Args:
+            hidden: where other passes leave their hidden states.
 
         Raises:
             NotCapturableError: from `capture`.
@@ -88,6 +112,7 @@ class GraphExecutor:
         self._slots = slots
         self._staging = staging
         self._landing = landing
+        self._hidden = hidden
         self._sizes = graph_sizes(slots.num_slots)
         num_rows, device = self._sizes[-1], slots.latest_tokens.device
         self._columns = RowColumns(ROW_COLUMNS, num_rows, device)
@@ -106,6 +131,7 @@ class GraphExecutor:
         self._held: Decodes | None = None
         """The rows on the device, at the positions that they computed last; None: to be sent anew."""
         self._forward: dict[int, Replay] = {}
+        self._project: dict[int, Replay] = {}
         self._sample: dict[tuple[int, SamplingMode], Replay] = {}
         self._capture(capture)
 
@@ -120,12 +146,8 @@ class GraphExecutor:
             return None
         count = len(decodes.slots)
         size = self._sizes[bisect_left(self._sizes, count)]
-        sampler = self._slots.sampler
-        mode = sampler.mode(decodes.slots)
-        slots = decodes.slots.tolist()
         arrays = self._slots.tables.take_changes() | decodes.known_tokens()
-        if mode is SamplingMode.SPECIAL:
-            arrays |= sampler.prepare(slots, decodes.positions + 1)
+        arrays |= self.prepare(decodes.slots, decodes.positions + 1)
         sent = self._staging.send(arrays) if arrays else {}
         self._slots.tables.update(sent)
         if "known_tokens" in sent:
@@ -134,9 +156,44 @@ class GraphExecutor:
 
         self._num_steps += 1
         self._forward[size]()
+        return self._sampling(plan.step, decodes.slots, size, sent)
+
+    def holds(self, num_rows: int) -> bool:
+        """Whether so many rows can be sampled."""
+        return num_rows <= self._sizes[-1]
+
+    def prepare(self, slots: NDArray[np.int64], positions: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        """What sampling needs on the device, by name: nothing, unless a request asks for more than the
+        sampling kernel does.
+
+        Args:
+            slots: of each row.
+            positions: of the tokens to be sampled.
+        """
+        sampler = self._slots.sampler
+        if sampler.mode(slots) is not SamplingMode.SPECIAL:
+            return {}
+        return sampler.prepare(slots.tolist(), positions)
+
+    def project(self, step: int, rows: SampledRows, sent: dict[str, Tensor]) -> Sampling:
+        """Queue the logits of rows of a pass, and return what samples from them.
+
+        Args:
+            sent: what `prepare` returned, on the device.
+        """
+        self._held = None
+        size = self._sizes[bisect_left(self._sizes, len(rows.slots))]
+        columns = {"slots": rows.slots, "positions": rows.positions - 1, "hidden_rows": rows.hidden_rows}
+        self._columns.write(columns | self._slots.sampler.columns(rows.slots), PADDING)
+        self._num_steps += 1
+        self._project[size]()
+        return self._sampling(step, rows.slots, size, sent)
+
+    def _sampling(self, step: int, slots: NDArray[np.int64], size: int, sent: dict[str, Tensor]) -> Sampling:
+        mode = self._slots.sampler.mode(slots)
         if mode is SamplingMode.SPECIAL:
-            return partial(self._sample_specially, plan.step, slots, sent)
-        return partial(self._replay_sampling, plan.step, slots, self._sample[size, mode])
+            return partial(self._sample_specially, step, slots.tolist(), sent)
+        return partial(self._replay_sampling, step, slots.tolist(), self._sample[size, mode])
 
     def _sample_specially(
         self, step: int, slots: list[int], sent: dict[str, Tensor], masks: TokenMasks | None
@@ -157,7 +214,7 @@ class GraphExecutor:
     def _hold(self, decodes: Decodes) -> None:
         """Make the device's rows those of the batch, one position before what is to be computed."""
         if self._held is None or not decodes.follow(self._held):
-            rows = {"slots": decodes.slots, "positions": decodes.positions - 1}
+            rows = {"slots": decodes.slots, "positions": decodes.positions - 1, "hidden_rows": NO_ROWS}
             self._columns.write(rows | self._slots.sampler.columns(decodes.slots), PADDING)
         self._held = decodes
 
@@ -167,6 +224,7 @@ class GraphExecutor:
         self._columns.write({name: np.empty(0, dtype) for name, dtype in ROW_COLUMNS.items()}, PADDING)
         for size in reversed(self._sizes):
             self._forward[size] = capture(lambda size=size: self._compute(size))  # type: ignore[misc]
+            self._project[size] = capture(lambda size=size: self._compute_logits(size))  # type: ignore[misc]
             for mode in CAPTURED_MODES:
                 self._sample[size, mode] = capture(
                     lambda size=size, mode=mode: self._record(self._choose(size, mode))  # type: ignore[misc]
@@ -180,6 +238,14 @@ class GraphExecutor:
         views = [self._view(rows, group) for group in range(len(self._row_tables))]
         batch = ForwardBatch(rows.token_ids, rows.positions, views)
         self._decoder.logits(self._decoder.forward(batch, self._caches), out=self._logits[:size])
+
+    def _compute_logits(self, size: int) -> None:
+        """Those of the hidden states that the first `size` rows name."""
+        columns = self._columns.on_device
+        self._steps.add_(1)
+        torch.add(columns["positions"][:size], 1, out=self._next_positions[:size])
+        hidden = self._hidden.index_select(0, columns["hidden_rows"][:size])
+        self._decoder.logits(hidden, out=self._logits[:size])
 
     def _view(self, rows: DecodeRows, group: int) -> CacheView:
         size = len(rows.slots)

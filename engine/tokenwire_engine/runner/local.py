@@ -25,6 +25,7 @@ from tokenwire_engine.runner.forward_graphs import ForwardGraphs, most_pass_toke
 from tokenwire_engine.runner.graphs import Capture, GraphExecutor, NotCapturableError
 from tokenwire_engine.runner.host_decodes import HostDecodeExecutor
 from tokenwire_engine.runner.launched import Landing, Launched
+from tokenwire_engine.runner.pass_executor import PassExecutor
 from tokenwire_engine.runner.slots import SlotState
 from tokenwire_engine.runner.staging import Staging
 from tokenwire_engine.runner.warm_up import check_is_finite, warm_up_plans
@@ -70,20 +71,21 @@ class LocalRunner:
         staging = Staging(device, capacity=64 * (info.max_step_tokens + max_running))
         landing = Landing(device)
         self._graphs: GraphExecutor | None = None
-        passes: ForwardGraphs | None = None
+        self._executors: list[StepExecutor] = []
         if capture is not None:
             most_tokens = most_pass_tokens(info.max_step_tokens, info.num_parameters // len(caches))
             try:
                 passes = ForwardGraphs(decoder, caches, self._slots, most_tokens, capture)
-                self._graphs = GraphExecutor(decoder, caches, kernels, self._slots, staging, landing, capture)
+                self._graphs = GraphExecutor(
+                    decoder, caches, kernels, self._slots, staging, landing, passes.hidden, capture
+                )
+                self._executors.append(self._graphs)
+                self._executors.append(PassExecutor(passes, self._graphs, self._slots, staging, landing))
             except NotCapturableError as error:
                 logger.warning("steps are not captured as CUDA graphs, which makes them slower: %s", error)
-        self._executors: list[StepExecutor] = []
-        if self._graphs is not None:
-            self._executors.append(self._graphs)
-        elif isinstance(decoder, HostDecoder):
+        if self._graphs is None and isinstance(decoder, HostDecoder):
             self._executors.append(HostDecodeExecutor(decoder, caches, kernels, self._slots))
-        self._executors.append(EagerExecutor(decoder, caches, kernels, self._slots, staging, landing, passes))
+        self._executors.append(EagerExecutor(decoder, caches, kernels, self._slots, staging, landing))
         self._launched: deque[Launched] = deque()
         self._sampling: Sampling | None = None
         """Of the step that waits for its masks."""

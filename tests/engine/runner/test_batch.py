@@ -34,7 +34,7 @@ def test_decodes_come_first_and_samples_keep_the_plans_order() -> None:
         ),
         tables,
     )
-    arrays = {name: array.tolist() for name, array in (batch.inputs | batch.arrays).items()}
+    arrays = {name: array.tolist() for name, array in (batch.inputs | batch.pending | batch.arrays).items()}
     assert arrays["slots"] == [1, 3, 0, 2]
     assert arrays["token_ids"] == [20, 40, 10, 11, 12, 30, 31]
     assert arrays["positions"] == [16, 4, 0, 1, 2, 0, 1]
@@ -131,7 +131,7 @@ def test_what_decodes_steadily_comes_as_columns_before_the_other_rows() -> None:
     batch = assemble(plan, tables_of({0: [5], 1: [7, 2], 2: [3], 3: [1]}))
     by_rows = assemble(StepPlan(0, scheduled=plan.rows()), tables_of({0: [5], 1: [7, 2], 2: [3], 3: [1]}))
     assert batch.inputs["token_ids"].tolist() == [PENDING, PENDING, 20, 10, 11, 12]
-    assert batch.arrays["pending_slots"].tolist() == [3, 1]
+    assert batch.pending["pending_slots"].tolist() == [3, 1]
     assert batch.sampled_slots == [3, 1, 0, 2]
-    for name, array in (batch.inputs | batch.arrays).items():
-        assert array.tolist() == (by_rows.inputs | by_rows.arrays)[name].tolist()
+    for name, array in (batch.inputs | batch.pending | batch.arrays).items():
+        assert array.tolist() == (by_rows.inputs | by_rows.pending | by_rows.arrays)[name].tolist()

@@ -14,6 +14,7 @@ from tests.engine.driver import GREEDY, generate
 from tests.engine.runner.loading import Recorder, load_on_cpu
 from tests.engine.runner.serving import PLAIN, requests_with, serve
 from tokenwire_engine.runner.eager import EagerExecutor
+from tokenwire_engine.runner.executor import Sampling
 from tokenwire_engine.runner.forward_graphs import PassShape, most_pass_tokens, pass_shapes
 from tokenwire_engine.runner.memory import CacheGeometry
 from tokenwire_engine.sampling.params import SamplingParams
@@ -35,13 +36,13 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def eager_passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Tokens of each pass that is computed operator by operator."""
     passes: list[int] = []
-    forward = EagerExecutor._forward
+    forward = EagerExecutor.forward
 
-    def noted(self: EagerExecutor, batch: Any, sent: dict[str, torch.Tensor]) -> torch.Tensor:
-        passes.append(len(batch.inputs["token_ids"]))
-        return forward(self, batch, sent)
+    def noted(self: EagerExecutor, plan: StepPlan) -> Sampling:
+        passes.append(plan.num_tokens)
+        return forward(self, plan)
 
-    monkeypatch.setattr(EagerExecutor, "_forward", noted)
+    monkeypatch.setattr(EagerExecutor, "forward", noted)
     return passes
 
 
@@ -135,7 +136,8 @@ def test_a_chunk_may_end_with_a_token_that_only_the_device_knows(directory: Path
     assert runner.collect().token_ids == expected[2:]
 
 
-def test_a_pass_that_failed_can_be_computed_again(directory: Path) -> None:
+@pytest.mark.parametrize("failing", [1, 2, 3], ids=["forward", "logits", "sampling"])
+def test_a_pass_that_failed_can_be_computed_again(directory: Path, failing: int) -> None:
     recorder = Recorder()
     runner = load_on_cpu(directory, recorder)
     prompt = [5, 6, 7]
@@ -145,7 +147,7 @@ def test_a_pass_that_failed_can_be_computed_again(directory: Path) -> None:
         admitted=[Admission(0, GREEDY, prompt, [])],
         scheduled=[ScheduledTokens(0, 0, prompt, [[0]], True)],
     )
-    recorder.fails_at = recorder.num_replays + 1
+    recorder.fails_at = recorder.num_replays + failing
     with pytest.raises(RuntimeError, match="an injected failure"):
         runner.launch(plan)
     runner.launch(StepPlan(1, scheduled=plan.scheduled, admitted=plan.admitted))

@@ -204,9 +204,9 @@ def test_batches_larger_than_the_largest_graph_are_computed_eagerly(
     runner = load_on_cpu(directory, recorder)
     expected = generate(load_on_cpu(directory), prompts, 10)
     assert generate(runner, prompts, 10) == expected
-    assert recorder.num_replays == 1  # the prompts, of which there may be more
+    assert recorder.num_replays == 0
     assert generate(runner, prompts[:3], 10) == expected[:3]
-    assert recorder.num_replays > 9
+    assert recorder.num_replays > 0
 
 
 @pytest.mark.parametrize("failing", [1, 2], ids=["forward", "sampling"])
@@ -237,7 +237,7 @@ def test_a_step_that_failed_can_be_computed_again(directory: Path, failing: int)
 def test_graphs_are_captured_unless_told_otherwise(directory: Path) -> None:
     recorder = Recorder()
     load_on_cpu(directory, recorder)
-    assert recorder.num_captured == 4 * len(graph_sizes(8)) + len(pass_shapes(512, 8))
+    assert recorder.num_captured == 5 * len(graph_sizes(8)) + len(pass_shapes(512, 8))
     recorder = Recorder()
     load_on_cpu(directory, recorder, cuda_graphs=False)
     assert recorder.num_captured == 0
