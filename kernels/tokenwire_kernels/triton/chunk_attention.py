@@ -89,16 +89,14 @@ def chunk_tile(
     rows = max(16, triton.next_power_of_2(group))
     if dtype.itemsize == 4:  # a float32 product is three of the tensor cores' TF32 products: many registers
         return Tile(rows=rows, keys=16, warps=8 if columns <= 128 else 4, stages=1)
-    is_converted = dtype != cache_dtype
     is_hopper, is_blackwell = 90 <= capability < 100, 100 <= capability < 120
     if cache_dtype.itemsize == 4:  # keys of float32, which are rounded on their way: twice the bytes
         return Tile(rows=max(rows, 64), keys=16, warps=8, stages=2)
-    if columns <= 64:
-        return Tile(rows=max(rows, 128), keys=128 if is_blackwell else 64, warps=8, stages=2)
-    if columns == 128:
-        if is_hopper and not is_converted:
-            return Tile(rows=max(rows, 128), keys=128, warps=8, stages=2)
-        return Tile(rows=max(rows, 128), keys=64 if is_hopper or is_blackwell else 32, warps=8, stages=3)
+    if columns <= 128 and is_hopper:  # the fastest of those tried on an H200
+        return Tile(rows=max(rows, 128), keys=64, warps=8, stages=3)
+    if columns <= 128:
+        keys = (8192 if is_blackwell else 4096) // max(columns, 64)
+        return Tile(rows=max(rows, 128), keys=keys, warps=8, stages=3 if columns > 64 else 2)
     return Tile(rows=max(rows, 64), keys=32, warps=8, stages=2)
 
 
