@@ -47,8 +47,6 @@ def launches(gpu: Gpu, quick: bool = False) -> list[Launch]:
     if gpu.capability >= 90:
         with assuming(replace(gpu, launches_dependents=True)):
             found += _dependent_launches()
-        with assuming(replace(gpu, loads_in_bulk=True)):
-            found += _bulk_loads(quick)
     return [launch for launch in found if gpu.capability >= launch.least_capability]
 
 
@@ -143,22 +141,6 @@ def _dependent_launches() -> list[Launch]:
     return found
 
 
-def _bulk_loads(quick: bool) -> list[Launch]:
-    """Chunks over blocks of 128 tokens, as long as the largest tile of keys."""
-    found: list[Launch] = []
-    for head_dim in [128] if quick else [64, 80, 128]:
-        for soft_cap in (0.0, 50.0):
-            case = (
-                f"bulk loads, bfloat16, 32 heads of {head_dim} over 8, blocks of 128, soft cap {soft_cap:g}"
-            )
-            attend = partial(
-                _attention, torch.bfloat16, torch.bfloat16, 32, 8, head_dim, 0, soft_cap, block_size=128
-            )
-            made = recorded(case, [decode_attention, chunk_attention], attend)
-            found += [launch for launch in made if launch.kernel == "chunk"]
-    return found
-
-
 def _empty(*shape: int, dtype: torch.dtype) -> Tensor:
     return torch.empty(shape, dtype=dtype, device="meta")
 
@@ -186,7 +168,6 @@ def _attention(
     window: int = 0,
     soft_cap: float = 0.0,
     sinks: bool = False,
-    block_size: int = 16,
 ) -> None:
     """Two decodes and a chunk of 512 tokens."""
     batch = AttentionBatch(
@@ -198,7 +179,7 @@ def _attention(
         num_decodes=2,
     )
     q = _empty(514, heads, head_dim, dtype=dtype)
-    cache = _cache(cache_dtype, kv_heads, head_dim, block_size)
+    cache = _cache(cache_dtype, kv_heads, head_dim)
     given = _empty(heads, dtype=torch.float32) if sinks else None
     attention.paged_attention(q, cache, batch, 0.1, window, soft_cap, given)
 
@@ -228,9 +209,9 @@ def _few_rows(x: Tensor, out_features: int) -> None:
         linear(rows, gate_up, norm=norm, is_gated=True)
 
 
-def _cache(dtype: torch.dtype, kv_heads: int, head_dim: int, block_size: int = 16) -> LayerCache:
+def _cache(dtype: torch.dtype, kv_heads: int, head_dim: int) -> LayerCache:
     """Of fp8 with scales."""
-    keys = _empty(1024, kv_heads, block_size, head_dim, dtype=dtype)
+    keys = _empty(1024, kv_heads, 16, head_dim, dtype=dtype)
     scales = _empty(kv_heads, dtype=torch.float32) if dtype.itemsize == 1 else None
     return LayerCache(keys, keys, scales, scales)
 

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from triton.runtime.jit import JITFunction
-from triton.tools.tensor_descriptor import TensorDescriptor
 
 _TYPE_NAMES = {
     torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16",
@@ -63,9 +62,6 @@ class Launch:
             elif isinstance(value, Tensor):
                 found.types[name] = _TYPE_NAMES[value.dtype]
                 found.attributes[(index,)] = [["tt.divisibility", 16]]
-            elif isinstance(value, TensorDescriptor):
-                element = _TYPE_NAMES[value.base.dtype].removeprefix("*")
-                found.types[name] = f"tensordesc<{element}{list(value.block_shape)}>"
             elif isinstance(value, float):
                 found.types[name] = "fp32"
             else:

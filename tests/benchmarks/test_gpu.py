@@ -38,7 +38,6 @@ def test_every_section_is_measured_and_reported(tmp_path: Path) -> None:
         "Serving",
         "Compilation",
         "Early launch",
-        "Bulk loads",
     ):
         assert f"### {title}\n" in page
 

@@ -16,8 +16,6 @@ from tests.kernels.attention_cases import Case, make_case
 from tests.kernels.native import native_instruction_sets, operators_of
 from tests.kernels.tables import DTYPES, HEADS, SEQUENCES, Heads, assert_close
 from tokenwire_kernels import AttentionBatch, LayerCache, reference, triton
-from tokenwire_kernels.triton import chunk_attention
-from tokenwire_kernels.triton.target import Gpu, assuming, load_in_bulk
 
 MIXED = [(1, 31), (1, 64), (7, 7), (1, 20), (35, 90)]
 SMALL = Heads(6, 2, 64, 16)
@@ -204,33 +202,6 @@ def test_the_end_of_a_long_prompt_sees_all_of_it(kernels: ModuleType, head_dim: 
     case = make_case(Heads(4, 2, head_dim, block_size), [(1, 300), (40, 420), (9, 300)], torch.float16)
     attended = kernels.paged_attention(case.q, case.cache, case.batch, 0.1)
     assert_close(attended, case.expected(0.1))
-
-
-@pytest.mark.parametrize("soft_cap", [0.0, 3.0])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-@pytest.mark.parametrize(
-    "heads", [Heads(4, 2, 64, 64), Heads(2, 1, 80, 128), Heads(8, 2, 128, 128), Heads(3, 3, 96, 128)], ids=str
-)
-def test_chunks_that_load_in_bulk_agree_with_float64(
-    monkeypatch: pytest.MonkeyPatch, heads: Heads, dtype: torch.dtype, soft_cap: float
-) -> None:
-    if torch.cuda.is_available() and torch.cuda.get_device_capability() < (9, 0):
-        pytest.skip("bulk loads need compute capability 9.0")
-    case = make_case(heads, [(1, 31), (7, 7), (1, 20), (35, 190), (70, 300)], dtype)
-    gpu = Gpu(90, 4, loads_in_bulk=True)
-    described: list[int] = []
-    tiles = chunk_attention._tiles
-    monkeypatch.setattr(
-        chunk_attention, "_tiles", lambda cache, keys: described.append(keys) or tiles(cache, keys)
-    )
-    load_in_bulk()
-    try:
-        with assuming(gpu):
-            attended = triton.paged_attention(case.q, case.cache, case.batch, 0.1, soft_cap=soft_cap)
-    finally:
-        load_in_bulk(False)
-    assert_close(attended, case.expected(0.1, soft_cap=soft_cap))
-    assert described
 
 
 def test_a_decode_without_a_context_is_padding_and_its_row_is_zero() -> None:

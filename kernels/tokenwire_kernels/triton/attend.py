@@ -19,7 +19,7 @@ _IS_INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 @triton.jit
 def attend(
     q, query_at, begin, end, kv_head, state,
-    key_cache_ptr, value_cache_ptr, key_tiles, value_tiles, key_scales_ptr, table_ptr, scale, soft_cap,
+    key_cache_ptr, value_cache_ptr, key_scales_ptr, table_ptr, scale, soft_cap,
     MASKED: tl.constexpr, WHOLE: tl.constexpr, WINDOW: tl.constexpr, CAPPED: tl.constexpr,
     NUM_KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     KEYS: tl.constexpr, ALIGNED: tl.constexpr = False, PAIRED: tl.constexpr = False,
@@ -29,12 +29,10 @@ def attend(
     Takes and returns the state: the sum of values weighted by exp2(score - largest) [ROWS, COLUMNS], the
     largest score in units of log 2, and the sum of weights. Nothing outside the range is read, and masked
     lanes are zero, whatever is there. Without MASKED, every row sees all of the range. A WHOLE range begins
-    and ends at multiples of KEYS. With descriptors of the caches, key_tiles and value_tiles, which are then
-    used instead of the pointers, it is one, and each tile lies within one block. Scales are above 0. An
-    ALIGNED range, too, begins at a multiple of KEYS.
+    and ends at multiples of KEYS; an ALIGNED one begins at one. Scales are above 0.
 
-    PAIRED is for values of 8 bits read by pointers: two columns are loaded as one number of 16 bits, the unit
-    in which shared memory is transposed on its way to the tensor cores, and come apart in registers.
+    PAIRED is for values of 8 bits: two columns are loaded as one number of 16 bits, the unit in which shared
+    memory is transposed on its way to the tensor cores, and come apart in registers.
     """
     LOG2_E: tl.constexpr = 1.4426950408889634
     # The three TF32 products that make a float32 one need more registers than wide heads leave.
@@ -51,39 +49,31 @@ def attend(
     PAIRS: tl.constexpr = COLUMNS // 2
     if PAIRED:
         even, odd = tl.split(accumulator.reshape([accumulator.shape[0], PAIRS, 2]))
-    next_block = tl.zeros([KEYS], tl.int32)
-    if key_tiles is None:
-        next_block = _blocks(table_ptr, begin, end, IN_BLOCKS, BLOCK_SIZE, KEYS)
+    next_block = _blocks(table_ptr, begin, end, IN_BLOCKS, BLOCK_SIZE, KEYS)
     for tile_start in range(begin, end, KEYS):
-        if key_tiles is not None:
-            tile_block = tl.load(table_ptr + tile_start // BLOCK_SIZE)
-            first_row = (tile_block * NUM_KV_HEADS + kv_head) * BLOCK_SIZE + tile_start % BLOCK_SIZE
-            keys = tl.trans(key_tiles.load([first_row, 0]))
-            values = value_tiles.load([first_row, 0])
+        # A tile ahead, in registers: loaded in its own iteration, the table would take stages of the
+        # pipeline, and leave none for keys and values to be on their way in.
+        block = next_block.to(tl.int64)
+        next_block = _blocks(table_ptr, tile_start + KEYS, end, IN_BLOCKS, BLOCK_SIZE, KEYS)
+        slot = (lane if IN_BLOCKS else tile_start + lane) % BLOCK_SIZE
+        at = ((kv_head * BLOCK_SIZE + slot) * HEAD_DIM)[:, None] + column[None, :]
+        block_at = (block * (NUM_KV_HEADS * BLOCK_SIZE * HEAD_DIM))[:, None]
+        if not IN_BLOCKS:
+            at, block_at = 0, at + block_at
+        inside = (column < HEAD_DIM)[None, :]
+        if not WHOLE:
+            inside = inside & (tile_start + lane < end)[:, None]
+        keys = tl.trans(tl.load(key_cache_ptr + at + block_at, mask=inside, other=0.0))
+        if PAIRED:
+            pair = tl.arange(0, PAIRS)
+            row = (block * NUM_KV_HEADS + kv_head) * BLOCK_SIZE + slot
+            values = tl.load(
+                value_cache_ptr.to(tl.pointer_type(tl.uint16), bitcast=True)
+                + (row * (HEAD_DIM // 2))[:, None] + pair[None, :],
+                mask=(tile_start + lane < end)[:, None] & (pair < HEAD_DIM // 2)[None, :], other=0,
+            )  # fmt: skip
         else:
-            # A tile ahead, in registers: loaded in its own iteration, the table would take stages of the
-            # pipeline, and leave none for keys and values to be on their way in.
-            block = next_block.to(tl.int64)
-            next_block = _blocks(table_ptr, tile_start + KEYS, end, IN_BLOCKS, BLOCK_SIZE, KEYS)
-            slot = (lane if IN_BLOCKS else tile_start + lane) % BLOCK_SIZE
-            at = ((kv_head * BLOCK_SIZE + slot) * HEAD_DIM)[:, None] + column[None, :]
-            block_at = (block * (NUM_KV_HEADS * BLOCK_SIZE * HEAD_DIM))[:, None]
-            if not IN_BLOCKS:
-                at, block_at = 0, at + block_at
-            inside = (column < HEAD_DIM)[None, :]
-            if not WHOLE:
-                inside = inside & (tile_start + lane < end)[:, None]
-            keys = tl.trans(tl.load(key_cache_ptr + at + block_at, mask=inside, other=0.0))
-            if PAIRED:
-                pair = tl.arange(0, PAIRS)
-                row = (block * NUM_KV_HEADS + kv_head) * BLOCK_SIZE + slot
-                values = tl.load(
-                    value_cache_ptr.to(tl.pointer_type(tl.uint16), bitcast=True)
-                    + (row * (HEAD_DIM // 2))[:, None] + pair[None, :],
-                    mask=(tile_start + lane < end)[:, None] & (pair < HEAD_DIM // 2)[None, :], other=0,
-                )  # fmt: skip
-            else:
-                values = tl.load(value_cache_ptr + at + block_at, mask=inside, other=0.0)
+            values = tl.load(value_cache_ptr + at + block_at, mask=inside, other=0.0)
 
         scores = tl.dot(q, keys.to(q.dtype), input_precision=PRECISION)
         if CAPPED:

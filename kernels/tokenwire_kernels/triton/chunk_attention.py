@@ -5,10 +5,6 @@ to is searched for on the device: the host launches the most tiles that there ca
 leave at once. A tile first walks the keys that all its queries see, without masks, then those at the edges,
 in shorter tiles of keys where masks would not leave registers for long ones.
 
-The former may be read in bulk, from Hopper on (`target.load_in_bulk`): where blocks of the cache are as long
-as a tile of keys, a tile is one box of memory, which the tensor memory accelerator brings into shared memory
-without addresses in registers. Those at the edges are masked, and read by pointers.
-
 Operations: 4 * head_dim for each query head and visible key, on the tensor cores; bytes hardly count, since a
 tile's keys are in the L2 cache for the next tile.
 """
@@ -21,7 +17,6 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.tools.tensor_descriptor import TensorDescriptor
 
 from tokenwire_kernels.batch import AttentionBatch, LayerCache
 from tokenwire_kernels.triton.attend import attend, finish, nothing_seen
@@ -47,11 +42,10 @@ def chunk_attention(
     num_seqs = batch.context_lens.shape[0]
     tile = chunk_tile(head_dim, group, q.dtype, cache.keys.dtype, gpu_of(q.device).capability)
     queries = tile.rows // group_rows
-    tiles = _tiles(cache, tile.keys) if _loads_in_bulk(q, cache, tile.keys, window) else (None, None)
     # Of decodes that are padding, there are fewer tokens than sequences.
     num_tiles = num_tokens // queries + num_seqs - batch.num_decodes
     _chunk_kernel[(num_tiles * num_kv_heads,)](
-        q, cache.keys, cache.values, *tiles, cache.key_scales, cache.value_scales, sinks,
+        q, cache.keys, cache.values, cache.key_scales, cache.value_scales, sinks,
         batch.block_tables, batch.query_starts, batch.context_lens, out, batch.num_decodes, num_seqs,
         scale, soft_cap, q.stride(0), batch.block_tables.stride(0),
         WINDOW=window, CAPPED=soft_cap > 0.0, GROUP=group, NUM_KV_HEADS=num_kv_heads,
@@ -59,22 +53,6 @@ def chunk_attention(
         QUERIES=queries, GROUP_ROWS=group_rows, KEYS=tile.keys, EDGE_KEYS=min(tile.keys, 8192 // columns),
         num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
-
-
-def _loads_in_bulk(q: Tensor, cache: LayerCache, keys: int, window: int) -> bool:
-    """Whether the tensor memory accelerator can take a tile as one box: its keys lie in one block. (Heads
-    wider than 128 spill with it on sm_100.)"""
-    block_size, head_dim = cache.keys.shape[2:]
-    is_whole = window == 0 and block_size % keys == 0 and cache.keys.dtype == q.dtype
-    return is_whole and head_dim <= 128 and gpu_of(q.device).loads_in_bulk
-
-
-def _tiles(cache: LayerCache, keys: int) -> tuple[TensorDescriptor, TensorDescriptor]:
-    """Descriptors of the caches as [slots of all heads, head_dim], by tiles of so many keys."""
-    head_dim = cache.keys.shape[-1]
-    box = [keys, triton.next_power_of_2(head_dim)]  # what is outside is read as zeros
-    made = [TensorDescriptor.from_tensor(x.view(-1, head_dim), box) for x in (cache.keys, cache.values)]
-    return made[0], made[1]
 
 
 def chunk_tile(
@@ -102,8 +80,8 @@ def chunk_tile(
 
 @triton.jit(do_not_specialize=["first_seq", "num_seqs", "table_stride"])
 def _chunk_kernel(
-    q_ptr, key_cache_ptr, value_cache_ptr, key_tiles, value_tiles, key_scales_ptr, value_scales_ptr,
-    sinks_ptr, block_tables_ptr, query_starts_ptr, context_lens_ptr, out_ptr, first_seq, num_seqs,
+    q_ptr, key_cache_ptr, value_cache_ptr, key_scales_ptr, value_scales_ptr, sinks_ptr,
+    block_tables_ptr, query_starts_ptr, context_lens_ptr, out_ptr, first_seq, num_seqs,
     scale, soft_cap, q_stride, table_stride,
     WINDOW: tl.constexpr, CAPPED: tl.constexpr, GROUP: tl.constexpr, NUM_KV_HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_SIZE: tl.constexpr,
@@ -154,12 +132,12 @@ def _chunk_kernel(
     if WINDOW == 0:
         state = attend(
             q, row, 0, middle, kv_head, state,
-            key_cache_ptr, value_cache_ptr, key_tiles, value_tiles, key_scales_ptr, table_ptr,
-            scale, soft_cap, False, True, 0, CAPPED, NUM_KV_HEADS, HEAD_DIM, COLUMNS, BLOCK_SIZE, KEYS,
+            key_cache_ptr, value_cache_ptr, key_scales_ptr, table_ptr, scale, soft_cap,
+            False, True, 0, CAPPED, NUM_KV_HEADS, HEAD_DIM, COLUMNS, BLOCK_SIZE, KEYS,
         )  # fmt: skip
     accumulator, largest, total = attend(
         q, first_at + row // GROUP_ROWS, middle, end, kv_head, state,
-        key_cache_ptr, value_cache_ptr, None, None, key_scales_ptr, table_ptr, scale, soft_cap,
+        key_cache_ptr, value_cache_ptr, key_scales_ptr, table_ptr, scale, soft_cap,
         True, False, WINDOW, CAPPED, NUM_KV_HEADS, HEAD_DIM, COLUMNS, BLOCK_SIZE, EDGE_KEYS,
     )  # fmt: skip
     attended = finish(accumulator, largest, total, sinks_ptr, head, is_head, value_scales_ptr, kv_head)

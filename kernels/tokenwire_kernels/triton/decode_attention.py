@@ -243,7 +243,7 @@ def _decode_kernel(
         accumulator, largest, total = attend(
             q, row, oldest + first_tile * KEYS, tl.minimum(oldest + last_tile * KEYS, context), kv_head,
             nothing_seen(ROWS, COLUMNS),
-            key_cache_ptr, value_cache_ptr, None, None, key_scales_ptr,
+            key_cache_ptr, value_cache_ptr, key_scales_ptr,
             block_tables_ptr + seq.to(tl.int64) * table_stride, unit, soft_cap,
             False, False, 0, CAPPED, NUM_KV_HEADS, HEAD_DIM, COLUMNS, BLOCK_SIZE, KEYS,
             WINDOW == 0, IS_BYTES and q.dtype == tl.float16,

@@ -23,9 +23,6 @@ class Gpu:
     """Streaming multiprocessors."""
     launches_dependents: bool = False
     """Whether kernels begin before those ahead of them have ended (`dependent.py`)."""
-    loads_in_bulk: bool = False
-    """Whether chunks read whole tiles of keys and values by the tensor memory accelerator
-    (`chunk_attention.py`)."""
 
 
 AMPERE, HOPPER, BLACKWELL = Gpu(80, 108), Gpu(90, 132), Gpu(100, 148)
@@ -33,8 +30,7 @@ AMPERE, HOPPER, BLACKWELL = Gpu(80, 108), Gpu(90, 132), Gpu(100, 148)
 _assumed = Gpu(90, 4)
 """Few processors, so that the interpreter has few programs to run."""
 _launches_dependents = False
-"""Until it has run on a GPU, as is the next."""
-_loads_in_bulk = False
+"""Until it has run on a GPU."""
 
 
 def gpu_of(device: torch.device) -> Gpu:
@@ -60,21 +56,12 @@ def launch_dependents(does: bool = True) -> None:
     _gpu.cache_clear()
 
 
-def load_in_bulk(does: bool = True) -> None:
-    """Let chunks read whole tiles in bulk, on GPUs that can, where blocks are as long as a tile."""
-    global _loads_in_bulk
-    _loads_in_bulk = does
-    _gpu.cache_clear()
-
-
 @cache
 def _gpu(device: torch.device) -> Gpu:
     properties = torch.cuda.get_device_properties(device)
     capability = 10 * properties.major + properties.minor
-    is_hopper = capability >= 90
     return Gpu(
         capability,
         properties.multi_processor_count,
-        launches_dependents=_launches_dependents and is_hopper,
-        loads_in_bulk=_loads_in_bulk and is_hopper,
+        launches_dependents=_launches_dependents and capability >= 90,
     )
