@@ -60,7 +60,7 @@ def decode_attention(
     num_heads, head_dim = q.shape[1:]
     num_kv_heads, block_size = cache.keys.shape[1:3]
     group, columns = num_heads // num_kv_heads, next_power_of_2(head_dim)
-    tile = decode_tile(head_dim, group, q.dtype, cache.keys.dtype)
+    tile = decode_tile(head_dim, group, q.dtype, cache.keys.dtype, gpu_of(q.device).capability)
     schedule = _scheduled(q, cache, batch, window, tile.keys)
     members = min(4, next_power_of_2(group))
     _decode_kernel[(schedule.num_programs,)](
@@ -87,17 +87,19 @@ class Tile:
     stages: int
 
 
-def decode_tile(head_dim: int, group: int, dtype: torch.dtype, cache_dtype: torch.dtype) -> Tile:
+def decode_tile(
+    head_dim: int, group: int, dtype: torch.dtype, cache_dtype: torch.dtype, capability: int
+) -> Tile:
     """Few rows: what counts is how many bytes of keys and values are under way.
 
     A cache of another format is converted on its way, in registers: fewer keys at a time. Of each the largest
-    tile that ptxas compiles without a spill for every generation.
+    tile that ptxas compiles without a spill for every generation, or, of narrow float32 heads, for its own.
     """
     columns = next_power_of_2(head_dim)
     rows = max(16, next_power_of_2(group))
     is_converted = dtype != cache_dtype
     if dtype.itemsize == 4:  # a float32 product is three of the tensor cores' TF32 products: many registers
-        if columns <= 64 and not is_converted:
+        if columns <= 64 and not is_converted and capability < 100:
             return Tile(rows=rows, keys=32, warps=4, stages=2)
         return Tile(rows=rows, keys=16, warps=8, stages=1 if columns > 128 and is_converted else 2)
     keys = _TILE_ELEMENTS // columns
