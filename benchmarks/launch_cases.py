@@ -31,6 +31,7 @@ from tokenwire_kernels.triton import (
     norm,
     norm_quantize,
     penalties,
+    race,
     rotary,
     sampling,
     thresholds,
@@ -85,7 +86,7 @@ def _launches(quick: bool) -> list[Launch]:
     logits = _empty(32, 128256, dtype=torch.float32)
     found += recorded("blocks of 32 kB", [blocks], _block_copies)
     case = "vocabulary 128256"
-    samplers = [sampling, thresholds, typical]
+    samplers = [sampling, race, thresholds, typical]
     found += recorded(case, samplers, partial(sampling.greedy, logits))
     found += recorded(case, samplers, partial(sampling.sample, logits, _sampling_batch(unfiltered=False)))
     unfiltered = _sampling_batch(unfiltered=True)

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from tokenwire_kernels.reference.random import exponentials, philox, row_keys
-from tokenwire_kernels.triton.random import exponential
+from tokenwire_kernels.triton.random import exponential, uniform
 from tokenwire_kernels.triton.random import row_keys as triton_row_keys
 
 _ONES = 0xFFFFFFFF
@@ -74,4 +74,4 @@ def _exponential_kernel(seeds_ptr, samples_ptr, positions_ptr, out_ptr, COUNT: t
     first, second = triton_row_keys(
         tl.load(seeds_ptr + row), tl.load(samples_ptr + row), tl.load(positions_ptr + row)
     )
-    tl.store(out_ptr + row * COUNT + token, exponential(token, first, second))
+    tl.store(out_ptr + row * COUNT + token, exponential(uniform(token, first, second)))

@@ -195,6 +195,13 @@ def test_triton_draws_the_tokens_that_the_reference_draws() -> None:
     assert torch.equal(triton.sample(logits, batch), reference.sample(logits, batch))
 
 
+@pytest.mark.parametrize("spread", [0.0, 1.0, 30.0])
+def test_triton_draws_the_reference_s_tokens_from_long_rows_read_once(spread: float) -> None:
+    logits, batch = spread * torch.randn(16, 9000), batch_of(16, temperature=[0.7, 1.0, 0.0, 1.5] * 4)
+    batch.all_unfiltered = True
+    assert torch.equal(triton.sample(logits, batch), reference.sample(logits, batch))
+
+
 def test_typical_p_keeps_what_transformers_keeps(kernels: ModuleType) -> None:
     logits = 3 * torch.randn(1, 60)
     kept = TypicalLogitsWarper(mass=0.4)(torch.empty(0), logits) > -INF
@@ -235,17 +242,29 @@ def test_the_last_bits_of_the_logits_hardly_ever_change_a_draw(vocab_size: int) 
     assert (reference.sample(logits, batch) != reference.sample(disturbed, batch)).sum() <= 1
 
 
-def test_strange_logits_have_a_defined_answer(kernels: ModuleType) -> None:
+@pytest.mark.parametrize("top_p", [0.9, 1.0])
+def test_strange_logits_have_a_defined_answer(kernels: ModuleType, top_p: float) -> None:
     logits = torch.randn(5, 40)
     logits[0] = NAN
     logits[1] = -INF
     logits[2, 7] = INF
     logits[3, ::2] = NAN
     logits[4, [3, 9]] = INF
-    tokens = kernels.sample(logits, batch_of(5, top_p=0.9)).tolist()
+    batch = batch_of(5, top_p=top_p)
+    batch.all_unfiltered = top_p == 1.0
+    tokens = kernels.sample(logits, batch).tolist()
     assert tokens[:3] == [0, 0, 7]
     assert tokens[3] % 2 == 1
     assert tokens[4] in (3, 9)
+
+
+@pytest.mark.parametrize("top_p", [0.9, 1.0])
+def test_logits_of_infinity_share_the_row(kernels: ModuleType, top_p: float) -> None:
+    logits = torch.randn(16, 40)
+    logits[:, [3, 9]] = INF
+    batch = batch_of(16, top_p=top_p)
+    batch.all_unfiltered = top_p == 1.0
+    assert set(kernels.sample(logits, batch).tolist()) == {3, 9}
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered in subtract")

@@ -19,14 +19,19 @@ def row_keys(seed, sample_index, position):
 
 
 @triton.jit
-def exponential(token, first_key, second_key):
-    """A number for each token, exponentially distributed; see `reference.random.exponentials`."""
+def uniform(token, first_key, second_key):
+    """A number for each token, spread over (0, 1]; see `reference.random.exponentials`."""
     word = token.to(tl.uint32) * 0x9E3779B9 + first_key
     word = (word ^ (word >> 16)) * 0x21F0AAAD
     word = word + second_key
     word = (word ^ (word >> 15)) * 0x735A2D97
     word = word ^ (word >> 15)
-    number = word.to(tl.float32) * (2.0**-32) + (2.0**-33)
+    return word.to(tl.float32) * (2.0**-32) + (2.0**-33)
+
+
+@triton.jit
+def exponential(number):
+    """-log(1 - number), exponentially distributed where the number is uniformly; never below the number."""
     # 1 - number would lose the digits of a small one.
     series = number * (1.0 + number * (0.5 + number * (1.0 / 3.0 + number * (0.25 + number * 0.2))))
     return tl.where(number < 0.03125, series, -tl.log(tl.maximum(1.0 - number, 1e-37)))

@@ -1,11 +1,12 @@
 """Sampling without a sort: every row's parts look for its best token together.
 
-Greedy takes the largest logit of each part, then the best of the parts. A draw first finds what the filters
-keep (`thresholds.py`); then every part's kept tokens race, each with a random number of its own, and the
-first of the parts' winners is the token. Nothing else in the batch has a part in it.
+Greedy takes the largest logit of each part, then the best of the parts. In a draw, the tokens race
+(`race.py`), each with a random number of its own. Where there are filters, it first finds what they keep
+(`thresholds.py`); then every part's kept tokens race, and the first of the parts' winners is the token.
+Nothing else in the batch has a part in it.
 
-Bytes: the logits, once for greedy, twice for a draw, four times where it is filtered; 0.5 MB a row and pass
-for 128 256 tokens of float32, so that a few rows cost their launches.
+Bytes: the logits, once for greedy and for a draw, four times where it is filtered; 0.5 MB a row and pass for
+128 256 tokens of float32, so that a few rows cost their launches.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
@@ -18,7 +19,8 @@ import triton.language as tl
 from torch import Tensor
 
 from tokenwire_kernels.batch import SamplingBatch
-from tokenwire_kernels.triton.random import exponential, row_keys
+from tokenwire_kernels.triton.race import race
+from tokenwire_kernels.triton.random import exponential, row_keys, uniform
 from tokenwire_kernels.triton.row_parts import (
     PART,
     best_of_part_kernel,
@@ -27,6 +29,7 @@ from tokenwire_kernels.triton.row_parts import (
     parts_of,
 )
 from tokenwire_kernels.triton.row_search import clean, least_scaled_of, load_scaled, rank_of
+from tokenwire_kernels.triton.sizes import next_power_of_2
 from tokenwire_kernels.triton.thresholds import filter_ranks
 from tokenwire_kernels.triton.typical import sample_typical
 
@@ -43,14 +46,14 @@ def sample(logits: Tensor, batch: SamplingBatch) -> Tensor:
         return greedy(logits)
     if batch.typical_p is not None:
         return sample_typical(logits, batch)
+    if batch.all_unfiltered:
+        return race(logits, batch)
     best, best_at = _best_of_each_part(logits)
-    is_filtered = not batch.all_unfiltered
     ratios, tokens = torch.empty_like(best), torch.empty_like(best_at)
     _race_kernel[best.shape](
-        logits, best, ratios, tokens, batch.temperatures,
-        filter_ranks(logits, batch, best) if is_filtered else None, batch.min_p if is_filtered else None,
+        logits, best, ratios, tokens, batch.temperatures, filter_ranks(logits, batch, best), batch.min_p,
         batch.seeds, batch.sample_indices, batch.positions, logits.shape[1], logits.stride(0), best.shape[1],
-        PARTS=triton.next_power_of_2(best.shape[1]), COLUMNS=PART, num_warps=4,
+        PARTS=next_power_of_2(best.shape[1]), COLUMNS=PART, num_warps=4,
     )  # fmt: skip
     return _best_of_parts(ratios, tokens)
 
@@ -68,9 +71,7 @@ def _best_of_each_part(logits: Tensor) -> tuple[Tensor, Tensor]:
 def _best_of_parts(best: Tensor, best_at: Tensor) -> Tensor:
     num_rows, parts = best.shape
     tokens = torch.empty(num_rows, dtype=torch.int64, device=best.device)
-    best_of_parts_kernel[(num_rows,)](
-        best, best_at, tokens, parts, PARTS=triton.next_power_of_2(parts), num_warps=1
-    )
+    best_of_parts_kernel[(num_rows,)](best, best_at, tokens, parts, PARTS=next_power_of_2(parts), num_warps=1)
     return tokens
 
 
@@ -93,14 +94,13 @@ def _race_kernel(
     else:
         scaled = load_scaled(row_ptr, token, vocab_size, largest, temperature)
         is_kept = scaled > float("-inf")
-        if ranks_ptr is not None:
-            is_kept = is_kept & (rank_of(scaled) >= tl.load(ranks_ptr + row).to(tl.uint32, bitcast=True))
-            is_kept = is_kept & (scaled >= least_scaled_of(tl.load(min_p_ptr + row)))
+        is_kept = is_kept & (rank_of(scaled) >= tl.load(ranks_ptr + row).to(tl.uint32, bitcast=True))
+        is_kept = is_kept & (scaled >= least_scaled_of(tl.load(min_p_ptr + row)))
         first_key, second_key = row_keys(
             tl.load(seeds_ptr + row), tl.load(sample_indices_ptr + row), tl.load(positions_ptr + row)
         )
         weights = tl.where(is_kept, tl.exp(scaled), 0.0)
-        ratio = tl.where(weights > 0.0, weights / exponential(token, first_key, second_key), -1.0)
+        ratio = tl.where(weights > 0.0, weights / exponential(uniform(token, first_key, second_key)), -1.0)
     best, best_at = tl.max(ratio, axis=0, return_indices=True, return_indices_tie_break_left=True)
     tl.store(ratios_ptr + row * num_parts + part, best)
     tl.store(tokens_ptr + row * num_parts + part, (part * COLUMNS + best_at).to(tl.int64))

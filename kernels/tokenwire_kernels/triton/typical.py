@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from tokenwire_kernels.batch import SamplingBatch
-from tokenwire_kernels.triton.random import exponential, row_keys
+from tokenwire_kernels.triton.random import exponential, row_keys, uniform
 from tokenwire_kernels.triton.row_search import (
     clean,
     filter_rank,
@@ -102,7 +102,7 @@ def _typical_kernel(
             row_ptr, token, vocab_size, largest, temperature, least_rank, least_scaled,
             expected, least_typical, True,
         )  # fmt: skip
-        ratio = tl.where(weights > 0.0, weights / exponential(token, first_key, second_key), -1.0)
+        ratio = tl.where(weights > 0.0, weights / exponential(uniform(token, first_key, second_key)), -1.0)
         best_at = tl.where(ratio > best, token, best_at)
         best = tl.maximum(best, ratio)
     first = tl.max(best, axis=0)
