@@ -19,6 +19,7 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia import compiler as nvidia
 from triton.compiler import ASTSource
 from triton.compiler import compile as compile_kernel
+from triton.experimental.gluon._runtime import GluonASTSource
 
 from benchmarks.launch_cases import launches
 from benchmarks.recording import Launch
@@ -60,7 +61,8 @@ def main() -> None:
 def usage_of(launch: Launch, capability: int) -> Usage:
     """Compile for one generation, and read the binary's resource usage."""
     given = launch.specialization
-    source = ASTSource(launch.function, given.types, given.constants, given.attributes)
+    source_type = GluonASTSource if launch.function.is_gluon() else ASTSource
+    source = source_type(launch.function, given.types, given.constants, given.attributes)
     compiled = compile_kernel(source, target=GPUTarget("cuda", capability, 32), options=launch.options)
     registers, stack = _resources(compiled.asm["cubin"])
     return Usage(launch.kernel, launch.case, capability, registers, stack, compiled.metadata.shared)

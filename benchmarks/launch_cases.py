@@ -27,6 +27,7 @@ from tokenwire_kernels.triton import (
     decode,
     decode_attention,
     few_rows,
+    hopper_attention,
     logprobs,
     norm,
     norm_quantize,
@@ -48,6 +49,9 @@ def launches(gpu: Gpu, quick: bool = False) -> list[Launch]:
     if gpu.capability >= 90:
         with assuming(replace(gpu, launches_dependents=True)):
             found += _dependent_launches()
+    if gpu.capability == 90:
+        with assuming(replace(gpu, specializes_warps=True)):
+            found += _specialized_launches(quick)
     return [launch for launch in found if gpu.capability >= launch.least_capability]
 
 
@@ -142,6 +146,19 @@ def _dependent_launches() -> list[Launch]:
     return found
 
 
+def _specialized_launches(quick: bool) -> list[Launch]:
+    """Chunks that warps of different tasks attend to."""
+    found: list[Launch] = []
+    for dtype in [torch.bfloat16] if quick else [torch.bfloat16, torch.float16]:
+        for head_dim in (64, 128):
+            for heads, block_size in ((32, 16),) if quick else ((32, 16), (32, 128), (40, 48)):
+                case = f"{_short_name(dtype)}, {heads} heads of {head_dim} over 8, blocks of {block_size}"
+                attend = partial(_attention, dtype, dtype, heads, 8, head_dim, block_size=block_size)
+                made = recorded(case, [decode_attention, chunk_attention, hopper_attention], attend)
+                found += [launch for launch in made if launch.kernel not in ("schedule", "decode")]
+    return found
+
+
 def _empty(*shape: int, dtype: torch.dtype) -> Tensor:
     return torch.empty(shape, dtype=dtype, device="meta")
 
@@ -169,6 +186,7 @@ def _attention(
     window: int = 0,
     soft_cap: float = 0.0,
     sinks: bool = False,
+    block_size: int = 16,
 ) -> None:
     """Two decodes and a chunk of 512 tokens."""
     batch = AttentionBatch(
@@ -180,7 +198,7 @@ def _attention(
         num_decodes=2,
     )
     q = _empty(514, heads, head_dim, dtype=dtype)
-    cache = _cache(cache_dtype, kv_heads, head_dim)
+    cache = _cache(cache_dtype, kv_heads, head_dim, block_size)
     given = _empty(heads, dtype=torch.float32) if sinks else None
     attention.paged_attention(q, cache, batch, 0.1, window, soft_cap, given)
 
@@ -210,9 +228,9 @@ def _few_rows(x: Tensor, out_features: int) -> None:
         linear(rows, gate_up, norm=norm, is_gated=True)
 
 
-def _cache(dtype: torch.dtype, kv_heads: int, head_dim: int) -> LayerCache:
+def _cache(dtype: torch.dtype, kv_heads: int, head_dim: int, block_size: int = 16) -> LayerCache:
     """Of fp8 with scales."""
-    keys = _empty(1024, kv_heads, 16, head_dim, dtype=dtype)
+    keys = _empty(1024, kv_heads, block_size, head_dim, dtype=dtype)
     scales = _empty(kv_heads, dtype=torch.float32) if dtype.itemsize == 1 else None
     return LayerCache(keys, keys, scales, scales)
 

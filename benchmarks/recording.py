@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from triton.runtime.jit import JITFunction
 
 _TYPE_NAMES = {
@@ -20,6 +21,8 @@ _TYPE_NAMES = {
     torch.int32: "*i32", torch.int64: "*i64", torch.float8_e4m3fn: "*fp8e4nv",
     torch.uint8: "*u8", torch.int8: "*i8", torch.bool: "*i1",
 }  # fmt: skip
+_OPTIONS = ("num_warps", "num_stages", "maxnreg", "launch_pdl")
+"""Of a launch: arguments for Triton, not for the kernel."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -62,6 +65,9 @@ class Launch:
             elif isinstance(value, Tensor):
                 found.types[name] = _TYPE_NAMES[value.dtype]
                 found.attributes[(index,)] = [["tt.divisibility", 16]]
+            elif isinstance(value, TensorDescriptor):
+                element = _TYPE_NAMES[value.base.dtype].removeprefix("*")
+                found.types[name] = f"tensordesc<{element}{list(value.block_shape)},{value.layout!r}>"
             elif isinstance(value, float):
                 found.types[name] = "fp32"
             else:
@@ -107,9 +113,7 @@ class _Recorder:
 
     def _note(self, *positional: Any, **named: Any) -> None:
         names = [parameter.name for parameter in self.function.params]
-        options: dict[str, Any] = {
-            key: named.pop(key) for key in ("num_warps", "num_stages", "launch_pdl") if key in named
-        }
+        options: dict[str, Any] = {key: named.pop(key) for key in _OPTIONS if key in named}
         given = {**dict(zip(names, positional, strict=False)), **named}
         arguments = {name: given[name] for name in names}
         kernel = self.name.strip("_").removesuffix("_kernel")

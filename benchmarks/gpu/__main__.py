@@ -38,6 +38,7 @@ SECTIONS = {
     "startup": 70.0,
     "serving": 50.0,
     "early_launch": 20.0,
+    "specialized_warps": 15.0,
 }
 """Seconds that each may take, in the order in which they run: with their grace less than 8 minutes."""
 GRACE_S = 5.0

@@ -38,6 +38,7 @@ def test_every_section_is_measured_and_reported(tmp_path: Path) -> None:
         "Serving",
         "Compilation",
         "Early launch",
+        "Specialized warps",
     ):
         assert f"### {title}\n" in page
 
