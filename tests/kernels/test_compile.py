@@ -41,7 +41,7 @@ def test_the_usual_shapes_fit_every_generation() -> None:
         "chunk",
         "hopper",
         "few_rows",
-        "race",
+        "first_of_part",
     } <= kernels
     _assert_fit(usages)
 

@@ -146,6 +146,19 @@ def test_a_threshold_is_found_wherever_it_lies(kernels: ModuleType) -> None:
     assert_drawn_by_race(logits, batch, kernels.sample(logits, batch))
 
 
+@pytest.mark.parametrize("filters", [{"top_k": 1}, {"top_k": 4}, {"top_k": 7, "top_p": 0.7}], ids=str)
+def test_top_k_is_found_in_a_long_row_wherever_its_tokens_are(
+    kernels: ModuleType, filters: dict[str, float]
+) -> None:
+    """All over it, close together, and among equals."""
+    logits = torch.randn(4, 12_500)
+    logits[1, 3000:4000] += 12
+    logits[2, 6000:7000] = logits[2, 6000:7000] / 100 + 12
+    logits[3] = logits[3].round()
+    batch = batch_of(4, **filters, min_p=[0.0, 0.0, 0.0, 0.1])
+    assert_drawn_by_race(logits, batch, kernels.sample(logits, batch))
+
+
 def test_rows_of_one_batch_keep_their_own_parameters(kernels: ModuleType) -> None:
     logits = 2 * torch.randn(5, 600)
     batch = batch_of(

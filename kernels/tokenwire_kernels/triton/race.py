@@ -4,6 +4,9 @@ A token's time is its exponential over its weight: the first is drawn. The first
 the rest of its row, since what the row's largest logit does to the weights, it does to all alike; then the
 first of the parts' firsts.
 
+With filters, only tokens whose scaled logit reaches the row's threshold race (`thresholds.py`), and parts
+without any are not read.
+
 A number that is exponentially distributed costs more than all else. It is never below the uniform number
 that it is made from, so a part finds its token of the least uniform number over weight, and the time of that
 one. Only where another's bound is before that time, about once in a hundred parts, it needs all exponentials.
@@ -20,49 +23,78 @@ from torch import Tensor
 
 from tokenwire_kernels.batch import SamplingBatch
 from tokenwire_kernels.triton.random import exponential, row_keys, uniform
-from tokenwire_kernels.triton.row_search import clean
+from tokenwire_kernels.triton.row_parts import PART, largest_of_row
+from tokenwire_kernels.triton.row_search import clean, racing, scaled_of
 from tokenwire_kernels.triton.sizes import ceil_div, next_power_of_2
 
 _PART = 4096
-"""Tokens of a part: a power of two."""
+"""Tokens of a part without filters: a power of two, as is PART."""
 _FEW = tl.constexpr(512)
 """Tokens whose exponentials a part looks at together."""
 _LARGEST = tl.constexpr(3.4028234663852886e38)
 
 
-def race(logits: Tensor, batch: SamplingBatch) -> Tensor:
-    """A token drawn from each row, int64 [num_rows], as in `reference.sampling.sample` without filters."""
+def race(
+    logits: Tensor, batch: SamplingBatch, best: Tensor | None = None, thresholds: Tensor | None = None
+) -> Tensor:
+    """A token drawn from each row, as in `reference.sampling.sample`.
+
+    Args:
+        logits: [num_rows, vocab_size].
+        batch: whose filters are not looked at.
+        best: float32 [num_rows, parts_of(vocab_size)]: the largest logit of each part. None: no filters.
+        thresholds: float32 [num_rows]: the least scaled logit that is drawn. None: no filters.
+
+    Returns:
+        int64 [num_rows].
+    """
     num_rows, vocab_size = logits.shape
-    parts = ceil_div(vocab_size, _PART)
+    columns = _PART if best is None else PART
+    parts = ceil_div(vocab_size, columns)
     firsts = torch.empty((num_rows, parts), dtype=torch.int32, device=logits.device)
     tokens = torch.empty(num_rows, dtype=torch.int64, device=logits.device)
-    row = (batch.temperatures, batch.seeds, batch.sample_indices, batch.positions)
-    sizes = (vocab_size, logits.stride(0))
-    _first_of_part_kernel[firsts.shape](logits, firsts, *row, *sizes, COLUMNS=_PART, num_warps=4)
-    _first_of_row_kernel[(num_rows,)](
-        logits, firsts, tokens, *row, logits.stride(0), parts, PARTS=next_power_of_2(parts), num_warps=1
+    row = (
+        batch.temperatures, best, thresholds, batch.seeds, batch.sample_indices, batch.positions,
+        logits.stride(0), parts,
+    )  # fmt: skip
+    padded_parts = next_power_of_2(parts)
+    _first_of_part_kernel[firsts.shape](
+        logits, firsts, *row, vocab_size, PARTS=padded_parts, COLUMNS=columns, num_warps=4
     )
+    _first_of_row_kernel[(num_rows,)](logits, firsts, *row, tokens, PARTS=padded_parts, num_warps=1)
     return tokens
 
 
 @triton.jit
 def _first_of_part_kernel(
-    logits_ptr, firsts_ptr, temperatures_ptr, seeds_ptr, sample_indices_ptr, positions_ptr,
-    vocab_size, row_stride, COLUMNS: tl.constexpr,
+    logits_ptr, firsts_ptr, temperatures_ptr, best_ptr, thresholds_ptr, seeds_ptr, sample_indices_ptr,
+    positions_ptr, row_stride, num_parts, vocab_size, PARTS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """The token of a part that comes first; of a greedy row, its most likely one."""
+    """The token of a part that comes first; of a greedy row, its most likely one; any, if none races."""
     row, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     row_ptr = logits_ptr + row * row_stride
+    firsts_ptr += row * num_parts + part
+    temperature = tl.load(temperatures_ptr + row)
+    threshold, largest_of_all = float("-inf"), 0.0
+    if thresholds_ptr is not None:
+        threshold = tl.load(thresholds_ptr + row)
+        largest_of_all = largest_of_row(best_ptr, row, num_parts, PARTS)
+        best = tl.load(best_ptr + row * num_parts + part)
+        reaches = scaled_of(best, largest_of_all, temperature) >= threshold
+        if not (reaches | (best == largest_of_all)):
+            tl.store(firsts_ptr, part * COLUMNS)
+            return
     lane = tl.arange(0, COLUMNS)
     token = part * COLUMNS + lane
     logits = tl.load(row_ptr + token, mask=token < vocab_size, other=float("-inf")).to(tl.float32)
-    temperature = tl.load(temperatures_ptr + row)
     if temperature == 0.0:
         _, first = tl.max(clean(logits), axis=0, return_indices=True, return_indices_tie_break_left=True)
     else:
         first_key, second_key = row_keys(
             tl.load(seeds_ptr + row), tl.load(sample_indices_ptr + row), tl.load(positions_ptr + row)
         )
+        if thresholds_ptr is not None:
+            logits = racing(logits, largest_of_all, temperature, threshold)
         largest = tl.max(logits, axis=0)
         least_times = uniform(token, first_key, second_key) * _per_weight(logits, largest, temperature)
         # Positive numbers order like the integers of their bits; the last of those say whose they are.
@@ -76,21 +108,26 @@ def _first_of_part_kernel(
         to_next = tl.min((bounds - least - 1).to(tl.uint32, bitcast=True), axis=0)
         if to_next < (latest - least).to(tl.uint32, bitcast=True):
             first = _first_of_all(
-                row_ptr, part * COLUMNS, vocab_size, largest, temperature, first_key, second_key, COLUMNS
-            )
-    tl.store(firsts_ptr + row * tl.num_programs(1) + part, part * COLUMNS + first)
+                row_ptr, part * COLUMNS, vocab_size, largest, largest_of_all, temperature, threshold,
+                first_key, second_key, thresholds_ptr is not None, COLUMNS,
+            )  # fmt: skip
+    tl.store(firsts_ptr, part * COLUMNS + first)
 
 
 @triton.jit
 def _first_of_all(
-    row_ptr, begin, vocab_size, largest, temperature, first_key, second_key, COLUMNS: tl.constexpr
-):
+    row_ptr, begin, vocab_size, largest, largest_of_all, temperature, threshold, first_key, second_key,
+    FILTERED: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
     """Which of a part's tokens comes first, by all their times."""
     first, soonest = 0, tl.full([], float("inf"), tl.float32)
     for start in range(0, COLUMNS, _FEW):
         token = begin + start + tl.arange(0, _FEW)
         logits = tl.load(row_ptr + token, mask=token < vocab_size, other=float("-inf"))
-        per_weight = _per_weight(clean(logits.to(tl.float32)), largest, temperature)
+        logits = clean(logits.to(tl.float32))
+        if FILTERED:
+            logits = racing(logits, largest_of_all, temperature, threshold)
+        per_weight = _per_weight(logits, largest, temperature)
         times = exponential(uniform(token, first_key, second_key)) * per_weight
         time, at = tl.min(times, axis=0, return_indices=True, return_indices_tie_break_left=True)
         first = tl.where(time < soonest, start + at, first)
@@ -100,8 +137,8 @@ def _first_of_all(
 
 @triton.jit
 def _first_of_row_kernel(
-    logits_ptr, firsts_ptr, tokens_ptr, temperatures_ptr, seeds_ptr, sample_indices_ptr, positions_ptr,
-    row_stride, num_parts, PARTS: tl.constexpr,
+    logits_ptr, firsts_ptr, temperatures_ptr, best_ptr, thresholds_ptr, seeds_ptr, sample_indices_ptr,
+    positions_ptr, row_stride, num_parts, tokens_ptr, PARTS: tl.constexpr,
 ):  # fmt: skip
     """The first of the parts' firsts; of a greedy row, the most likely of them."""
     row = tl.program_id(0).to(tl.int64)
@@ -113,7 +150,11 @@ def _first_of_row_kernel(
     first_key, second_key = row_keys(
         tl.load(seeds_ptr + row), tl.load(sample_indices_ptr + row), tl.load(positions_ptr + row)
     )
-    per_weight = _per_weight(logits, tl.max(logits, axis=0), temperature)
+    runners = logits
+    if thresholds_ptr is not None:
+        largest_of_all = largest_of_row(best_ptr, row, num_parts, PARTS)
+        runners = racing(logits, largest_of_all, temperature, tl.load(thresholds_ptr + row))
+    per_weight = _per_weight(runners, tl.max(runners, axis=0), temperature)
     times = exponential(uniform(token, first_key, second_key)) * per_weight
     times = tl.where(temperature == 0.0, -logits, times)
     _, winner = tl.min(times, axis=0, return_indices=True, return_indices_tie_break_left=True)

@@ -16,6 +16,8 @@ from tokenwire_kernels.triton.sizes import ceil_div
 
 PART = 2048
 """Tokens of a part."""
+_COMPARED = tl.constexpr(16)
+"""Parts that a program compares with all others at a time."""
 
 
 def parts_of(vocab_size: int) -> int:
@@ -52,3 +54,17 @@ def largest_of_row(best_ptr, row, num_parts, PARTS: tl.constexpr):
     part = tl.arange(0, PARTS)
     best = tl.load(best_ptr + row * num_parts + part, mask=part < num_parts, other=float("-inf"))
     return tl.max(best, axis=0)
+
+
+@triton.jit
+def kth_best(best_ptr, row, num_parts, k, PARTS: tl.constexpr):
+    """The k-th largest of the largest logits of a row's parts."""
+    part = tl.arange(0, PARTS)
+    best = tl.load(best_ptr + row * num_parts + part, mask=part < num_parts, other=float("-inf"))
+    num_reaching = tl.zeros([PARTS], tl.int32)
+    for start in range(0, num_parts, _COMPARED):
+        other = start + tl.arange(0, _COMPARED)
+        theirs = tl.load(best_ptr + row * num_parts + other, mask=other < num_parts, other=float("-inf"))
+        is_part = (other < num_parts)[None, :]
+        num_reaching += tl.sum(((theirs[None, :] >= best[:, None]) & is_part).to(tl.int32), axis=1)
+    return tl.max(tl.where((num_reaching >= k) & (part < num_parts), best, float("-inf")), axis=0)

@@ -22,9 +22,21 @@ def clean(logits):
 
 @triton.jit
 def load_scaled(row_ptr, token, vocab_size, largest, temperature):
-    """Logits as (logit - largest) / temperature: at most 0; minus infinity past the vocabulary."""
-    logits = clean(tl.load(row_ptr + token, mask=token < vocab_size, other=float("-inf")).to(tl.float32))
-    return (logits - largest) / temperature
+    """Scaled logits; minus infinity past the vocabulary."""
+    logits = tl.load(row_ptr + token, mask=token < vocab_size, other=float("-inf"))
+    return scaled_of(logits.to(tl.float32), largest, temperature)
+
+
+@triton.jit
+def scaled_of(logits, largest, temperature):
+    """Logits as (logit - largest) / temperature: at most 0."""
+    return (clean(logits) - largest) / temperature
+
+
+@triton.jit
+def racing(logits, largest, temperature, threshold):
+    """Logits, minus infinity where scaled they are below the threshold."""
+    return tl.where(scaled_of(logits, largest, temperature) >= threshold, logits, float("-inf"))
 
 
 @triton.jit
@@ -32,6 +44,13 @@ def rank_of(scaled):
     """Non-negative integers in the order of scaled logits, none of which is above 0."""
     magnitude = scaled.to(tl.int32, bitcast=True) & 0x7FFFFFFF
     return (0x7F800000 - magnitude).to(tl.uint32)
+
+
+@triton.jit
+def scaled_of_rank(rank):
+    """The scaled logit of a rank."""
+    magnitude = 0x7F800000 - tl.minimum(rank, 0x7F800000).to(tl.int32)
+    return -magnitude.to(tl.float32, bitcast=True)
 
 
 @triton.jit
