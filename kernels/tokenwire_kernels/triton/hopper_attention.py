@@ -167,7 +167,7 @@ def _hopper_kernel(
             )),
         ],
         [4, 1],
-        [232, 40],  # registers: what fills the file, and with fewer than 40 the places of boxes spill
+        [232, 40],  # registers of a thread: with 24, the places of boxes spill
     )  # fmt: skip
 
 
