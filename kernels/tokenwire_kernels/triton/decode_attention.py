@@ -106,7 +106,8 @@ def decode_tile(
     if cache_dtype.itemsize == 1 and columns <= 128:
         return Tile(rows=rows, keys=64, warps=4, stages=4 if columns == 128 else 5)
     if is_converted:
-        return Tile(rows=rows, keys=keys // 2, warps=4, stages=3 if cache_dtype.itemsize == 4 else 4)
+        warps = 8 if columns > 128 and capability >= 100 else 4
+        return Tile(rows=rows, keys=keys // 2, warps=warps, stages=3 if cache_dtype.itemsize == 4 else 4)
     if columns <= 64:  # 128 keys at a time leave no registers for a third program
         return Tile(rows=rows, keys=64, warps=4, stages=5)
     return Tile(rows=rows, keys=keys, warps=4, stages=3)
