@@ -32,7 +32,7 @@ AMPERE, HOPPER, BLACKWELL = Gpu(80, 108), Gpu(90, 132), Gpu(100, 148)
 _assumed = Gpu(90, 4)
 """Few processors, so that the interpreter has few programs to run."""
 _launches_dependents = False
-"""Until it has run on a GPU."""
+"""With it, an H200 took 5 % less for a step of Llama-3.2-1B, and 3 % more for one of Llama-3.1-8B."""
 _specializes_warps = False
 """Until the kernels' tests have run it natively."""
 
