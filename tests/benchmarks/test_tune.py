@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -52,8 +53,8 @@ def test_what_was_measured_is_kept_beside_the_rest_and_found_by_the_operator(
 def test_a_tile_that_gives_another_result_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "bfloat16", torch.float16)  # which the interpreter can multiply
     inputs = Inputs(Task(Shape(2, 64, 96, False), is_normalized=True, is_added=True), torch.device("cpu"))
-    tile = StreamTile(16, 32, 2, 1, 2)
-    assert tune._agrees(inputs, tile)
+    streamed = partial(inputs.streamed, StreamTile(16, 32, 2, 1, 2))
+    assert tune._agrees(inputs, streamed)
     multiplied = Inputs.multiplied
     monkeypatch.setattr(Inputs, "multiplied", lambda self: multiplied(self) * 1.1)
-    assert not tune._agrees(inputs, tile)
+    assert not tune._agrees(inputs, streamed)
