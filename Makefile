@@ -46,7 +46,7 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	! grep -rnE '.{121,}' kernels/tokenwire_kernels/cpu/src
+	! grep -rnE '.{121,}' kernels/tokenwire_kernels/cpu/src kernels/tokenwire_kernels/cuda/*.cu*
 	mkdir -p build
 	$(BIN)/python -m grpc_tools.protoc -Iprotos -I$(GOOGLE_APIS) --include_imports --include_source_info \
 		--descriptor_set_out=build/protos.binpb protos/tokenwire/v1/*.proto

@@ -180,7 +180,7 @@ def measure(task: Task, device: torch.device) -> dict[str, Any]:
         "us": round(best, 2),
         "cublas_us": round(cublas, 2),
     }
-    if is_available() and few_rows.takes(sets[0].x, sets[0].weight):
+    if is_available() and few_rows.takes(sets[0].x, sets[0].weight, sets[0].norm):
         if _agrees(sets[0], sets[0].streamed_by_cuda):
             entry["cuda_us"] = round(_microseconds([inputs.streamed_by_cuda for inputs in sets], device), 2)
         else:

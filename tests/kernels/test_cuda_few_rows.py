@@ -36,13 +36,13 @@ def linear(
 ) -> Tensor:
     """As `few_rows_linear`, wherever this runs."""
     if x.is_cuda:
-        assert few_rows.takes(x, weight)
+        assert few_rows.takes(x, weight, norm)
         return few_rows_linear(x, weight, bias, norm, is_gated, residual)
     num_rows, in_features = x.shape
     width = len(weight) // 2 if is_gated else len(weight)
     out = torch.full((num_rows, width), float("nan"), dtype=x.dtype) if residual is None else residual
     plan = few_rows.plan_of(num_rows, len(weight), in_features, PROCESSORS)
-    launch = emulated("few_rows.cpp", f"BFLOAT16={int(x.dtype == torch.bfloat16)}").launch
+    launch = emulated("few_rows.cpp", *few_rows.defines(x.dtype)).launch
     launch.argtypes = [*4 * [ctypes.c_int], *few_rows.ARGUMENTS]
     launch(
         plan.rows, int(is_gated), PROCESSORS, plan.shared_bytes,
@@ -85,13 +85,13 @@ def test_the_busiest_warp_has_little_more_to_read_than_others() -> None:
 
 @needs_compiler
 @pytest.mark.parametrize("capability", [80, 90, 100])
-@pytest.mark.parametrize("is_bfloat16", [0, 1])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_it_compiles_for_every_generation(
-    capability: int, is_bfloat16: int, tmp_path: object, monkeypatch: pytest.MonkeyPatch
+    capability: int, dtype: torch.dtype, tmp_path: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    first = compiled(few_rows.SOURCE, [f"BFLOAT16={is_bfloat16}"], capability)
-    assert compiled(few_rows.SOURCE, [f"BFLOAT16={is_bfloat16}"], capability) == first
+    first = compiled(few_rows.SOURCE, few_rows.defines(dtype), capability)
+    assert compiled(few_rows.SOURCE, few_rows.defines(dtype), capability) == first
 
 
 @needs_compiler

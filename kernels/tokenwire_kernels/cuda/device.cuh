@@ -1,4 +1,4 @@
-// What kernels ask of the GPU beyond C++: conversions, loads, and the order of launches. The tests have another
+// What kernels ask of the GPU beyond C++: conversions, copies, and the order of launches. The tests have another
 // header of this name, which gives the same on a CPU.
 //
 // Numbers of 16 bits are bfloat16 with BFLOAT16=1, float16 with 0.

@@ -1,23 +1,23 @@
 // A product of one to four rows with a large matrix, and what stands around it in a decoder, in one launch.
 //
-// Every multiprocessor has one block of 8 warps, and every warp streams rows of the matrix through a ring in
-// shared memory that is its own, two rows beside each other: 64 kB are on their way in a multiprocessor at all
-// times. The matrix is constant, so the ring is filled before the kernels ahead have ended (programmatic
-// dependent launch): the memory does not rest between two kernels. The few rows of x are in shared memory, too,
-// normalized.
+// Every multiprocessor has one block of WARPS warps, and every warp streams rows of the matrix through a ring of
+// RING steps in shared memory that is its own, two rows beside each other: with 8 of both, 64 kB are on their way
+// in a multiprocessor at all times. The matrix is constant, so the ring is filled before the kernels ahead have
+// ended (programmatic dependent launch): the memory does not rest between two kernels. The few rows of x are in
+// shared memory, too, normalized.
 //
 // A warp takes pairs of outputs; a gated product's pair is a gate and what it gates. Where pairs are so few
 // that some warps would have one more than others, `splits` warps share the depth of each. A step is 512 bytes of
 // both rows; rows are whole steps.
 //
 // Rounds where the reference rounds; sums are float32, always in the same order.
+//
+// Compiled with WARPS and RING as numbers, and BFLOAT16 as device.cuh has it.
 
 #include <device.cuh>
 
 namespace {
 
-constexpr int WARPS = 8;
-constexpr int RING = 8;
 constexpr int VECTOR = 8;  // numbers in 16 bytes
 constexpr int LOADS = 4;   // of x that a thread has on their way
 

@@ -14,21 +14,21 @@ from tokenwire_kernels.triton.target import gpu_of
 
 MOST_ROWS = 4
 SOURCE = "few_rows.cu"
-_WARPS = 8
-"""Of a block, of which a multiprocessor has one."""
+_WARPS, _RING = 8, 8
+"""Of a block, of which a multiprocessor has one; and steps that each warp has on their way."""
 _VECTOR, _STEP = 8, 256
 """Numbers in 16 bytes, which a lane loads at a time, and those that a warp does."""
 ARGUMENTS = 6 * [POINTER] + [FLOAT] + 5 * [INT]
 _MOST_SPLIT_BITS = 3
 _PAIR_STEPS = 2
 """What adding up a pair's parts takes a warp, in steps."""
-_RING_BYTES = _WARPS * 8 * 1024
-"""In shared memory, for steps of the matrix that are on their way."""
+_RING_BYTES = _WARPS * _RING * 2 * _STEP * 2
+"""In shared memory, for steps of two rows of the matrix."""
 _MOST_X_BYTES = 48 << 10
 """Behind it, for the rows of x: another kernel must fit beside both."""
 
 
-def takes(x: Tensor, weight: Tensor) -> bool:
+def takes(x: Tensor, weight: Tensor, norm: RowNorm | None) -> bool:
     """Whether the kernel serves such a product: few rows of 16-bit numbers, in whole steps."""
     num_rows, in_features = x.shape
     return (
@@ -42,6 +42,7 @@ def takes(x: Tensor, weight: Tensor) -> bool:
         and x.stride(1) == 1
         and weight.is_contiguous()
         and x.data_ptr() % 16 == weight.data_ptr() % 16 == 0
+        and (norm is None or norm.weight.data_ptr() % 16 == 0)
         and (1 << (num_rows - 1).bit_length()) * in_features * 2 <= _MOST_X_BYTES
     )
 
@@ -119,6 +120,11 @@ def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
+def defines(dtype: torch.dtype) -> list[str]:
+    """What the source is compiled with for numbers of a dtype."""
+    return [f"WARPS={_WARPS}", f"RING={_RING}", f"BFLOAT16={int(dtype == torch.bfloat16)}"]
+
+
 @cache
 def kernel_of(rows: int, is_gated: bool, dtype: torch.dtype, device: torch.device) -> Kernel:
     """The kernel for so many rows, compiled when it is first asked for.
@@ -126,6 +132,5 @@ def kernel_of(rows: int, is_gated: bool, dtype: torch.dtype, device: torch.devic
     Raises:
         CudaError: it cannot be compiled.
     """
-    defines = [f"BFLOAT16={int(dtype == torch.bfloat16)}"]
-    cubin = compiled(SOURCE, defines, gpu_of(device).capability)
+    cubin = compiled(SOURCE, defines(dtype), gpu_of(device).capability)
     return Kernel(cubin, f"few_rows_{rows}_{int(is_gated)}", ARGUMENTS, _RING_BYTES + _MOST_X_BYTES, device)

@@ -20,6 +20,6 @@ def linear(
     residual: Tensor | None = None,
 ) -> Tensor:
     """See `reference.linear.linear`."""
-    if takes(x, weight) and prefers_cuda(len(x), *weight.shape, is_gated, x.dtype, x.device):
+    if takes(x, weight, norm) and prefers_cuda(len(x), *weight.shape, is_gated, x.dtype, x.device):
         return few_rows_linear(x, weight, bias, norm, is_gated, residual)
     return triton.linear(x, weight, bias, norm, is_gated, residual)

@@ -21,6 +21,7 @@ from torch import Tensor
 from tokenwire_kernels.batch import AttentionBatch, LayerCache
 from tokenwire_kernels.triton.attend import attend, finish, nothing_seen
 from tokenwire_kernels.triton.decode_attention import Tile
+from tokenwire_kernels.triton.sizes import next_power_of_2
 from tokenwire_kernels.triton.target import gpu_of
 
 
@@ -37,8 +38,8 @@ def chunk_attention(
     """Write the rows of `out` behind the batch's decodes. See `reference.attention.paged_attention`."""
     num_tokens, num_heads, head_dim = q.shape
     num_kv_heads, block_size = cache.keys.shape[1:3]
-    group, columns = num_heads // num_kv_heads, triton.next_power_of_2(head_dim)
-    group_rows = triton.next_power_of_2(group)
+    group, columns = num_heads // num_kv_heads, next_power_of_2(head_dim)
+    group_rows = next_power_of_2(group)
     num_seqs = batch.context_lens.shape[0]
     tile = chunk_tile(head_dim, group, q.dtype, cache.keys.dtype, gpu_of(q.device).capability)
     queries = tile.rows // group_rows
@@ -63,8 +64,8 @@ def chunk_tile(
     Of each generation the largest that ptxas compiles without a spill (benchmarks/compile.py shows it). GPUs
     with about 100 kB of shared memory a multiprocessor (8.6, 8.9, 12.0) take an A100's.
     """
-    columns = triton.next_power_of_2(head_dim)
-    rows = max(16, triton.next_power_of_2(group))
+    columns = next_power_of_2(head_dim)
+    rows = max(16, next_power_of_2(group))
     if dtype.itemsize == 4:  # a float32 product is three of the tensor cores' TF32 products: many registers
         return Tile(rows=rows, keys=16, warps=8 if columns <= 128 else 4, stages=1)
     is_hopper, is_blackwell = 90 <= capability < 100, 100 <= capability < 120

@@ -23,6 +23,7 @@ import triton.language as tl
 from torch import Tensor
 
 from tokenwire_kernels.triton.dependent import launch_options, prefetch, wait_for_kernels_before
+from tokenwire_kernels.triton.sizes import ceil_div, next_power_of_2
 
 MOST_ROWS = 64
 _MOST_TILES = 1 << 16
@@ -54,8 +55,8 @@ def few_rows_linear(
     num_rows, in_features = x.shape
     num_outputs = weight.shape[0] // 2 if is_gated else weight.shape[0]
     out = x.new_empty(num_rows, num_outputs) if residual is None else residual
-    rows = max(16, triton.next_power_of_2(num_rows))
-    num_tiles = triton.cdiv(num_outputs, tile.outputs)
+    rows = max(16, next_power_of_2(num_rows))
+    num_tiles = ceil_div(num_outputs, tile.outputs)
     parts, counters = None, None
     if tile.splits > 1:
         products = 2 if is_gated else 1
