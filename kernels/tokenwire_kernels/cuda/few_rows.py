@@ -26,6 +26,7 @@ _RING_BYTES = _WARPS * _RING * 2 * _STEP * 2
 """In shared memory, for steps of two rows of the matrix."""
 _MOST_X_BYTES = 48 << 10
 """Behind it, for the rows of x: another kernel must fit beside both."""
+MOST_SHARED_BYTES = _RING_BYTES + _MOST_X_BYTES
 
 
 def takes(x: Tensor, weight: Tensor, norm: RowNorm | None) -> bool:
@@ -133,4 +134,4 @@ def kernel_of(rows: int, is_gated: bool, dtype: torch.dtype, device: torch.devic
         CudaError: it cannot be compiled.
     """
     cubin = compiled(SOURCE, defines(dtype), gpu_of(device).capability)
-    return Kernel(cubin, f"few_rows_{rows}_{int(is_gated)}", ARGUMENTS, _RING_BYTES + _MOST_X_BYTES, device)
+    return Kernel(cubin, f"few_rows_{rows}_{int(is_gated)}", ARGUMENTS, MOST_SHARED_BYTES, device)
