@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -17,18 +16,16 @@ import torch
 from tests.checkpoints import write_checkpoint
 from tests.engine.driver import GREEDY, generate
 from tests.engine.grammars import alternates
-from tests.engine.runner.loading import Recorder, load_on_cpu
+from tests.engine.runner.loading import Recorder, load_on_cpu, num_written, poisoned_caches
 from tests.engine.runner.serving import PLAIN, requests_with, serve
 from tokenwire_engine.runner import forward_graphs, graphs
 from tokenwire_engine.runner.forward_graphs import pass_shapes
 from tokenwire_engine.runner.graphs import NotCapturableError, Replay, graph_sizes
-from tokenwire_engine.runner.memory import CacheGeometry
 from tokenwire_engine.runner.row_columns import RowColumns
 from tokenwire_engine.runner.staging import Staging
 from tokenwire_engine.sampling.params import SamplingParams
 from tokenwire_engine.scheduler.plan import PENDING, Admission, ScheduledTokens, StepPlan
 from tokenwire_engine.scheduler.request import Request
-from tokenwire_kernels import LayerCache
 
 VOCAB_SIZE = 320
 SPECIAL = [
@@ -139,20 +136,11 @@ def test_requests_that_come_and_go_share_the_rows(directory: Path) -> None:
 
 
 def test_rows_that_fill_a_graph_up_write_nothing(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    caches: list[torch.Tensor] = []
-    allocate = CacheGeometry.allocate
-
-    def poisoned(*given: Any) -> list[LayerCache]:
-        layers = allocate(*given)
-        caches.extend(tensor.fill_(7.25) for layer in layers for tensor in (layer.keys, layer.values))
-        return layers
-
-    monkeypatch.setattr(CacheGeometry, "allocate", poisoned)
+    caches = poisoned_caches(monkeypatch)
     prompts = [[5, 6, 7], [8], [9, 10], [11], [12]]  # with 3 rows of the graph for 8 to spare
     generate(load_on_cpu(directory, Recorder(), max_running=32), prompts, 20)
     for tensor in caches:
-        written = (tensor != 7.25).any(dim=(1, 3)).sum()
-        assert written == sum(len(prompt) + 19 for prompt in prompts)
+        assert num_written(tensor) == sum(len(prompt) + 19 for prompt in prompts)
 
 
 def test_a_steady_step_sends_nothing(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
