@@ -173,8 +173,10 @@ StartEngine = Callable[..., Awaitable[Engine]]
 async def starting_engines(
     make_runner: Callable[[], HashRunner] = HashRunner, **defaults: object
 ) -> AsyncIterator[StartEngine]:
-    """Starts engines that end with the context, and asserts that they leave no block behind."""
+    """Starts engines that end with the context, and asserts that they leave no block behind. Whoever holds
+    their steps need not wait for the next one's tokens to hear of this one's."""
     engines: list[Engine] = []
+    defaults = {"delivery_interval_ms": 0} | defaults
 
     async def start(runner: HashRunner | None = None, **config: object) -> Engine:
         chosen = runner or make_runner()

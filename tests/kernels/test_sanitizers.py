@@ -21,7 +21,7 @@ FLAGS = (
 )
 TESTED = [
     f"tests/kernels/test_{name}.py"
-    for name in ("linear", "norm", "activation", "rotary", "attention", "bitmask", "sampling")
+    for name in ("linear", "norm", "activation", "rotary", "attention", "bitmask", "sampling", "forward")
 ]
 SCRIPT = """
 import sys

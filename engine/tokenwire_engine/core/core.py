@@ -5,6 +5,9 @@ N + 1, so that the device finds its next step waiting; only then it waits for st
 N + 1 to sample is known when step N's tokens are: the loop works that out next, while the device computes the
 logits that it is for. The core owns the scheduler and the runner, and both are touched by its thread alone.
 With nothing to do the thread sleeps in its command queue.
+
+Outputs of a step go out when it is done, or with those of the steps that follow at once (`Pace`): never those
+that somebody waits for, and never behind a step that computes a prompt, which may take long.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from tokenwire_engine.core.commands import (
 )
 from tokenwire_engine.core.load import Load
 from tokenwire_engine.core.meter import Meter
+from tokenwire_engine.core.pace import Pace
 from tokenwire_engine.kv_cache.changes import Change
 from tokenwire_engine.runner.base import DeviceLostError, Runner
 from tokenwire_engine.scheduler.outputs import Outputs
@@ -52,20 +56,24 @@ class EngineCore:
         runner: Runner,
         deliver: Callable[[Outputs], None],
         overlap: bool = True,
+        delivery_interval_s: float = 0.0,
     ) -> None:
         """
         Args:
-            deliver: called on the core thread, once for each step with outputs; must not block.
+            deliver: called on the core thread, at most once a step; must not block.
             overlap: whether a step is launched before the one before it is done.
+            delivery_interval_s: how long tokens may wait for those of the steps that follow at once. They do
+                so only where steps overlap.
         """
         self._scheduler = scheduler
         self._runner = runner
         self._deliver = deliver
+        self._pace = Pace(delivery_interval_s)
         self._steps_ahead = 1 if overlap else 0
         self._commands: SimpleQueue[Command] = SimpleQueue()
         self._launched: deque[_Launched] = deque()
-        self._latest_end = 0.0
-        """When the step that completed last did."""
+        self._latest_end = self._latest_step_s = 0.0
+        """When the step that completed last did, and how long it took."""
         self._deliver_cache_changes: Callable[[list[Change]], object] | None = None
         self._meter = Meter()
         self.load = Load.of(scheduler, self._meter)
@@ -84,7 +92,7 @@ class EngineCore:
             plan = self._scheduler.plan()
             if plan is not None:
                 self._launch(plan)
-            self._publish()  # what the commands ended need not wait for a step
+            self._deliver_outputs()  # what the commands ended need not wait for a step
             ahead = 0 if plan is None else self._steps_ahead
             while len(self._launched) > ahead:
                 self._complete()
@@ -150,7 +158,7 @@ class EngineCore:
         now = time.monotonic()
         # The device began with it when it was launched, or when the step before it was done.
         seconds = now - max(launched.started, self._latest_end)
-        self._latest_end = now
+        self._latest_end, self._latest_step_s = now, seconds
         self._scheduler.complete(result, seconds)
         self._meter.add(seconds, self._scheduler.counters)
         if self._launched:
@@ -174,11 +182,26 @@ class EngineCore:
         self._scheduler.fail(f"a step of the request failed: {type(error).__name__}: {error}")
 
     def _publish(self) -> None:
-        self.load = Load.of(self._scheduler, self._meter)
-        if outputs := self._scheduler.take_outputs():
-            self._deliver(outputs)
+        if not self._deliver_outputs():
+            self.load = Load.of(self._scheduler, self._meter)
         if self._deliver_cache_changes is not None and (changes := self._scheduler.take_cache_changes()):
             self._deliver_cache_changes(changes)
+
+    def _deliver_outputs(self) -> bool:
+        """Deliver what there is, with the load as it is now, unless it may wait; whether anything was."""
+        now = time.monotonic()
+        if self._outputs_may_wait(now) or not (outputs := self._scheduler.take_outputs()):
+            return False
+        self.load = Load.of(self._scheduler, self._meter)
+        self._pace.sent(now)
+        self._deliver(outputs)
+        return True
+
+    def _outputs_may_wait(self, now: float) -> bool:
+        """Whether a step is on its way whose outputs they can join soon enough."""
+        if self._pace.is_due(now, self._latest_step_s) or self._scheduler.has_urgent_outputs:
+            return False
+        return bool(self._launched) and not self._launched[-1].plan.scheduled
 
 
 @dataclass(slots=True, frozen=True)

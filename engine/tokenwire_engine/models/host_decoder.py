@@ -25,11 +25,12 @@ from tokenwire_kernels import LayerCache
 from tokenwire_kernels.cpu import (
     Context,
     DecoderWeights,
+    DecodingRows,
     Format,
     FusedDecoder,
     LayerWeights,
     PackedMatrix,
-    PreparedStep,
+    PreparedDecodes,
 )
 
 ROWS_AT_ONCE = 8192
@@ -53,10 +54,9 @@ class HostDecoder:
         """See `Decoder.forward`."""
         return self.fused.forward(batch.token_ids, batch.positions, batch.views, caches)
 
-    def prepare(self, batch: ForwardBatch, caches: Sequence[LayerCache]) -> PreparedStep:
-        """A step like this one, to be run again and again, the batch's tensors changed in place in between;
-        its token ids are int64."""
-        return self.fused.prepare(batch.token_ids, batch.positions, batch.views, caches)
+    def prepare(self, rows: DecodingRows, caches: Sequence[LayerCache]) -> PreparedDecodes:
+        """Steps of rows that decode, to be run one after the other."""
+        return self.fused.prepare(rows, caches)
 
     def logits(self, hidden: Tensor, out: Tensor | None = None) -> Tensor:
         """See `Decoder.logits`."""

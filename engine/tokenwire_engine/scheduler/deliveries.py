@@ -15,14 +15,21 @@ End = tuple[Request, FinishReason, str]
 
 
 class Deliveries:
-    """Gathers outputs by channel until they are taken."""
+    """Gathers outputs by channel until they are taken.
+
+    Attributes:
+        is_urgent: whether there is something among them that should be taken at once. Log-probabilities must
+            be, before the next token of their request.
+    """
 
     def __init__(self) -> None:
         self._outputs: Outputs = {}
+        self.is_urgent = False
 
     def take(self) -> Outputs:
         """What happened since the last call."""
         outputs, self._outputs = self._outputs, {}
+        self.is_urgent = False
         return outputs
 
     def steady_tokens(self, rows: DecodeRows, token_ids: Sequence[int]) -> list[End]:
@@ -59,6 +66,7 @@ class Deliveries:
             self._channel(request.channel).logprobs.pop((request.label, request.sampling.sample_index), None)
             return request, FinishReason.UNSATISFIABLE, grammar.error
         request.output_token_ids.append(token_id)
+        self.is_urgent |= len(request.output_token_ids) == 1
         self._channel(request.channel).add_token(request.label, token_id, request.sampling.sample_index)
         reason = request.finish_reason()
         return None if reason is None else (request, reason, "")
@@ -67,17 +75,20 @@ class Deliveries:
         """The log-probabilities of some requests' next tokens."""
         for request, scored in logprobs:
             if not request.has_ended:
+                self.is_urgent = True
                 self._channel(request.channel).logprobs[request.label, request.sampling.sample_index] = scored
 
     def prompt_logprobs(self, requests: Sequence[Request], logprobs: Sequence[Logprobs]) -> None:
         """The log-probabilities of the next tokens of each of these requests' prompts."""
         for request, scored in zip(requests, logprobs, strict=True):
             if not request.has_ended:
+                self.is_urgent = True
                 request.num_prompt_scored += len(scored)
                 self._channel(request.channel).prompt_logprobs.append((request.label, scored))
 
     def finished(self, request: Request, reason: FinishReason, error: str) -> None:
         """A request has ended; with its last sample, all of it has."""
+        self.is_urgent = True
         samples = request.samples
         is_last = samples.num_live == 0
         self._channel(request.channel).finished.append(

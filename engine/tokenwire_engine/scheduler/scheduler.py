@@ -160,7 +160,7 @@ class Scheduler:
         step = StepInFlight(StepPlan(self.counters.steps))
         # Decodes first, so that no prompt, however long, holds up the others' next tokens.
         prefilling = self._running.decode(step)
-        budget = at_most = self._budget.prompt_tokens(step.num_decodes, num_waiting)
+        budget = at_most = self._budget.prompt_tokens(step.num_decodes, num_waiting) if num_waiting else 0
         for request in prefilling:
             if budget > 0:
                 budget -= self._running.compute(request, budget, step)
@@ -276,6 +276,12 @@ class Scheduler:
         for request in reversed(self._running):
             if request.arrival in lost_requests:
                 self._admission.preempt(request)
+
+    @property
+    def has_urgent_outputs(self) -> bool:
+        """Whether something has happened that should not wait for the tokens of further steps: a first
+        token, an end, or log-probabilities, which make messages large."""
+        return self._deliveries.is_urgent
 
     def take_outputs(self) -> Outputs:
         """What happened since the last call."""

@@ -19,6 +19,9 @@ MOST_EXTRA_S = 0.25
 """However many wait, a stream does not stand still for longer, unless its own steps take as long."""
 LEAST_TOKENS = 16
 """However slow prompts are, they get on."""
+LEARN_FROM = 8
+"""Of steps that decode as many requests as the one before, and nothing else, one in so many is learnt from:
+there are thousands of them, and they say little that is new."""
 
 
 class StepBudget:
@@ -33,6 +36,7 @@ class StepBudget:
         self.most = most
         self._adapts = adapts
         self._cost = StepCost()
+        self._num_alike = self._latest_decodes = 0
 
     def prompt_tokens(self, num_decodes: int, num_waiting: int) -> int:
         """Most tokens of prompts in a step with so many decodes, while so many requests have yet to get their
@@ -46,5 +50,11 @@ class StepBudget:
 
     def observe(self, seconds: float, num_decodes: int, num_prompt_tokens: int) -> None:
         """A step with so many decodes and tokens of prompts took so long."""
-        if self._adapts:
+        if self._adapts and self._says_something_new(num_decodes, num_prompt_tokens):
             self._cost.observe(seconds, num_decodes, num_prompt_tokens)
+
+    def _says_something_new(self, num_decodes: int, num_prompt_tokens: int) -> bool:
+        is_alike = num_prompt_tokens == 0 and num_decodes == self._latest_decodes
+        self._num_alike = self._num_alike + 1 if is_alike else 0
+        self._latest_decodes = num_decodes
+        return self._num_alike % LEARN_FROM == 0

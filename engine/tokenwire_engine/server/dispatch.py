@@ -1,8 +1,8 @@
 """The serving side of the core: which requests are live, and who hears of them.
 
-Lives on the asyncio thread. Commands go to the core as they come; outputs come back once per step and are
-passed on whole, one call for each channel that has any. An id stays taken until the core has said that its
-request ended, so that nothing of an old request can reach a new one.
+Lives on the asyncio thread. Commands go to the core as they come; outputs come back at most once per step and
+are passed on whole, one call for each channel that has any. An id stays taken until the core has said that
+its request ended, so that nothing of an old request can reach a new one.
 """
 
 from __future__ import annotations

@@ -62,6 +62,8 @@ ADMIN_SERVICE = engine_admin_pb2.DESCRIPTOR.services_by_name["EngineAdmin"].full
 RETRY_WHILE_LOADING_S = 1.0
 STOP_GRACE_S = 0.5
 """How long calls may take to end once they were told to."""
+CPU_DELIVERY_INTERVAL_MS = 20
+"""Where computing and sending want the same CPUs: about what it takes to draw a screen."""
 CORE_GRACE_S = 1.0
 """How long the core thread may take to come back from the step, or from loading."""
 
@@ -204,7 +206,8 @@ class EngineServer:
             runner.pin_thread()
             self.startup.finish()
             scheduler = self._make_scheduler(runner.info)
-            core = EngineCore(scheduler, runner, self._deliver_soon, self._config.overlap)
+            interval_s = self._delivery_interval_s(runner.info)
+            core = EngineCore(scheduler, runner, self._deliver_soon, self._config.overlap, interval_s)
         except Exception as error:
             logger.debug("the model was not loaded", exc_info=True)
             self._on_loop(partial(self._on_failed, error))
@@ -230,6 +233,12 @@ class EngineServer:
         prefix_cache = PrefixCache(pool, info.windows, host) if self._config.prefix_cache else None
         observer = None if self._config.metrics_port is None else self._recorder
         return Scheduler(limits, pool, make_policy(self._config.policy), prefix_cache, observer=observer)
+
+    def _delivery_interval_s(self, info: ModelInfo) -> float:
+        chosen_ms = self._config.delivery_interval_ms
+        if chosen_ms is None:
+            chosen_ms = CPU_DELIVERY_INTERVAL_MS if info.device == "cpu" else 0
+        return chosen_ms / 1000
 
     def _deliver_soon(self, outputs: Outputs) -> None:
         self._on_loop(partial(self._deliver, outputs))

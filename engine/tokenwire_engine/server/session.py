@@ -1,9 +1,9 @@
 """One session: all requests of one peer over one stream at a time.
 
-One message per engine step carries that step's tokens of all of the peer's requests, as columns (see
-`outbox.py` for how they are gathered and kept). A slot belongs to a request from its submission until its
-finish event with usage is sent. A peer that does not keep up, or is away, holds up nobody: past a bound on
-what is held for it, its requests are set aside.
+One message carries the tokens of all of the peer's requests in one engine step, or in a few short ones, as
+columns (see `outbox.py` for how they are gathered and kept). A slot belongs to a request from its submission
+until its finish event with usage is sent. A peer that does not keep up, or is away, holds up nobody: past a
+bound on what is held for it, its requests are set aside.
 """
 
 from __future__ import annotations

@@ -5,7 +5,13 @@ the package is installed; it depends on no version of torch. Beyond the operator
 products with packed weights (`matrix.py`) and a whole decoder step as one call (`decoder.py`).
 """
 
-from tokenwire_kernels.cpu.decoder import DecoderWeights, FusedDecoder, LayerWeights, PreparedStep
+from tokenwire_kernels.cpu.decoder import (
+    DecoderWeights,
+    DecodingRows,
+    FusedDecoder,
+    LayerWeights,
+    PreparedDecodes,
+)
 from tokenwire_kernels.cpu.library import Context, NativeError, instruction_sets, load_library
 from tokenwire_kernels.cpu.matrix import Format, PackedMatrix, describe_products, linear, round_to_codes
 from tokenwire_kernels.cpu.operators import Operators
@@ -13,13 +19,14 @@ from tokenwire_kernels.cpu.operators import Operators
 __all__ = [
     "Context",
     "DecoderWeights",
+    "DecodingRows",
     "Format",
     "FusedDecoder",
     "LayerWeights",
     "NativeError",
     "Operators",
     "PackedMatrix",
-    "PreparedStep",
+    "PreparedDecodes",
     "describe_products",
     "instruction_sets",
     "linear",

@@ -122,51 +122,80 @@ class FusedDecoder:
         """
         token_ids = token_ids.to(torch.int64)
         hidden = torch.empty(len(token_ids), self._hidden_size)
-        self._run(self._step(token_ids, positions, views, caches, hidden), token_ids)
+        native_views = [
+            native.View(view.cache_slots.data_ptr(), sequences_of(view.attention, len(token_ids)))
+            for view in views
+        ]
+        step = self._step(token_ids, positions, native_views, caches, hidden)
+        outside = self.context.library.tw_forward(self.context.handle, byref(self._model), byref(step))
+        self._check_token(outside, token_ids)
         return hidden
 
-    def prepare(
-        self,
-        token_ids: Tensor,
-        positions: Tensor,
-        views: Sequence[CacheView],
-        caches: Sequence[LayerCache],
-    ) -> PreparedStep:
-        """A step of so many tokens, to be run again and again. Arguments as of `forward`: their tensors may
-        be changed in place between two runs."""
-        num_tokens = len(token_ids)
-        hidden = torch.empty(num_tokens, self._hidden_size)
-        logits, tokens = torch.empty(num_tokens, self._vocab_size), torch.empty(num_tokens, dtype=torch.int64)
-        step = self._step(token_ids, positions, views, caches, hidden)
+    def prepare(self, rows: DecodingRows, caches: Sequence[LayerCache]) -> PreparedDecodes:
+        """Steps of rows that decode, to be run one after the other. `caches` as of `forward`."""
+        num_groups, num_rows, _ = rows.block_tables.shape
+        token_ids, positions, next_positions = torch.empty(3, num_rows, dtype=torch.int64)
+        cache_slots = torch.empty(num_groups, num_rows, dtype=torch.int64)
+        context_lens = torch.empty(num_rows, dtype=torch.int32)
+        query_starts = torch.arange(num_rows + 1, dtype=torch.int32)
+        native_views = [
+            native.View(
+                slots.data_ptr(),
+                native.Sequences(
+                    tables.data_ptr(),
+                    tables.stride(0),
+                    query_starts.data_ptr(),
+                    context_lens.data_ptr(),
+                    num_rows,
+                    num_rows,
+                ),
+            )
+            for slots, tables in zip(cache_slots, rows.block_tables, strict=True)
+        ]
+        hidden = torch.empty(num_rows, self._hidden_size)
+        logits, tokens = torch.empty(num_rows, self._vocab_size), torch.empty(num_rows, dtype=torch.int64)
+        step = self._step(token_ids, positions, native_views, caches, hidden)
         step.logits = logits.data_ptr()
-        inputs = (token_ids, positions, views, caches, hidden)
-        return PreparedStep(logits, tokens, step, inputs, lambda: self._run(step, token_ids))
+        decodes = native.Decodes(
+            slots=rows.slots.data_ptr(),
+            bases=rows.bases.data_ptr(),
+            latest_tokens=rows.latest_tokens.data_ptr(),
+            token_ids=token_ids.data_ptr(),
+            positions=positions.data_ptr(),
+            next_positions=next_positions.data_ptr(),
+            context_lens=context_lens.data_ptr(),
+            cache_slots=cache_slots.data_ptr(),
+            num_groups=num_groups,
+        )
+
+        def run(shift: int) -> None:
+            outside = self.context.library.tw_decode(
+                self.context.handle, byref(self._model), byref(step), byref(decodes), shift
+            )
+            self._check_token(outside, token_ids)
+
+        held = (rows, caches, positions, cache_slots, context_lens, query_starts, hidden)
+        return PreparedDecodes(logits, tokens, next_positions, step, held, run)
 
     def _step(
         self,
         token_ids: Tensor,
         positions: Tensor,
-        views: Sequence[CacheView],
+        views: Sequence[native.View],
         caches: Sequence[LayerCache],
         hidden: Tensor,
     ) -> native.Step:
-        num_tokens = len(token_ids)
         return native.Step(
             token_ids=token_ids.data_ptr(),
             positions=positions.data_ptr(),
-            views=(native.View * len(views))(
-                *(
-                    native.View(view.cache_slots.data_ptr(), sequences_of(view.attention, num_tokens))
-                    for view in views
-                )
-            ),
+            views=(native.View * len(views))(*views),
             caches=self._pointers_to(caches),
             shape=cache_shape(caches[0].keys),
             hidden=hidden.data_ptr(),
         )
 
-    def _run(self, step: native.Step, token_ids: Tensor) -> None:
-        outside = self.context.library.tw_forward(self.context.handle, byref(self._model), byref(step))
+    def _check_token(self, outside: int, token_ids: Tensor) -> None:
+        """`outside`: what the library returned."""
         if outside:
             token_id = int(token_ids[outside - 1])
             raise IndexError(f"token id {token_id} is outside the vocabulary of {self._vocab_size}")
@@ -195,29 +224,46 @@ class FusedDecoder:
 
 
 @dataclass(slots=True, frozen=True)
-class PreparedStep:
-    """A forward pass whose buffers stay where they are.
+class DecodingRows:
+    """Sequences that compute one token each, steps on end."""
+
+    slots: Tensor
+    """int64 `[num_rows]`."""
+    bases: Tensor
+    """int64 `[num_rows]`: the position of each one's token, less the number of steps made."""
+    latest_tokens: Tensor
+    """int64 `[num_slots]`: what a step computes of each slot."""
+    block_tables: Tensor
+    """int32 `[num_groups, num_rows, max_blocks]`, contiguous; may be changed in place between two steps."""
+
+
+@dataclass(slots=True, frozen=True)
+class PreparedDecodes:
+    """Steps of the same rows, whose buffers stay where they are.
 
     Attributes:
-        logits: float32 `[num_tokens, vocab_size]`, behind each token, as of the latest run.
-        tokens: int64 `[num_tokens]`: the most likely ones, as of the latest greedy run.
+        logits: float32 `[num_rows, vocab_size]`, as of the latest step.
+        tokens: int64 `[num_rows]`: the most likely ones, as of the latest greedy step.
+        next_positions: int64 `[num_rows]`: of the tokens to be sampled from the logits.
     """
 
     logits: Tensor
     tokens: Tensor
+    next_positions: Tensor
     _step: native.Step
-    _inputs: object
+    _held: object
     """What the step points to."""
-    _run: Callable[[], None]
+    _run: Callable[[int], None]
 
-    def run(self, *, is_greedy: bool) -> None:
-        """Compute logits, and tokens if `is_greedy`, from what the inputs are now.
+    def run(self, shift: int, *, is_greedy: bool) -> None:
+        """Compute the logits behind the rows' latest tokens, which are at `shift` from their bases. If
+        `is_greedy`, the most likely tokens are the latest ones then.
 
         Raises:
             IndexError: a token id is outside the vocabulary.
         """
         self._step.tokens = self.tokens.data_ptr() if is_greedy else None
-        self._run()
+        self._run(shift)
 
 
 def _native_layer(layer: LayerWeights) -> native.Layer:

@@ -181,6 +181,20 @@ class Step(Structure):
     ]
 
 
+class Decodes(Structure):
+    _fields_: ClassVar = [
+        ("slots", c_void_p),
+        ("bases", c_void_p),
+        ("latest_tokens", c_void_p),
+        ("token_ids", c_void_p),
+        ("positions", c_void_p),
+        ("next_positions", c_void_p),
+        ("context_lens", c_void_p),
+        ("cache_slots", c_void_p),
+        ("num_groups", c_int64),
+    ]
+
+
 class Sampling(Structure):
     _fields_: ClassVar = [
         *((name, c_void_p) for name in ("temperatures", "top_k", "top_p", "min_p", "typical_p", "keys")),
@@ -233,6 +247,7 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     ),
     "tw_sample": (None, [c_void_p, c_void_p, POINTER(Sampling), c_void_p]),
     "tw_forward": (c_int64, [c_void_p, POINTER(Model), POINTER(Step)]),
+    "tw_decode": (c_int64, [c_void_p, POINTER(Model), POINTER(Step), POINTER(Decodes), c_int64]),
     "tw_logits": (None, [c_void_p, POINTER(Model), c_void_p, c_int64, c_int64, c_void_p]),
 }
 

@@ -26,13 +26,13 @@ from tokenwire_engine.scheduler.scheduler import Scheduler, SchedulerLimits
 class Running:
     """A core on a thread of its own, and what it delivers."""
 
-    def __init__(self, overlap: bool) -> None:
+    def __init__(self, overlap: bool, delivery_interval_s: float = 0.0) -> None:
         self.runner = HashRunner()
         info = self.runner.info
         limits = SchedulerLimits(8, info.max_step_tokens, info.max_model_len)
         scheduler = Scheduler(limits, BlockPool(info.num_blocks, info.block_size))
         self.outputs: Queue[Outputs] = Queue()
-        self.core = EngineCore(scheduler, self.runner, self.outputs.put, overlap)
+        self.core = EngineCore(scheduler, self.runner, self.outputs.put, overlap, delivery_interval_s)
         self.error: Exception | None = None
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
@@ -73,15 +73,26 @@ class Running:
                 if finished.request_id == request_id:
                     return tokens, finished
 
+    def stop(self) -> None:
+        self.runner.resume()
+        self.core.send(Shutdown())
+        self.thread.join(PATIENCE_S)
+        assert not self.thread.is_alive()
+
 
 @pytest.fixture(params=[True, False], ids=["overlapped", "one by one"])
 def running(request: pytest.FixtureRequest) -> Iterator[Running]:
     running = Running(request.param)
     yield running
-    running.runner.resume()
-    running.core.send(Shutdown())
-    running.thread.join(PATIENCE_S)
-    assert not running.thread.is_alive()
+    running.stop()
+
+
+@pytest.fixture
+def unhurried() -> Iterator[Running]:
+    """A core that never finds a message due."""
+    running = Running(overlap=True, delivery_interval_s=1e9)
+    yield running
+    running.stop()
 
 
 def test_a_submitted_request_is_computed_to_its_end(running: Running) -> None:
@@ -95,6 +106,27 @@ def test_outputs_come_once_per_step(running: Running) -> None:
     running.submit("a", [1, 2], max_tokens=5)
     steps = [running.outputs.get(timeout=PATIENCE_S)[0].token_ids for _ in range(5)]
     assert [len(tokens) for tokens in steps] == [1] * 5
+
+
+def test_tokens_wait_for_those_of_the_next_steps_but_for_the_first_and_the_last(unhurried: Running) -> None:
+    unhurried.submit("a", [1, 2], max_tokens=20)
+    first = unhurried.outputs.get(timeout=PATIENCE_S)[0]
+    rest = unhurried.outputs.get(timeout=PATIENCE_S)[0]
+    assert (len(first.token_ids), first.finished) == (1, [])
+    assert first.token_ids + rest.token_ids == continuation([1, 2], 20)
+    assert [finished.reason for finished in rest.finished] == [FinishReason.LENGTH]
+
+
+def test_tokens_do_not_wait_for_a_step_that_computes_a_prompt(unhurried: Running) -> None:
+    unhurried.runner.hold()
+    unhurried.submit("a", [1], max_tokens=200)
+    unhurried.runner.allow(1)
+    assert len(unhurried.outputs.get(timeout=PATIENCE_S)[0].token_ids) == 1
+    unhurried.submit("b", [2] * 50)
+    unhurried.runner.allow(2)  # behind them at the latest, the prompt
+    tokens = unhurried.outputs.get(timeout=PATIENCE_S)[0].token_ids
+    assert tokens == continuation([1], len(tokens) + 1)[1:]
+    unhurried.core.send(Cancel(("a", "b")))
 
 
 def test_the_load_is_up_to_date_when_an_end_is_delivered(running: Running) -> None:

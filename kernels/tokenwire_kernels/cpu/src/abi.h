@@ -172,6 +172,20 @@ struct tw_step {
     int64_t *tokens;               // [num_tokens]: the most likely one behind each, or null: not wanted.
 };
 
+// The rows of a step that decode, one token each, and the memory that the step's inputs are read from: what a row
+// reads in its next step follows from what it has read and yielded in this one.
+struct tw_decodes {
+    const int64_t *slots;          // [num_rows], as are the others: where a row's latest token is.
+    const int64_t *bases;          // Positions, less the number of steps made.
+    int64_t *latest_tokens;        // By slot.
+    int64_t *token_ids;
+    int64_t *positions;
+    int64_t *next_positions;       // Of the tokens behind them; no input.
+    int32_t *context_lens;         // Of every view.
+    int64_t *cache_slots;          // [num_groups, num_rows]: the views' slots.
+    int64_t num_groups;
+};
+
 struct tw_sampling {
     const float *temperatures;     // [num_rows], as are the others.
     const int32_t *top_k;
@@ -243,6 +257,10 @@ TW_EXPORT void tw_sample(tw_context *context, const float *logits, const tw_samp
 // One forward pass: embeddings to the last layer's residual stream, or on to logits and tokens. 0, or 1 + the index of
 // a token whose id lies outside the vocabulary; nothing was computed then.
 TW_EXPORT int64_t tw_forward(tw_context *context, const tw_model *model, const tw_step *step);
+// The same of rows that have made `shift` steps, from their latest tokens; the step's tokens, where they are wanted,
+// become the latest ones.
+TW_EXPORT int64_t tw_decode(tw_context *context, const tw_model *model, const tw_step *step,
+                            const tw_decodes *decodes, int64_t shift);
 // logits[i] = lm_head(final_norm(hidden[i])), float32 [num_rows, vocab_size].
 TW_EXPORT void tw_logits(tw_context *context, const tw_model *model, const float *hidden, int64_t stride,
                          int64_t num_rows, float *logits);

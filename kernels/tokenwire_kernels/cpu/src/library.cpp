@@ -256,6 +256,28 @@ int64_t tw_forward(tw_context *context, const tw_model *model, const tw_step *st
     return 0;
 }
 
+int64_t tw_decode(tw_context *context, const tw_model *model, const tw_step *step, const tw_decodes *decodes,
+                  int64_t shift) {
+    const tw_decodes &rows = *decodes;
+    const int64_t num_rows = step->views[0].sequences.num_tokens, block_size = step->shape.block_size;
+    for (int64_t row = 0; row < num_rows; ++row) {
+        const int64_t position = rows.bases[row] + shift;
+        rows.token_ids[row] = rows.latest_tokens[rows.slots[row]];
+        rows.positions[row] = position;
+        rows.next_positions[row] = position + 1;
+        rows.context_lens[row] = static_cast<int32_t>(position + 1);
+        for (int64_t group = 0; group < rows.num_groups; ++group) {
+            const tw_sequences &sequences = step->views[group].sequences;
+            const int64_t block = sequences.block_tables[row * sequences.table_stride + position / block_size];
+            rows.cache_slots[group * num_rows + row] = block * block_size + position % block_size;
+        }
+    }
+    const int64_t outside = tw_forward(context, model, step);
+    if (outside == 0 && step->tokens != nullptr)
+        for (int64_t row = 0; row < num_rows; ++row) rows.latest_tokens[rows.slots[row]] = step->tokens[row];
+    return outside;
+}
+
 void tw_logits(tw_context *context, const tw_model *model, const float *hidden, int64_t stride, int64_t num_rows,
                float *logits) {
     Turn turn(context);

@@ -89,6 +89,14 @@ ENGINE = ProcessOptions(
                 help="Plan and launch a step while the device computes the one before it.",
             ),
         ],
+        "delivery_interval_ms": Annotated[
+            int | None,
+            typer.Option(
+                min=0,
+                help="How long tokens of short steps may wait to be sent with those of the next; 0: every "
+                "step is sent by itself. Left out: 20 on a CPU, 0 on CUDA.",
+            ),
+        ],
         "cuda_graphs": Annotated[
             bool,
             typer.Option(
