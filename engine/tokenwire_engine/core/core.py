@@ -72,8 +72,8 @@ class EngineCore:
         self._steps_ahead = 1 if overlap else 0
         self._commands: SimpleQueue[Command] = SimpleQueue()
         self._launched: deque[_Launched] = deque()
-        self._latest_end = self._latest_step_s = 0.0
-        """When the step that completed last did, and how long it took."""
+        self._latest_end = 0.0
+        """When the step that completed last did."""
         self._deliver_cache_changes: Callable[[list[Change]], object] | None = None
         self._meter = Meter()
         self.load = Load.of(scheduler, self._meter)
@@ -158,7 +158,8 @@ class EngineCore:
         now = time.monotonic()
         # The device began with it when it was launched, or when the step before it was done.
         seconds = now - max(launched.started, self._latest_end)
-        self._latest_end, self._latest_step_s = now, seconds
+        self._latest_end = now
+        self._pace.step_done(seconds)
         self._scheduler.complete(result, seconds)
         self._meter.add(seconds, self._scheduler.counters)
         if self._launched:
@@ -199,7 +200,7 @@ class EngineCore:
 
     def _outputs_may_wait(self, now: float) -> bool:
         """Whether a step is on its way whose outputs they can join soon enough."""
-        if self._pace.is_due(now, self._latest_step_s) or self._scheduler.has_urgent_outputs:
+        if self._pace.is_due(now) or self._scheduler.has_urgent_outputs:
             return False
         return bool(self._launched) and not self._launched[-1].plan.scheduled
 

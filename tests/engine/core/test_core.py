@@ -14,6 +14,7 @@ from tests.engine.hash_runner import VOCAB_SIZE, HashRunner, continuation
 from tests.patience import PATIENCE_S
 from tokenwire_engine.core.commands import Cancel, Shutdown, Submit
 from tokenwire_engine.core.core import EngineCore
+from tokenwire_engine.core.pace import MOST_STEPS
 from tokenwire_engine.kv_cache.block_pool import BlockPool
 from tokenwire_engine.runner.base import DeviceLostError
 from tokenwire_engine.sampling.params import SamplingParams
@@ -109,12 +110,10 @@ def test_outputs_come_once_per_step(running: Running) -> None:
 
 
 def test_tokens_wait_for_those_of_the_next_steps_but_for_the_first_and_the_last(unhurried: Running) -> None:
-    unhurried.submit("a", [1, 2], max_tokens=20)
-    first = unhurried.outputs.get(timeout=PATIENCE_S)[0]
-    rest = unhurried.outputs.get(timeout=PATIENCE_S)[0]
-    assert (len(first.token_ids), first.finished) == (1, [])
-    assert first.token_ids + rest.token_ids == continuation([1, 2], 20)
-    assert [finished.reason for finished in rest.finished] == [FinishReason.LENGTH]
+    unhurried.submit("a", [1, 2], max_tokens=3 + MOST_STEPS)
+    messages = [unhurried.outputs.get(timeout=PATIENCE_S)[0] for _ in range(3)]
+    assert [len(message.token_ids) for message in messages] == [1, MOST_STEPS, 2]
+    assert [len(message.finished) for message in messages] == [0, 0, 1]
 
 
 def test_tokens_do_not_wait_for_a_step_that_computes_a_prompt(unhurried: Running) -> None:

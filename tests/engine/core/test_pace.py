@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tokenwire_engine.core.pace import Pace
+from tokenwire_engine.core.pace import MOST_STEPS, Pace
 
 
 def message_steps(interval_s: float, step_s: float, count: int) -> list[int]:
@@ -10,7 +10,8 @@ def message_steps(interval_s: float, step_s: float, count: int) -> list[int]:
     pace, sent = Pace(interval_s), []
     for step in range(count):
         now = step * step_s
-        if pace.is_due(now, step_s):
+        pace.step_done(step_s)
+        if pace.is_due(now):
             pace.sent(now)
             sent.append(step)
     return sent
@@ -29,3 +30,7 @@ def test_messages_of_short_steps_come_as_close_to_the_interval_as_they_can() -> 
 def test_steps_that_come_nearer_to_the_interval_than_to_half_of_it_have_one_each() -> None:
     assert message_steps(0.02, 0.014, 4) == [0, 1, 2, 3]
     assert message_steps(0.02, 0.1, 3) == [0, 1, 2]
+
+
+def test_however_short_steps_are_a_message_has_few() -> None:
+    assert message_steps(0.02, 0.0001, 10) == [0, MOST_STEPS, 2 * MOST_STEPS]
