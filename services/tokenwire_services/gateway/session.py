@@ -5,7 +5,9 @@ at its other end dies: then every request is sent to the next one, with the toke
 is taken from submission until the tokenizer's finish event for it (the last one, where a request has several
 samples), also when the request was cancelled in between, so that a late delta never reaches another request.
 What arrived goes on at once, but the tokens behind it are kept as they came, and given to their generations
-from time to time, many to each: they are for a failover. Until then no slot is taken again.
+from time to time, many to each: they are for a failover. Until then no slot is taken again. Metrics wait for
+that, too: from one message to the next a processor's caches forget most of what it takes to handle one, so
+that what can wait costs less when it is done for many together.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import os
 import time
 import uuid
 from collections import defaultdict
+from typing import NamedTuple
 
 import grpc
 
@@ -27,7 +30,7 @@ from tokenwire_services.gateway.latencies import Latencies
 from tokenwire_services.gateway.metrics import Metrics
 from tokenwire_services.gateway.text_writer import TextWriter, write_texts
 
-_ACK_STEPS, _ACK_TOKENS = 64, 8192
+_ACK_STEPS, _ACK_TOKENS, _ACK_S = 64, 8192, 1.0
 """What is received between acknowledgements: the tokenizer service keeps that much, unsettled it is here."""
 _GRACE_MS = 10_000
 """How long the tokenizer service shall keep the session without a stream."""
@@ -43,6 +46,15 @@ _SLOT = (1 << _SLOT_BITS) - 1
 Command = tokenizer_pb2.TokenizerSessionRequest
 
 
+class Arrival(NamedTuple):
+    """What came at one time: of each stream so many tokens, one stream's after the other's."""
+
+    at_s: float
+    streams: list[int]
+    counts: list[int]
+    token_ids: list[int]
+
+
 class Session:
     """All of this gateway's requests, over one stream at a time.
 
@@ -56,8 +68,9 @@ class Session:
         self._live: dict[int, Submission] = {}
         self._writers: dict[int, TextWriter] = {}
         """Of the streams whose text goes straight to their clients."""
-        self._unsettled: list[tuple[list[int], list[int], list[int]]] = []
-        """What arrived: streams, the number of tokens of each, and these tokens."""
+        self._unsettled: list[Arrival] = []
+        self._ended_streams: list[int] = []
+        """Of which what has arrived is still to be settled."""
         self._free_slots: list[int] = []
         self._freed_slots: list[int] = []
         """Free once all is settled."""
@@ -74,6 +87,7 @@ class Session:
         self._step = 0
         """Received last."""
         self._acked_step = 0
+        self._acked_at = time.monotonic()
         self._unacked_tokens = 0
         self._ack_due = False
         self._commands = Commands[Command]()
@@ -158,8 +172,11 @@ class Session:
         """End a request early; nothing more arrives for it. Does nothing when it has ended."""
         if submission.done:
             return
+        self._settle()
         submission.fail(error or StatusError(grpc.StatusCode.CANCELLED, "the request was cancelled"))
-        self._forget(submission.slot)
+        for generation in submission.generations:
+            self._latencies.end(generation.stream)
+        self._live.pop(submission.slot, None)
         self._send(Command(cancel=Command.Cancel(slot=submission.slot)))
 
     def fail(self, error: StatusError) -> None:
@@ -190,34 +207,40 @@ class Session:
     def deliver(self, message: tokenizer_pb2.TokenizerSessionResponse) -> None:
         """Hand a message's deltas and finish events to the requests that they belong to."""
         now = time.monotonic()
-        self._step = message.step
+        self._step = step = message.step
         if self._grace_ms:
             self._commands.count(message.commands_received)
-        for detail in message.details:  # a slot's text waits for them, as they say what comes before it
+        details = message.details
+        for detail in details:  # a slot's text waits for them, as they say what comes before it
             for generation in self._generations(detail.slot):
                 generation.hold()
-        if message.slots:
-            self._deliver_columns(message, now)
-        for detail in message.details:
+        slots = message.slots[:]
+        if slots:
+            self._deliver_columns(slots, message, now)
+        for detail in details:
             self._deliver_detail(detail, now)
         for event in message.finished:
             self._finish(event)
-        if message.step - self._acked_step >= _ACK_STEPS or self._unacked_tokens >= _ACK_TOKENS:
-            self._acked_step = message.step
-            self._unacked_tokens = 0
+        is_much = step - self._acked_step >= _ACK_STEPS or self._unacked_tokens >= _ACK_TOKENS
+        if is_much or now - self._acked_at >= _ACK_S:
+            self._acked_step, self._unacked_tokens, self._acked_at = step, 0, now
             self._ack_due = True
             self._outgoing_added.set()
             self._settle()
+        elif not self._live:
+            self._settle()
 
-    def _count(self, num_tokens: int) -> None:
-        """So many tokens more have arrived."""
-        self._metrics.generation_tokens.inc(num_tokens)
-        self._unacked_tokens += num_tokens
+    def _arrived(self, now: float, streams: list[int], counts: list[int], token_ids: list[int]) -> None:
+        """Tokens have arrived, which are to be settled."""
+        self._unsettled.append(Arrival(now, streams, counts, token_ids))
+        self._unacked_tokens += len(token_ids)
 
     def _settle(self) -> None:
-        """Give the generations the tokens that arrived since the last time, and free what slots can be."""
+        """Count what arrived since the last time, give it to the generations, and free what slots can be."""
         received: defaultdict[int, list[int]] = defaultdict(list)
-        for streams, counts, token_ids in self._unsettled:
+        for now, streams, counts, token_ids in self._unsettled:
+            self._latencies.arrived(streams, now)
+            self._metrics.generation_tokens.inc(len(token_ids))
             if len(token_ids) == len(counts) == counts.count(1):  # a token each, as nearly always
                 for stream, token_id in zip(streams, token_ids, strict=True):
                     received[stream].append(token_id)
@@ -230,6 +253,9 @@ class Session:
             if generations := self._generations(stream & _SLOT):
                 generations[stream >> _SLOT_BITS].received_token_ids += token_ids
         self._unsettled.clear()
+        for stream in self._ended_streams:
+            self._latencies.end(stream)
+        self._ended_streams.clear()
         self._free_slots += self._freed_slots
         self._freed_slots.clear()
 
@@ -239,35 +265,40 @@ class Session:
         self._num_slots += 1
         return self._num_slots - 1
 
-    def _deliver_columns(self, message: tokenizer_pb2.TokenizerSessionResponse, now: float) -> None:
+    def _deliver_columns(
+        self, slots: list[int], message: tokenizer_pb2.TokenizerSessionResponse, now: float
+    ) -> None:
         """The text of requests for one sample, and the tokens behind it: what most messages are."""
         # Lists: what protobuf slices and iterates costs more.
-        slots, texts = message.slots[:], message.text_deltas[:]
-        counts, token_ids = message.token_counts[:], message.token_ids[:]
+        texts, counts = message.text_deltas[:], message.token_counts[:]
         if not len(slots) == len(texts) == len(counts):
             raise ValueError(f"{len(slots)} slots have {len(texts)} texts and {len(counts)} counts of tokens")
-        self._unsettled.append((slots, counts, token_ids))
-        written: list[tuple[TextWriter, str]] = []
-        writers = self._writers
+        self._arrived(now, slots, counts, message.token_ids[:])
+        writers = [writer for writer in map(self._writers.get, slots) if writer is not None]
+        if len(writers) == len(slots) and all(texts):
+            write_texts(writers, texts)
+        else:
+            self._deliver_some(slots, texts)
+
+    def _deliver_some(self, slots: list[int], texts: list[str]) -> None:
+        """The same where some texts are empty, or left to their responses."""
+        written = []
         for slot, text in zip(slots, texts, strict=True):
             if not text:
                 continue
-            writer = writers.get(slot)
-            if writer is not None:
-                written.append((writer, text))
+            if slot in self._writers:
+                written.append((self._writers[slot], text))
             elif (submission := self._live.get(slot)) is not None:
                 generation = submission.generations[0]
                 generation.texts.append(text)
                 if generation.wake_on_delta:
                     generation.wake()
-        write_texts(written)
-        self._latencies.arrived(slots, now)
-        self._count(len(token_ids))
+        write_texts([writer for writer, _ in written], [text for _, text in written])
 
     def _deliver_detail(self, detail: tokenizer_pb2.TokenizerSessionResponse.Detail, now: float) -> None:
-        self._count(len(detail.token_ids))
         generations = self._generations(detail.slot)
         if not generations:
+            self._arrived(now, [], [], detail.token_ids[:])
             return
         response = detail.response
         if response.prompt_token_ids or response.prompt_text:
@@ -275,9 +306,8 @@ class Session:
                 generation.prompt = response
         generation = generations[response.sample_index]
         if detail.token_ids:
-            self._latencies.arrived([generation.stream], now)
             token_ids = detail.token_ids[:]
-            self._unsettled.append(([generation.stream], [len(token_ids)], token_ids))
+            self._arrived(now, [generation.stream], [len(token_ids)], token_ids)
             generation.num_detailed += len(token_ids)
         if response.reasoning_delta:
             generation.reasoning.append(response.reasoning_delta)
@@ -300,7 +330,8 @@ class Session:
         is_last = event.HasField("usage")
         if is_last:
             self._freed_slots.append(event.slot)
-            self._forget(event.slot)
+            self._ended_streams += [generation.stream for generation in self._generations(event.slot)]
+            self._live.pop(event.slot, None)
         if submission is None:
             return
         if is_last:
@@ -314,12 +345,6 @@ class Session:
         else:
             named = submission.request.stop.stop_token_ids
             submission.generations[event.sample_index].finish(event, named)
-
-    def _forget(self, slot: int) -> None:
-        """Nothing more is delivered to a slot's request."""
-        for generation in self._generations(slot):
-            self._latencies.end(generation.stream)
-        self._live.pop(slot, None)
 
     def _expire(self, submission: Submission) -> None:
         message = f"the request did not finish within {self._request_timeout_s:g} seconds"

@@ -58,16 +58,15 @@ class TextWriter:
             self._transport.write(event)
 
 
-def write_texts(texts: Sequence[tuple[TextWriter, str]]) -> None:
+def write_texts(writers: Sequence[TextWriter], texts: Sequence[str]) -> None:
     """Write texts, in one event each. A writer whose socket does not take all of its event is stopped."""
     events = []
-    for writer, text in texts:
-        json = orjson.dumps(text)
+    for writer, json in zip(writers, map(orjson.dumps, texts), strict=True):
         size = writer.num_constant + len(json)
         head = _HEADS[size] if size < len(_HEADS) else _head(size)
-        events.append((writer, b"".join((head, writer.before, json, writer.after))))
+        events.append(b"".join((head, writer.before, json, writer.after)))
     # One right after the other, so that what a write takes stays in the caches.
-    for writer, event in events:
+    for writer, event in zip(writers, events, strict=True):
         try:
             size = os.write(writer.socket, event)
         except OSError:  # it is full; or else the transport will find out what is wrong with it

@@ -20,7 +20,7 @@ async def connection() -> tuple[asyncio.Transport, socket.socket]:
 async def test_an_event_is_a_chunk_with_the_text_as_json() -> None:
     transport, theirs = await connection()
     writer = TextWriter(transport, b"<", b">", lambda: None)
-    write_texts([(writer, '"é"')])
+    write_texts([writer], ['"é"'])
     assert theirs.recv(100) == b'a\r\n<"\\"\xc3\xa9\\"">\r\n'
     assert writer.is_free
     transport.close()
@@ -34,7 +34,7 @@ async def test_what_a_full_socket_does_not_take_arrives_later_and_stops_the_writ
     events = [b'186a2\r\n"%b"\r\n' % text.encode() for text in texts]
     for text, event in zip(texts, events, strict=True):
         if not stops:
-            write_texts([(writer, text)])
+            write_texts([writer], [text])
         else:  # as a response does
             transport.write(event)
     assert stops == [1]
@@ -53,7 +53,7 @@ async def test_a_connection_that_is_gone_stops_the_writer() -> None:
     stops: list[int] = []
     writer = TextWriter(transport, b"", b"", lambda: stops.append(1))
     theirs.close()
-    write_texts([(writer, "a")])
+    write_texts([writer], ["a"])
     assert stops == [1]
     transport.close()
     assert not writer.is_free
