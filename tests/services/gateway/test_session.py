@@ -58,6 +58,33 @@ def test_a_request_for_several_samples_ends_with_the_last_of_them() -> None:
     assert session.submit(Request(), Wakeup(), True).slot == 0
 
 
+def test_what_arrived_is_counted_when_the_last_request_ends() -> None:
+    metrics = Metrics()
+    session = Session(metrics)
+    submissions = [session.submit(Request(), Wakeup(), True) for _ in range(2)]
+    for message in (text(0, "a"), text(1, "b"), text(1, "c"), end(0), end(1)):
+        session.deliver(message)
+    assert all(submission.done for submission in submissions)
+    value = metrics.registry.get_sample_value
+    assert value("tokenwire_generation_tokens_total") == 3
+    assert value("tokenwire_time_to_first_token_seconds_count") == 2
+    assert value("tokenwire_inter_token_latency_seconds_count") == 1
+
+
+def test_a_cancelled_request_has_waited_for_what_came_before() -> None:
+    metrics = Metrics()
+    session = Session(metrics)
+    submission = session.submit(Request(), Wakeup(), True)
+    session.deliver(text(0, "a"))
+    session.cancel(submission)
+    session.deliver(text(0, "late"))
+    session.deliver(SETTLED)
+    value = metrics.registry.get_sample_value
+    assert value("tokenwire_generation_tokens_total") == 2
+    assert value("tokenwire_time_to_first_token_seconds_count") == 1
+    assert value("tokenwire_inter_token_latency_seconds_count") == 0
+
+
 def test_a_request_too_large_to_send_is_refused_before_it_takes_a_slot() -> None:
     session = Session(Metrics())
     with pytest.raises(StatusError, match="expected at most"):
