@@ -191,6 +191,8 @@ class EngineCore:
     def _deliver_outputs(self) -> bool:
         """Deliver what there is, with the load as it is now, unless it may wait; whether anything was."""
         now = time.monotonic()
+        if self._scheduler.has_urgent_outputs:
+            self._pace.hurry()
         if self._outputs_may_wait(now) or not (outputs := self._scheduler.take_outputs()):
             return False
         self.load = Load.of(self._scheduler, self._meter)
@@ -200,9 +202,8 @@ class EngineCore:
 
     def _outputs_may_wait(self, now: float) -> bool:
         """Whether a step is on its way whose outputs they can join soon enough."""
-        if self._pace.is_due(now) or self._scheduler.has_urgent_outputs:
-            return False
-        return bool(self._launched) and not self._launched[-1].plan.scheduled
+        is_followed = bool(self._launched) and not self._launched[-1].plan.scheduled
+        return is_followed and not self._pace.is_due(now)
 
 
 @dataclass(slots=True, frozen=True)

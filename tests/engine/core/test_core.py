@@ -14,7 +14,7 @@ from tests.engine.hash_runner import VOCAB_SIZE, HashRunner, continuation
 from tests.patience import PATIENCE_S
 from tokenwire_engine.core.commands import Cancel, Shutdown, Submit
 from tokenwire_engine.core.core import EngineCore
-from tokenwire_engine.core.pace import MOST_STEPS
+from tokenwire_engine.core.pace import HURRIED_STEPS, MOST_STEPS
 from tokenwire_engine.kv_cache.block_pool import BlockPool
 from tokenwire_engine.runner.base import DeviceLostError
 from tokenwire_engine.sampling.params import SamplingParams
@@ -110,21 +110,23 @@ def test_outputs_come_once_per_step(running: Running) -> None:
 
 
 def test_tokens_wait_for_those_of_the_next_steps_but_for_the_first_and_the_last(unhurried: Running) -> None:
-    unhurried.submit("a", [1, 2], max_tokens=3 + MOST_STEPS)
-    messages = [unhurried.outputs.get(timeout=PATIENCE_S)[0] for _ in range(3)]
-    assert [len(message.token_ids) for message in messages] == [1, MOST_STEPS, 2]
-    assert [len(message.finished) for message in messages] == [0, 0, 1]
+    num_alone = 1 + HURRIED_STEPS
+    unhurried.submit("a", [1, 2], max_tokens=num_alone + MOST_STEPS + 2)
+    messages = [unhurried.outputs.get(timeout=PATIENCE_S)[0] for _ in range(num_alone + 2)]
+    assert [len(message.token_ids) for message in messages] == [1] * num_alone + [MOST_STEPS, 2]
+    assert [len(message.finished) for message in messages] == [0] * (num_alone + 1) + [1]
 
 
 def test_tokens_do_not_wait_for_a_step_that_computes_a_prompt(unhurried: Running) -> None:
     unhurried.runner.hold()
     unhurried.submit("a", [1], max_tokens=200)
-    unhurried.runner.allow(1)
-    assert len(unhurried.outputs.get(timeout=PATIENCE_S)[0].token_ids) == 1
+    unhurried.runner.allow(1 + HURRIED_STEPS)
+    for _ in range(1 + HURRIED_STEPS):
+        assert len(unhurried.outputs.get(timeout=PATIENCE_S)[0].token_ids) == 1
     unhurried.submit("b", [2] * 50)
     unhurried.runner.allow(2)  # behind them at the latest, the prompt
     tokens = unhurried.outputs.get(timeout=PATIENCE_S)[0].token_ids
-    assert tokens == continuation([1], len(tokens) + 1)[1:]
+    assert tokens == continuation([1], 1 + HURRIED_STEPS + len(tokens))[1 + HURRIED_STEPS :]
     unhurried.core.send(Cancel(("a", "b")))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tokenwire_engine.core.pace import MOST_STEPS, Pace
+from tokenwire_engine.core.pace import HURRIED_STEPS, MOST_STEPS, Pace
 
 
 def message_steps(interval_s: float, step_s: float, count: int) -> list[int]:
@@ -34,3 +34,15 @@ def test_steps_that_come_nearer_to_the_interval_than_to_half_of_it_have_one_each
 
 def test_however_short_steps_are_a_message_has_few() -> None:
     assert message_steps(0.02, 0.0001, 10) == [0, MOST_STEPS, 2 * MOST_STEPS]
+
+
+def test_steps_behind_something_urgent_have_a_message_each() -> None:
+    pace = Pace(1.0)
+    pace.hurry()
+    pace.sent(0.0)
+    for _ in range(HURRIED_STEPS):
+        pace.step_done(0.001)
+        assert pace.is_due(0.0)
+        pace.sent(0.0)
+    pace.step_done(0.001)
+    assert not pace.is_due(0.0)
