@@ -1,6 +1,7 @@
 """An engine process and one session with it, as the engine's own benchmarks use them.
 
-The clock is the client's: a token's time is when the message that carries it was received.
+The clock is the client's: a token's time is when the message that carries it was received. So every step is
+sent by itself.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class Engine:
     def __init__(self, model: str, *options: str) -> None:
         port = free_port()
         command = [sys.executable, "-m", "tokenwire_services.launcher", "engine", model, f"--port={port}"]
+        command.append("--delivery-interval-ms=0")
         self._process = subprocess.Popen([*command, *options], stdout=sys.stderr)
         self._channel = grpc.insecure_channel(f"127.0.0.1:{port}")
         self._stub: engine_pb2_grpc.EngineStub = engine_pb2_grpc.EngineStub(self._channel)
