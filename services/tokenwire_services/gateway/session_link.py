@@ -151,7 +151,7 @@ class SessionLink:
             except Exception as error:  # a peer that breaks the protocol must not end the link
                 logger.exception("the session with the tokenizer service failed")
                 reason, is_fatal = repr(error), True
-            if self._is_open:
+            if self._is_open and not self._closing:
                 self._begin_outage(reason)
                 misses, give_up_at = 0, loop.time() + session.grace_s
             if self._closing or is_fatal or not session.grace_s or misses > _MOST_MISSES:

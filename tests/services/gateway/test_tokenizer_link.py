@@ -43,6 +43,17 @@ async def test_what_was_received_is_acknowledged(http: httpx.AsyncClient, tokeni
     await until(lambda: tokenizer.acked_step >= 64)
 
 
+async def test_a_gateway_that_stops_does_not_complain_that_its_session_ends(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tokenizer = FakeTokenizer()
+    async with tokenizer.serving():
+        async with running_gateway(tokenizer.port) as url, httpx.AsyncClient(base_url=url) as http:
+            assert (await http.post(CHAT, json=BODY)).status_code == 200
+        await until(lambda: not tokenizer.live)
+    assert [record for record in caplog.records if record.name == session_link.__name__] == []
+
+
 async def test_without_a_tokenizer_service_requests_are_refused_until_it_comes() -> None:
     tokenizer = FakeTokenizer()
     async with tokenizer.serving():
