@@ -14,6 +14,7 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from tokenwire_kernels.triton.target import gpu_of
 
@@ -23,6 +24,12 @@ def launch_options(device: torch.device) -> dict[str, bool]:
     if gpu_of(device).launches_dependents:
         return {"DEPENDENT": True, "launch_pdl": True}
     return {"DEPENDENT": False}
+
+
+def prefetches(matrix: Tensor) -> bool:
+    """Whether a kernel that begins early asks for the matrix's first lines before it waits."""
+    gpu = gpu_of(matrix.device)
+    return gpu.launches_dependents and matrix.nbytes <= gpu.most_prefetched_bytes
 
 
 @triton.jit
