@@ -47,7 +47,7 @@ def launches(gpu: Gpu, quick: bool = False) -> list[Launch]:
     with assuming(gpu):
         found = _launches(quick)
     if gpu.capability >= 90:
-        with assuming(replace(gpu, launches_dependents=True, most_prefetched_bytes=1 << 40)):
+        with assuming(replace(gpu, launches_dependents=True)):
             found += _dependent_launches()
     if gpu.capability == 90:
         with assuming(replace(gpu, specializes_warps=True)):

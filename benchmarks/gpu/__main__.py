@@ -33,11 +33,11 @@ SECTIONS = {
     "ceilings": 20.0,
     "compilation": 40.0,
     "decode": 85.0,
-    "kernels": 80.0,
-    "throughput": 45.0,
+    "kernels": 85.0,
+    "throughput": 50.0,
     "startup": 70.0,
     "serving": 50.0,
-    "early_launch": 30.0,
+    "early_launch": 20.0,
     "specialized_warps": 15.0,
 }
 """Seconds that each may take, in the order in which they run: with their grace less than 8 minutes."""

@@ -1,7 +1,7 @@
 """Steps whose kernels begin before those ahead of them have ended, beside steps whose kernels wait.
 
-It has a section, and so a process, of its own: an option that is off until it has run on a GPU must not take
-other measurements with it. Both ways must choose the same tokens.
+It has a section, and so a process, of its own: an option that is off must not take other measurements with
+it. Both ways must choose the same tokens.
 """
 
 from __future__ import annotations
@@ -18,12 +18,10 @@ from benchmarks.gpu.models import BLOCK_SIZE, RandomModel, random_model
 from benchmarks.gpu.section import Context, SkippedError
 from benchmarks.gpu.steps import Decoding
 from tokenwire_kernels import LayerCache
-from tokenwire_kernels.triton.target import MOST_PREFETCHED_BYTES, launch_dependents
+from tokenwire_kernels.triton.target import launch_dependents
 
 MODELS = ("Llama-3.2-1B", "Llama-3.1-8B")
 SEQUENCES = (1, 8)
-PREFETCHED_BYTES = (0, MOST_PREFETCHED_BYTES, 1 << 40)
-"""Of a matrix that is asked for ahead at most: none, those of small products, all."""
 CONTEXT = 1024
 CAPABILITY = (9, 0)
 """The first GPUs that can."""
@@ -34,16 +32,7 @@ def measure(context: Context, findings: Findings) -> None:
     device = context.device
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < CAPABILITY:
         raise SkippedError("kernels can begin early from compute capability 9.0 on")
-    findings.table(
-        "Early launch",
-        "model",
-        "sequences",
-        "ms a step",
-        "early",
-        "early, small matrices ahead",
-        "early, all ahead",
-        "same tokens",
-    )
+    findings.table("Early launch", "model", "sequences", "ms a step", "ms a step, early", "same tokens")
     for name in ("tiny",) if context.quick else MODELS:
         if context.has_time(8.0, findings, name):
             _measure_model(context, findings, name)
@@ -53,14 +42,12 @@ def _measure_model(context: Context, findings: Findings, name: str) -> None:
     past = 32 if context.quick else CONTEXT
     model = random_model(name, context.device, past + MOST_STEPS)
     caches = model.allocate(max(SEQUENCES) * -(-(past + MOST_STEPS) // BLOCK_SIZE))
-    ways = [_steps(model, caches, past)]
-    for prefetched_bytes in PREFETCHED_BYTES:
-        with _launching_early(prefetched_bytes):
-            ways.append(_steps(model, caches, past))
-    for num_seqs, (waiting, *early) in zip(SEQUENCES, zip(*ways, strict=True), strict=True):
-        taken = [1000 * way[0] for way in (waiting, *early)]
-        same = "yes" if all(way[1] == waiting[1] for way in early) else "no"
-        findings.row(name, num_seqs, *taken, same)
+    waiting = _steps(model, caches, past)
+    with _launching_early():
+        early = _steps(model, caches, past)
+    for num_seqs, before, after in zip(SEQUENCES, waiting, early, strict=True):
+        same = "yes" if before[1] == after[1] else "no"
+        findings.row(name, num_seqs, 1000 * before[0], 1000 * after[0], same)
     caches.clear()
     if context.device.type == "cuda":
         torch.cuda.empty_cache()
@@ -81,9 +68,9 @@ def _steps(model: RandomModel, caches: list[LayerCache], past: int) -> list[tupl
 
 
 @contextmanager
-def _launching_early(prefetched_bytes: int) -> Iterator[None]:
+def _launching_early() -> Iterator[None]:
     """While graphs are captured."""
-    launch_dependents(most_prefetched_bytes=prefetched_bytes)
+    launch_dependents()
     try:
         yield
     finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 from tests.kernels.attention_cases import make_case
 from tests.kernels.tables import Heads
 from tokenwire_kernels import RowNorm, triton
-from tokenwire_kernels.triton.dependent import launch_options, prefetches
+from tokenwire_kernels.triton.dependent import launch_options
 from tokenwire_kernels.triton.target import HOPPER, assuming, gpu_of, launch_dependents
 
 on_hopper = pytest.mark.skipif(
@@ -34,16 +33,6 @@ def test_nothing_begins_early_unless_it_is_asked_for(device: torch.device) -> No
         assert launch_options(torch.device("meta")) == {"DEPENDENT": False}
 
 
-def test_only_small_matrices_are_asked_for_ahead_of_time() -> None:
-    small, large = (torch.empty(rows, 512, dtype=torch.bfloat16, device="meta") for rows in (64, 65))
-    early = replace(HOPPER, launches_dependents=True, most_prefetched_bytes=small.nbytes)
-    with assuming(early):
-        assert prefetches(small)
-        assert not prefetches(large)
-    with assuming(replace(early, launches_dependents=False)):
-        assert not prefetches(small)
-
-
 def _layers(weights: list[Tensor], norm: RowNorm, x: Tensor) -> Tensor:
     """Products that each read what the one before wrote, the last in place."""
     residual = x.clone()
@@ -54,11 +43,9 @@ def _layers(weights: list[Tensor], norm: RowNorm, x: Tensor) -> Tensor:
 
 
 @on_hopper
-@pytest.mark.parametrize("prefetched_bytes", [0, 1 << 40])
 @pytest.mark.parametrize("rows", [1, 16])
 @pytest.mark.usefixtures("_dependents")
-def test_a_chain_of_products_gives_the_same_bits(rows: int, prefetched_bytes: int) -> None:
-    launch_dependents(most_prefetched_bytes=prefetched_bytes)
+def test_a_chain_of_products_gives_the_same_bits(rows: int) -> None:
     weights = []
     for _ in range(8):
         weights += [torch.randn(4096, 512).bfloat16() / 23, torch.randn(512, 2048).bfloat16() / 45]

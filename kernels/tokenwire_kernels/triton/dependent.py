@@ -14,7 +14,6 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from tokenwire_kernels.triton.target import gpu_of
 
@@ -26,12 +25,6 @@ def launch_options(device: torch.device) -> dict[str, bool]:
     return {"DEPENDENT": False}
 
 
-def prefetches(matrix: Tensor) -> bool:
-    """Whether a kernel that begins early asks for the matrix's first lines before it waits."""
-    gpu = gpu_of(matrix.device)
-    return gpu.launches_dependents and matrix.nbytes <= gpu.most_prefetched_bytes
-
-
 @triton.jit
 def wait_for_kernels_before(DEPENDENT: tl.constexpr):
     """To be called before anything that another kernel writes, or reads before it is written here. The kernel
@@ -39,12 +32,3 @@ def wait_for_kernels_before(DEPENDENT: tl.constexpr):
     if DEPENDENT:
         tl.extra.cuda.gdc_launch_dependents()
         tl.extra.cuda.gdc_wait()
-
-
-@triton.jit
-def prefetch(ptr):
-    """Ask the L2 cache for the lines at pointers to constants, and wait for nothing."""
-    tl.inline_asm_elementwise(
-        "prefetch.global.L2 [$1]; mov.b32 $0, 0;", "=r,l", [ptr.to(tl.int64, bitcast=True)],
-        dtype=tl.int32, is_pure=False, pack=1,
-    )  # fmt: skip

@@ -22,7 +22,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tokenwire_kernels.triton.dependent import launch_options, prefetch, prefetches, wait_for_kernels_before
+from tokenwire_kernels.triton.dependent import launch_options, wait_for_kernels_before
 from tokenwire_kernels.triton.sizes import ceil_div, next_power_of_2
 
 MOST_ROWS = 64
@@ -65,7 +65,7 @@ def few_rows_linear(
     _few_rows_kernel[(num_tiles, tile.splits)](
         x, weight, bias, residual, out, parts, counters, num_rows, num_outputs, in_features, x.stride(0),
         GATED=is_gated, SPLITS=tile.splits, EVEN=in_features % (tile.depth * tile.splits) == 0,
-        ROWS=rows, OUTPUTS=tile.outputs, DEPTH=tile.depth, PREFETCHES=prefetches(weight),
+        ROWS=rows, OUTPUTS=tile.outputs, DEPTH=tile.depth,
         num_warps=tile.warps, num_stages=tile.stages, **launch_options(x.device),
     )  # fmt: skip
     return out
@@ -83,8 +83,7 @@ def _few_rows_kernel(
     x_ptr, weight_ptr, bias_ptr, residual_ptr, out_ptr, parts_ptr, counters_ptr,
     num_rows, num_outputs, in_features, x_stride,
     GATED: tl.constexpr, SPLITS: tl.constexpr, EVEN: tl.constexpr,
-    ROWS: tl.constexpr, OUTPUTS: tl.constexpr, DEPTH: tl.constexpr, PREFETCHES: tl.constexpr,
-    DEPENDENT: tl.constexpr,
+    ROWS: tl.constexpr, OUTPUTS: tl.constexpr, DEPTH: tl.constexpr, DEPENDENT: tl.constexpr,
 ):  # fmt: skip
     tile, split = tl.program_id(0), tl.program_id(1)
     dtype = x_ptr.dtype.element_ty
@@ -97,13 +96,6 @@ def _few_rows_kernel(
 
     part_depth = tl.cdiv(tl.cdiv(in_features, DEPTH), SPLITS) * DEPTH
     begin = split * part_depth
-    if PREFETCHES:  # the matrix is constant: its first stages are asked for while the kernels before end
-        LINE: tl.constexpr = 64
-        ahead = tl.minimum(begin + tl.arange(0, 4 * DEPTH // LINE) * LINE, in_features - 1)[None, :]
-        near_row = tl.minimum(output, num_outputs - 1).to(tl.int64) * in_features
-        prefetch(weight_ptr + near_row + ahead)
-        if GATED:
-            prefetch(weight_ptr + num_outputs.to(tl.int64) * in_features + near_row + ahead)
     wait_for_kernels_before(DEPENDENT)
 
     product = tl.zeros([OUTPUTS, ROWS], tl.float32)
