@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -50,7 +51,7 @@ def launches(gpu: Gpu, quick: bool = False) -> list[Launch]:
         with assuming(replace(gpu, launches_dependents=True)):
             found += _dependent_launches()
     if gpu.capability == 90:
-        with assuming(replace(gpu, specializes_warps=True)):
+        with assuming(gpu):
             found += _specialized_launches(quick)
     return [launch for launch in found if gpu.capability >= launch.least_capability]
 
@@ -153,7 +154,10 @@ def _specialized_launches(quick: bool) -> list[Launch]:
         for head_dim in (64, 128):
             for heads, block_size in ((32, 16),) if quick else ((32, 16), (32, 128), (40, 48)):
                 case = f"{_short_name(dtype)}, {heads} heads of {head_dim} over 8, blocks of {block_size}"
-                attend = partial(_attention, dtype, dtype, heads, 8, head_dim, block_size=block_size)
+                operator = hopper_attention.paged_attention
+                attend = partial(
+                    _attention, dtype, dtype, heads, 8, head_dim, block_size=block_size, operator=operator
+                )
                 made = recorded(case, [decode_attention, chunk_attention, hopper_attention], attend)
                 found += [launch for launch in made if launch.kernel not in ("schedule", "decode")]
     return found
@@ -187,6 +191,7 @@ def _attention(
     soft_cap: float = 0.0,
     sinks: bool = False,
     block_size: int = 16,
+    operator: Callable[..., Tensor] = attention.paged_attention,
 ) -> None:
     """Two decodes and a chunk of 512 tokens."""
     batch = AttentionBatch(
@@ -200,7 +205,7 @@ def _attention(
     q = _empty(514, heads, head_dim, dtype=dtype)
     cache = _cache(cache_dtype, kv_heads, head_dim, block_size)
     given = _empty(heads, dtype=torch.float32) if sinks else None
-    attention.paged_attention(q, cache, batch, 0.1, window, soft_cap, given)
+    operator(q, cache, batch, 0.1, window, soft_cap, given)
 
 
 def _decodes(num_seqs: int) -> None:

@@ -33,6 +33,7 @@ from tokenwire_engine.models.families.registry import read_architecture
 from tokenwire_engine.runner.graphs import CAPTURED_MODES, graph_sizes
 from tokenwire_kernels import Kernels, triton
 from tokenwire_kernels.cuda import few_rows, linear
+from tokenwire_kernels.triton import hopper_attention
 from tokenwire_kernels.triton.target import HOPPER, assuming
 
 META = torch.device("meta")
@@ -177,7 +178,8 @@ def _model(name: str) -> RandomModel:
     config = CONFIGS[name]
     _, architecture = read_architecture(ConfigFile(config))
     dtype = getattr(torch, config["dtype"])
-    kernels = Kernels(**{name: getattr(triton, name) for name in triton.__all__} | {"linear": linear.linear})
+    of_hopper = {"linear": linear.linear, "paged_attention": hopper_attention.paged_attention}
+    kernels = Kernels(**{name: getattr(triton, name) for name in triton.__all__} | of_hopper)
     decoder = load_decoder(RandomWeights(META, dtype), architecture, 64 * BLOCK_SIZE, kernels, Shard())
     return RandomModel(name, architecture, decoder, kernels, META, dtype, dtype, 64 * BLOCK_SIZE)
 

@@ -11,7 +11,9 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from importlib import import_module
 from importlib.util import find_spec
+from types import ModuleType
 from typing import Protocol
 
 import torch
@@ -126,7 +128,7 @@ def select_kernels(device: torch.device, instruction_set: str | None = None) -> 
     if _runs_triton(device):
         from tokenwire_kernels import triton
 
-        return _guarded(_kernels_of(triton))
+        return _guarded(_kernels_of(triton), device)
     if device.type == "cpu" and instruction_set != "torch":
         from tokenwire_kernels.cpu.operators import Operators
 
@@ -164,15 +166,29 @@ def _kernels_of(implementations: object, native: Context | None = None) -> Kerne
     return Kernels(**{name: getattr(implementations, name) for name in _OPERATORS}, native=native)
 
 
-def _guarded(kernels: Kernels) -> Kernels:
-    """Triton's kernels, what there is in CUDA C++ in front of them, and the reference behind."""
+def _guarded(kernels: Kernels, device: torch.device) -> Kernels:
+    """Triton's kernels, in front of them what there is in CUDA C++ or for the GPU's generation alone, and the
+    reference behind."""
     from tokenwire_kernels import reference
     from tokenwire_kernels.cuda import linear, module
 
     guards = {name: Fallback(name, getattr(kernels, name), getattr(reference, name)) for name in _OPERATORS}
     if module.is_available():
         guards["linear"] = Fallback("linear", linear.linear, kernels.linear, reference.linear)
+    if (hopper := _hopper_attention(device)) is not None:
+        name, others = "paged_attention", (kernels.paged_attention, reference.paged_attention)
+        guards[name] = Fallback(name, hopper.paged_attention, *others)
     return replace(kernels, **guards)  # type: ignore[arg-type]
+
+
+def _hopper_attention(device: torch.device) -> ModuleType | None:
+    """None on other generations of GPUs, and where Triton has no Gluon, or another: it is experimental."""
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) != (9, 0):
+        return None
+    try:
+        return import_module("tokenwire_kernels.triton.hopper_attention")
+    except (ImportError, AttributeError):
+        return None
 
 
 def _runs_triton(device: torch.device) -> bool:

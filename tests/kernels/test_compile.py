@@ -57,21 +57,23 @@ _BATCHES = """
 import torch
 from benchmarks.recording import recorded
 from tokenwire_kernels import AttentionBatch, LayerCache
-from tokenwire_kernels.triton import chunk_attention, decode_attention, paged_attention
+from tokenwire_kernels.triton import attention, chunk_attention, decode_attention, hopper_attention
 
 def empty(*shape, dtype=torch.int32):
     return torch.empty(shape, dtype=dtype, device="meta")
 
-def attend(decodes, chunks, blocks):
+def attend(operator, decodes, chunks, blocks):
     seqs, tokens = decodes + chunks, decodes + 100 * chunks
     batch = AttentionBatch(empty(seqs, blocks), empty(seqs + 1), empty(seqs), 100, 16 * blocks, decodes)
     keys = empty(64, 8, 16, 128, dtype=torch.bfloat16)
-    paged_attention(empty(tokens, 32, 128, dtype=torch.bfloat16), LayerCache(keys, keys), batch, 0.1)
+    operator.paged_attention(empty(tokens, 32, 128, dtype=torch.bfloat16), LayerCache(keys, keys), batch, 0.1)
 
 for counts in [(1, 1, 1), (2, 1, 16), (16, 16, 33), (3, 2, 64)]:
-    for launch in recorded("", [chunk_attention, decode_attention], lambda: attend(*counts)):
-        if launch.kernel != "schedule":  # small, and one for each power of two of decodes
-            print(launch.kernel, launch.specialization)
+    for operator in (attention, hopper_attention):
+        modules = [chunk_attention, decode_attention, hopper_attention]
+        for launch in recorded("", modules, lambda: attend(operator, *counts)):
+            if launch.kernel != "schedule":  # small, and one for each power of two of decodes
+                print(launch.kernel, launch.specialization)
 """
 
 
@@ -81,5 +83,5 @@ def test_no_batch_of_another_size_has_attention_compiled_anew() -> None:
         [sys.executable, "-c", _BATCHES], check=True, capture_output=True, text=True, env=environment
     ).stdout
     kernels = {line.split()[0] for line in printed.splitlines()}
-    assert kernels == {"chunk", "decode"}
+    assert kernels == {"chunk", "decode", "hopper"}
     assert len(set(printed.splitlines())) == len(kernels)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +13,6 @@ from tests.kernels.gluon_emulation import Launcher
 from tests.kernels.tables import Heads, assert_close
 from tokenwire_kernels import AttentionBatch, LayerCache, triton
 from tokenwire_kernels.triton import attention, hopper_attention
-from tokenwire_kernels.triton.target import HOPPER, assuming, gpu_of
 
 CHUNKS = [(7, 7), (35, 190), (2, 128), (70, 300)]
 FAR = 123_456_789
@@ -64,6 +62,12 @@ def test_chunks_agree_with_float64(
     attended = _attended(case, case.batch, case.q, 0.1)
     assert attended[:2].isnan().all()
     assert_close(attended[2:], case.expected(0.1)[2:])
+
+
+def test_decodes_beside_chunks_are_attended_to_as_well(way: str) -> None:
+    case = make_case(Heads(8, 2, 64, 16), [(1, 31), (1, 5), *CHUNKS], torch.float16)
+    attended = hopper_attention.paged_attention(case.q, case.cache, case.batch, 0.1)
+    assert_close(attended, case.expected(0.1))
 
 
 def test_a_group_may_take_all_of_a_tiles_rows(way: str) -> None:
@@ -120,25 +124,18 @@ def test_long_prompts_agree_with_the_kernel_whose_warps_all_do_the_same() -> Non
         assert_close(attended, expected.double())
 
 
-def test_warps_are_not_specialized_unless_it_is_asked_for(device: torch.device) -> None:
-    assert not gpu_of(device).specializes_warps
-
-
 def _empty(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
-def _choice(
-    monkeypatch: pytest.MonkeyPatch, q: Tensor, cache: LayerCache, *options: Any, specializes: bool = True
-) -> str:
+def _choice(monkeypatch: pytest.MonkeyPatch, q: Tensor, cache: LayerCache, *options: Any) -> str:
     """Which kernel attends to a chunk."""
     chosen: list[str] = []
     monkeypatch.setattr(attention, "chunk_attention", lambda *_: chosen.append("chunk"))
     monkeypatch.setattr(hopper_attention, "hopper_attention", lambda *_: chosen.append("hopper"))
     table, starts, context = (_empty(*shape, dtype=torch.int32) for shape in ((1, 8), (2,), (1,)))
     batch = AttentionBatch(table, starts, context, 4, 100, 0)
-    with assuming(replace(HOPPER, specializes_warps=specializes)):
-        attention.paged_attention(q, cache, batch, 0.1, *options)
+    hopper_attention.paged_attention(q, cache, batch, 0.1, *options)
     (only,) = chosen
     return only
 
@@ -151,7 +148,6 @@ def test_what_most_models_compute_is_served(
 ) -> None:
     q, keys = _empty(4, 32, head_dim, dtype=dtype), _empty(64, 8, block_size, head_dim, dtype=dtype)
     assert _choice(monkeypatch, q, LayerCache(keys, keys)) == "hopper"
-    assert _choice(monkeypatch, q, LayerCache(keys, keys), specializes=False) == "chunk"
 
 
 @pytest.mark.parametrize(
@@ -184,16 +180,3 @@ def test_a_cache_with_scales_is_not_served(monkeypatch: pytest.MonkeyPatch) -> N
     q, keys = _empty(4, 8, 64), _empty(64, 8, 16, 64)
     scales = _empty(8, dtype=torch.float32)
     assert _choice(monkeypatch, q, LayerCache(keys, keys, scales, scales)) == "chunk"
-
-
-def test_without_gluon_the_other_kernel_attends(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> None:
-        raise ImportError(name)
-
-    monkeypatch.setattr(attention, "import_module", missing)
-    attention._hopper_attention.cache_clear()
-    try:
-        q, keys = _empty(4, 8, 64), _empty(64, 8, 16, 64)
-        assert _choice(monkeypatch, q, LayerCache(keys, keys)) == "chunk"
-    finally:
-        attention._hopper_attention.cache_clear()

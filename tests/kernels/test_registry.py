@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from tests.kernels.native import native_instruction_sets
-from tokenwire_kernels import NativeError, describe_kernels, select_kernels
+from tokenwire_kernels import NativeError, describe_kernels, registry, select_kernels
 from tokenwire_kernels.cpu import load_library
+from tokenwire_kernels.cuda import module
 
 CPU = torch.device("cpu")
 compiled = pytest.mark.skipif(not native_instruction_sets(), reason="the native kernels were not compiled")
@@ -68,9 +69,29 @@ def test_without_compiled_kernels_torch_computes_and_one_line_says_so(
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_is_served_by_triton() -> None:
+def test_a_gpu_is_served_by_triton_and_by_what_is_faster_on_it() -> None:
     table = dict(describe_kernels(select_kernels(torch.device("cuda"))))
+    is_hopper = torch.cuda.get_device_capability() == (9, 0)
+    assert table.pop("linear") == ("cuda.linear" if module.is_available() else "triton.linear")
+    assert table.pop("paged_attention") == ("triton.hopper_attention" if is_hopper else "triton.attention")
     assert all(implementation.startswith("triton.") for implementation in table.values())
+
+
+@pytest.mark.parametrize("missing", [ImportError, AttributeError])
+def test_without_gluon_the_kernel_for_every_gpu_attends(
+    monkeypatch: pytest.MonkeyPatch, missing: type[Exception]
+) -> None:
+    """On a Hopper GPU, as far as the choice can see."""
+
+    def import_module(name: str) -> None:
+        raise missing(name)
+
+    hopper = torch.device("cuda")
+    monkeypatch.setattr(registry, "_runs_triton", lambda device: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    assert dict(describe_kernels(select_kernels(hopper)))["paged_attention"] == "triton.hopper_attention"
+    monkeypatch.setattr(registry, "import_module", import_module)
+    assert dict(describe_kernels(select_kernels(hopper)))["paged_attention"] == "triton.attention"
 
 
 def test_a_cpu_never_loads_triton() -> None:

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cache as cached
-from importlib import import_module
-from types import ModuleType
-
 import torch
 from torch import Tensor
 
 from tokenwire_kernels.batch import AttentionBatch, LayerCache
 from tokenwire_kernels.triton.chunk_attention import chunk_attention
 from tokenwire_kernels.triton.decode_attention import decode_attention
-from tokenwire_kernels.triton.target import gpu_of
 
 
 def paged_attention(
@@ -33,18 +28,5 @@ def paged_attention(
     if batch.num_decodes > 0:
         decode_attention(q, cache, batch, out, scale, window, soft_cap, sinks)
     if batch.num_decodes < batch.context_lens.shape[0]:
-        specialized = _hopper_attention() if gpu_of(q.device).specializes_warps else None
-        if specialized is not None and specialized.serves(q, cache, window, soft_cap, sinks):
-            specialized.hopper_attention(q, cache, batch, out, scale)
-        else:
-            chunk_attention(q, cache, batch, out, scale, window, soft_cap, sinks)
+        chunk_attention(q, cache, batch, out, scale, window, soft_cap, sinks)
     return out
-
-
-@cached
-def _hopper_attention() -> ModuleType | None:
-    """None where Triton has no Gluon, or another one: it is experimental."""
-    try:
-        return import_module("tokenwire_kernels.triton.hopper_attention")
-    except (ImportError, AttributeError):
-        return None

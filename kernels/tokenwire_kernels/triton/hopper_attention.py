@@ -17,8 +17,8 @@ No table entry behind a context is read: boxes there are replaced by the context
 behind the context are masked, and their values are overwritten with zeros before they are multiplied, so that
 it does not matter what lies there.
 
-Written in Gluon, Triton's experimental language of layouts and barriers, and used only where it is asked for
-(`target.specialize_warps`).
+Written in Gluon, Triton's experimental language of layouts and barriers: where that is missing, or refuses
+the kernel, `attention.py` computes, as it does for the shapes that are not served.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
@@ -39,6 +39,8 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from tokenwire_kernels.batch import AttentionBatch, LayerCache
+from tokenwire_kernels.triton import attention
+from tokenwire_kernels.triton.decode_attention import decode_attention
 
 barrier = gl.thread_barrier if hasattr(gl, "thread_barrier") else gl.barrier
 """Of the warps that share a task; Triton 3.7 renamed it."""
@@ -48,6 +50,26 @@ _KEYS = 128
 """Of a tile. With 64, and three stages, an H200 took a tenth longer."""
 _WIDTH = gl.constexpr(64)
 """Columns of a box: the 128 bytes over which the tensor cores' layout of shared memory is swizzled."""
+
+
+def paged_attention(
+    q: Tensor,
+    cache: LayerCache,
+    batch: AttentionBatch,
+    scale: float,
+    window: int = 0,
+    soft_cap: float = 0.0,
+    sinks: Tensor | None = None,
+) -> Tensor:
+    """See `triton.attention.paged_attention`, which computes what is not served here."""
+    has_chunks = batch.num_decodes < batch.context_lens.shape[0]
+    if not has_chunks or not serves(q, cache, window, soft_cap, sinks):
+        return attention.paged_attention(q, cache, batch, scale, window, soft_cap, sinks)
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    if batch.num_decodes > 0:
+        decode_attention(q, cache, batch, out, scale, window, soft_cap, sinks)
+    hopper_attention(q, cache, batch, out, scale)
+    return out
 
 
 def serves(q: Tensor, cache: LayerCache, window: int, soft_cap: float, sinks: Tensor | None) -> bool:

@@ -23,8 +23,6 @@ class Gpu:
     """Streaming multiprocessors."""
     launches_dependents: bool = False
     """Whether kernels begin before those ahead of them have ended (`dependent.py`)."""
-    specializes_warps: bool = False
-    """Whether chunks are attended to by warps of different tasks (`hopper_attention.py`)."""
 
 
 AMPERE, HOPPER, BLACKWELL = Gpu(80, 108), Gpu(90, 132), Gpu(100, 148)
@@ -33,8 +31,6 @@ _assumed = Gpu(90, 4)
 """Few processors, so that the interpreter has few programs to run."""
 _launches_dependents = False
 """With it, an H200 took 2 to 5 % less for a step of Llama-3.2-1B, and 9 to 13 % more for Llama-3.1-8B."""
-_specializes_warps = False
-"""Until the kernels' tests have run it natively."""
 
 
 def gpu_of(device: torch.device) -> Gpu:
@@ -60,14 +56,6 @@ def launch_dependents(does: bool = True) -> None:
     _gpu.cache_clear()
 
 
-def specialize_warps(does: bool = True) -> None:
-    """Let warps of different tasks attend to chunks, on GPUs that can; what was captured before stays as it
-    was."""
-    global _specializes_warps
-    _specializes_warps = does
-    _gpu.cache_clear()
-
-
 @cache
 def _gpu(device: torch.device) -> Gpu:
     properties = torch.cuda.get_device_properties(device)
@@ -76,5 +64,4 @@ def _gpu(device: torch.device) -> Gpu:
         capability,
         properties.multi_processor_count,
         launches_dependents=_launches_dependents and capability >= 90,
-        specializes_warps=_specializes_warps and capability == 90,
     )
