@@ -50,9 +50,23 @@ __device__ inline void wait_for_all_groups_but() {
     asm volatile("cp.async.wait_group %0;" ::"n"(GROUPS) : "memory");
 }
 
-// What a kernel ahead wrote: from the L2 cache, which all multiprocessors see alike.
+// What a kernel ahead or another block wrote: from the L2 cache, which all multiprocessors see alike.
 __device__ inline uint4 written(const uint4* at) { return __ldcg(at); }
+__device__ inline float written(const float* at) { return __ldcg(at); }
 __device__ inline float written(const Number* at) { return widen(__ldcg(at)); }
+
+// Ask for a line of memory that will be read soon.
+__device__ inline void prefetch(const void* at) { asm volatile("prefetch.global.L2 [%0];" ::"l"(at)); }
+
+// A counter that blocks have in common. Who finds it counted sees what was written before `publish`, by whoever
+// counted then, and by those of its block that it had met at a barrier.
+__device__ inline void publish() { __threadfence(); }
+__device__ inline unsigned count(unsigned* counter) { return atomicAdd(counter, 1u); }
+__device__ inline unsigned counted(const unsigned* counter) {
+    unsigned value;
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(counter) : "memory");
+    return value;
+}
 
 // The kernel behind may begin from now on: it waits in turn (programmatic dependent launch).
 __device__ inline void let_the_next_begin() {

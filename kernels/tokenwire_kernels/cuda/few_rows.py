@@ -70,8 +70,8 @@ def few_rows_linear(
         gpu.processors,
         32 * _WARPS,
         plan.shared_bytes,
-        gpu.launches_dependents,
         arguments(plan, x, weight, bias, norm, residual, out),
+        depends=gpu.launches_dependents,
     )
     return out
 

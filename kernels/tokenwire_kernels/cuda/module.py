@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 _SOURCES = Path(__file__).parent
-_HEADER = "device.cuh"
+_HEADERS = ("device.cuh", "products.cuh")
 POINTER, INT, FLOAT = ctypes.c_void_p, ctypes.c_int, ctypes.c_float
 """Types of arguments: an address, int32, float32."""
 
@@ -45,15 +45,16 @@ def compiled(source: str, defines: Sequence[str], capability: int) -> bytes:
     """
     from cuda.bindings import nvrtc
 
-    code, header = (_SOURCES / source).read_bytes(), (_SOURCES / _HEADER).read_bytes()
+    code, *headers = ((_SOURCES / name).read_bytes() for name in (source, *_HEADERS))
     options = [f"--gpu-architecture=sm_{capability}", "--std=c++17", "-default-device"]
     options += [f"-D{define}" for define in defines]
     version = _checked(nvrtc.nvrtcVersion())
-    key = hashlib.sha256(repr((code, header, options, version)).encode()).hexdigest()
+    key = hashlib.sha256(repr((code, headers, options, version)).encode()).hexdigest()
     kept = _cache_directory() / f"{Path(source).stem}-{key[:32]}.cubin"
     if kept.exists():
         return kept.read_bytes()
-    (program,) = _checked(nvrtc.nvrtcCreateProgram(code, source.encode(), 1, [header], [_HEADER.encode()]))
+    names = [name.encode() for name in _HEADERS]
+    (program,) = _checked(nvrtc.nvrtcCreateProgram(code, source.encode(), len(names), headers, names))
     status, *_ = nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
     if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
         (size,) = _checked(nvrtc.nvrtcGetProgramLogSize(program))
@@ -100,13 +101,21 @@ class Kernel:
         _checked(driver.cuFuncSetAttribute(self._function, attribute, most_shared_bytes))
 
     def launch(
-        self, grid: int, threads: int, shared_bytes: int, depends: bool, arguments: Sequence[Any]
+        self,
+        grid: int,
+        threads: int,
+        shared_bytes: int,
+        arguments: Sequence[Any],
+        *,
+        depends: bool = False,
+        cooperates: bool = False,
     ) -> None:
         """Launch blocks in one dimension, on PyTorch's current stream.
 
         Args:
-            depends: begins before the kernels ahead have ended, and waits for them itself.
             arguments: of the kernel's types; an address is an int, 0 for none.
+            depends: begins before the kernels ahead have ended, and waits for them itself.
+            cooperates: its blocks wait for each other, so that all run at once or none does.
 
         Raises:
             CudaError: the driver refuses.
@@ -116,7 +125,9 @@ class Kernel:
         config.blockDimX, config.blockDimY, config.blockDimZ = threads, 1, 1
         config.sharedMemBytes = shared_bytes
         config.hStream = torch.cuda.current_stream(self._device).cuda_stream
-        config.attrs, config.numAttrs = ([self._dependence()], 1) if depends else ([], 0)
+        attributes = [self._dependence()] if depends else []
+        attributes += [self._cooperation()] if cooperates else []
+        config.attrs, config.numAttrs = attributes, len(attributes)
         parameters = (tuple(arguments), self._argument_types)
         _checked(self._driver.cuLaunchKernelEx(config, self._function, parameters, 0))
 
@@ -124,6 +135,12 @@ class Kernel:
         attribute = self._driver.CUlaunchAttribute()
         attribute.id = self._driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
         attribute.value.programmaticStreamSerializationAllowed = 1
+        return attribute
+
+    def _cooperation(self) -> Any:
+        attribute = self._driver.CUlaunchAttribute()
+        attribute.id = self._driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_COOPERATIVE
+        attribute.value.cooperative = 1
         return attribute
 
 

@@ -1,5 +1,4 @@
-// One block of CUDA threads at a time on a CPU, as fibers of one thread: each runs to the next barrier, and
-// then it is another's turn. What the kernels' own device.cuh has, and what CUDA C++ has beyond C++.
+// CUDA threads on a CPU, as fibers of one thread: each runs to the next barrier, and then it is another's turn. What the kernels' own device.cuh has, and what CUDA C++ has beyond C++.
 
 #pragma once
 
@@ -21,6 +20,9 @@
 struct uint4 {
     unsigned x, y, z, w;
 };
+struct float2 {
+    float x, y;
+};
 inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 
 struct Index {
@@ -33,12 +35,17 @@ template <class T>
 T min(T a, T b) {
     return b < a ? b : a;
 }
+template <class T>
+T max(T a, T b) {
+    return a < b ? b : a;
+}
 
 namespace emulation {
 
 struct Fiber {
     ucontext_t context;
     std::unique_ptr<char[]> stack;
+    int block, thread;
     bool is_done = false;
 };
 
@@ -46,23 +53,28 @@ struct Barrier {
     int waiting = 0, times = 0;
 };
 
+// What the threads of one block have in common.
+struct Block {
+    std::vector<uint4> dynamic_shared;
+    std::map<int, Barrier> barriers;
+    std::vector<float> exchanged;
+};
+
 constexpr int STACK_BYTES = 64 << 10;
 inline ucontext_t scheduler;
 inline std::vector<Fiber> fibers;
-inline int current = 0;
+inline std::vector<Block> blocks;
+inline Fiber* current = nullptr;
+inline Block* block = nullptr;
 inline std::function<void()> kernel;
-inline std::vector<uint4> dynamic_shared;
-inline std::map<int, Barrier> barriers;
-inline float exchanged[1024];
 
 inline void yield() {
-    const int self = threadIdx.x;
-    swapcontext(&fibers[self].context, &scheduler);
-    threadIdx.x = self;
+    Fiber* const self = current;
+    swapcontext(&self->context, &scheduler);
 }
 
 inline void wait(int number, int threads) {
-    Barrier& barrier = barriers[number];
+    Barrier& barrier = block->barriers[number];
     if (++barrier.waiting == threads) {
         barrier.waiting = 0;
         ++barrier.times;
@@ -73,35 +85,48 @@ inline void wait(int number, int threads) {
 
 inline void enter() {
     kernel();
-    fibers[threadIdx.x].is_done = true;
+    current->is_done = true;
 }
 
-// All blocks, one after the other.
-inline void launch(int blocks, int threads, int shared_bytes, std::function<void()> work) {
-    kernel = std::move(work);
-    gridDim.x = blocks;
-    blockDim.x = threads;
-    for (blockIdx.x = 0; blockIdx.x < blocks; ++blockIdx.x) {
-        dynamic_shared.assign(shared_bytes / sizeof(uint4), make_uint4(~0u, ~0u, ~0u, ~0u));
-        barriers.clear();
-        fibers = std::vector<Fiber>(threads);
+inline void run(int first_block, int count, int shared_bytes) {
+    const int threads = blockDim.x;
+    blocks = std::vector<Block>(count);
+    for (Block& each : blocks) {
+        each.dynamic_shared.assign(shared_bytes / sizeof(uint4), make_uint4(~0u, ~0u, ~0u, ~0u));
+        each.exchanged.resize(threads);
+    }
+    fibers = std::vector<Fiber>(count * threads);
+    for (int at = 0; at < count * threads; ++at) {
+        Fiber& fiber = fibers[at];
+        fiber.block = at / threads;
+        fiber.thread = at % threads;
+        fiber.stack = std::make_unique<char[]>(STACK_BYTES);
+        getcontext(&fiber.context);
+        fiber.context.uc_stack.ss_sp = fiber.stack.get();
+        fiber.context.uc_stack.ss_size = STACK_BYTES;
+        fiber.context.uc_link = &scheduler;
+        makecontext(&fiber.context, enter, 0);
+    }
+    for (size_t left = fibers.size(); left > 0;) {
         for (Fiber& fiber : fibers) {
-            fiber.stack = std::make_unique<char[]>(STACK_BYTES);
-            getcontext(&fiber.context);
-            fiber.context.uc_stack.ss_sp = fiber.stack.get();
-            fiber.context.uc_stack.ss_size = STACK_BYTES;
-            fiber.context.uc_link = &scheduler;
-            makecontext(&fiber.context, enter, 0);
-        }
-        for (int left = threads; left > 0;) {
-            for (int thread = 0; thread < threads; ++thread) {
-                if (fibers[thread].is_done) continue;
-                threadIdx.x = thread;
-                swapcontext(&scheduler, &fibers[thread].context);
-                left -= fibers[thread].is_done;
-            }
+            if (fiber.is_done) continue;
+            current = &fiber;
+            block = &blocks[fiber.block];
+            blockIdx.x = first_block + fiber.block;
+            threadIdx.x = fiber.thread;
+            swapcontext(&scheduler, &fiber.context);
+            left -= fiber.is_done;
         }
     }
+}
+
+// All blocks: one after the other, or, if they wait for each other, together; those have no static shared memory.
+inline void launch(int num_blocks, int threads, int shared_bytes, bool together, std::function<void()> work) {
+    kernel = std::move(work);
+    gridDim.x = num_blocks;
+    blockDim.x = threads;
+    const int at_once = together ? num_blocks : 1;
+    for (int first = 0; first < num_blocks; first += at_once) run(first, at_once, shared_bytes);
 }
 
 }  // namespace emulation
@@ -113,9 +138,9 @@ inline void wait_for_warps(int number, int warps) {
 }
 inline float __shfl_xor_sync(unsigned, float value, int distance) {
     const int warp = threadIdx.x / 32;
-    emulation::exchanged[threadIdx.x] = value;
+    emulation::block->exchanged[threadIdx.x] = value;
     emulation::wait(200 + warp, 32);
-    const float other = emulation::exchanged[threadIdx.x ^ distance];
+    const float other = emulation::block->exchanged[threadIdx.x ^ distance];
     emulation::wait(300 + warp, 32);
     return other;
 }
@@ -155,8 +180,16 @@ inline void close_group() {}
 template <int>
 void wait_for_all_groups_but() {}
 inline uint4 written(const uint4* at) { return *at; }
+inline float written(const float* at) { return *at; }
 inline float written(const Number* at) { return widen(*at); }
+inline void prefetch(const void*) {}
+inline void publish() {}
+inline unsigned count(unsigned* counter) { return (*counter)++; }
+inline unsigned counted(const unsigned* counter) {
+    emulation::yield();
+    return *counter;
+}
 inline uint4 __ldg(const uint4* at) { return *at; }
 inline void let_the_next_begin() {}
 inline void wait_for_kernels_before() {}
-inline uint4* dynamic_shared_memory() { return emulation::dynamic_shared.data(); }
+inline uint4* dynamic_shared_memory() { return emulation::block->dynamic_shared.data(); }

@@ -1,0 +1,531 @@
+// All layers of a decoder for one to four sequences that decode, in one launch.
+//
+// A step of so few tokens is a stream of all weights past a few numbers, and a launch for each product leaves the
+// memory at rest while one kernel drains and the next one fills. Here one block stays on every multiprocessor from
+// the first layer to the last. Every warp streams its share of all matrices, in their order, through a ring of RING
+// steps of shared memory that is its own. A matrix depends on nothing, so a warp that waits for other blocks has
+// asked for what it will multiply next: the memory rests only where a wait outlasts the rings.
+//
+// What depends on each other is kept apart by barriers of all blocks, five a layer:
+//
+//     queries, keys, values = norm(residual) · qkv      every block has all of the residual, normalized
+//     attended = attention(...)                         a head of keys, and a part of the past, to each block
+//     residual += attended · o
+//     activated = silu(norm(residual) · gate) * (norm(residual) · up)
+//     residual += activated · down
+//
+// A step of a ring is 512 bytes of two rows of a matrix: two outputs beside each other, or a gate and what it gates.
+// Pairs are dealt out to all warps of all blocks in turn, on through all matrices, so that none has more than one
+// more than another.
+//
+// Rounds where the reference rounds, and adds in an order that depends on nothing but the step's shape.
+//
+// Compiled for a model's heads, with HEAD_DIM and GROUP (query heads that share a key head) as numbers, for at most
+// MOST_ROWS sequences, and with WARPS and RING; and with BFLOAT16 as device.cuh has it.
+
+#include <products.cuh>
+
+namespace {
+
+constexpr int LANES = HEAD_DIM / VECTOR;           // that hold a head
+constexpr int STREAMS = WARPS * (32 / LANES);      // of tokens, in a block
+constexpr int TOKENS = GROUP <= 4 ? 4 : 2;         // of a stream that are on their way
+constexpr int GROUP_NUMBERS = GROUP * HEAD_DIM;
+constexpr int PART_NUMBERS = GROUP * (HEAD_DIM + 2);  // of a part of the past: sums of values, largest scores, weights
+constexpr int LEAST_TOKENS = 2 * STREAMS;             // of the past, that a block attends to by itself
+constexpr float LEAST = -1e30f, HIDDEN = -1e38f;      // scores below all others, finite: nothing is infinity less itself
+constexpr float LOG2_E = 1.4426950408889634f;
+constexpr int PRODUCTS = 4;  // of a layer
+constexpr int LINE = 128;    // bytes that a prefetch asks for
+
+// Addresses of one layer; biases and norms of heads are null where there are none.
+struct Layer {
+    const uint4 *qkv, *o, *gate_up, *down;  // [outputs, inputs / VECTOR]
+    const Number *attention_norm, *mlp_norm, *q_norm, *k_norm;
+    const Number *qkv_bias, *o_bias, *gate_up_bias, *down_bias;
+    Number *keys, *values;  // [blocks, kv_heads, block, HEAD_DIM]
+};
+
+struct Step {
+    const Layer* layers;
+    Number* residual;   // [rows, hidden]
+    Number* qkv;        // [rows, (GROUP + 2) * kv_heads * HEAD_DIM], as are the next three: nobody else's
+    Number* attended;   // [rows, GROUP * kv_heads * HEAD_DIM]
+    Number* activated;  // [rows, inner]
+    float* parts;       // [rows, kv_heads, splits, PART_NUMBERS]
+    unsigned* counters;  // 0: blocks that came to a barrier; those that left; then of each row's heads, parts done
+    const float *cos, *sin;  // [positions, HEAD_DIM / 2]
+    const int* context_lens;
+    const int* tables;             // [rows, table_stride]
+    const long long* cache_slots;  // -1: nowhere
+    float eps, scale;
+    int num_layers, rows, hidden, inner, kv_heads, table_stride, block_bits, window, splits, x_vectors;
+
+    __device__ int q_size() const { return kv_heads * GROUP_NUMBERS; }
+    __device__ int qkv_size() const { return (GROUP + 2) * kv_heads * HEAD_DIM; }
+};
+
+// A product of a layer, as its pairs are dealt out.
+struct Product {
+    const uint4* weight;
+    int pairs, vectors;
+    bool is_gated;
+};
+
+__device__ Product product_of(const Step& s, int number) {
+    const Layer& layer = s.layers[number / PRODUCTS];
+    switch (number % PRODUCTS) {
+        case 0: return {layer.qkv, s.qkv_size() / 2, s.hidden / VECTOR, false};
+        case 1: return {layer.o, s.hidden / 2, s.q_size() / VECTOR, false};
+        case 2: return {layer.gate_up, s.inner, s.hidden / VECTOR, true};
+        default: return {layer.down, s.hidden / 2, s.inner / VECTOR, false};
+    }
+}
+
+// Which pairs are this warp's, of one product after the other. Neighbours are of different blocks.
+struct Deal {
+    const int warps = gridDim.x * WARPS, self = threadIdx.x / 32 * gridDim.x + blockIdx.x;
+    int next = 0;  // the warp whose turn it is
+
+    // This warp's first pair of the next product; the others are `warps` apart.
+    __device__ int first_of(int pairs) {
+        const int first = self - next;
+        next = (next + pairs) % warps;
+        return first < 0 ? first + warps : first;
+    }
+};
+
+// What one warp reads of all matrices.
+struct Stream {
+    const Step& s;
+    uint4* const ring;  // the lane's vectors, [RING, 2], 32 apart
+    Deal deal;
+    const uint4* from;
+    long long second, jump;  // vectors from a pair's first row to its second; from its end to the next pair
+    int product = -1, left = 0, steps = 0, step = 0, slot = 0;
+
+    __device__ Stream(const Step& s, uint4* rings)
+        : s(s), ring(rings + threadIdx.x / 32 * RING * 64 + threadIdx.x % 32) {}
+
+    // Ask for the next step, in the place of the one that was taken last.
+    __device__ void ask() {
+        if (left == 0) begin_product();
+        if (left > 0) {
+            copy(ring + 64 * slot, from);
+            copy(ring + 64 * slot + 32, from + second);
+            from += 32;
+            if (++step == steps) {
+                step = 0;
+                --left;
+                from += jump;
+            }
+        }
+        close_group();
+        slot = slot + 1 == RING ? 0 : slot + 1;
+    }
+
+    // The oldest step that was asked for. RING were.
+    __device__ void take(uint4 (&rows)[2]) {
+        wait_for_all_groups_but<RING - 1>();
+        rows[0] = ring[64 * slot];
+        rows[1] = ring[64 * slot + 32];
+    }
+
+   private:
+    // The next of which this warp has a pair.
+    __device__ void begin_product() {
+        while (left == 0 && product + 1 < PRODUCTS * s.num_layers) {
+            const Product p = product_of(s, ++product);
+            const int first = deal.first_of(p.pairs);
+            if (first >= p.pairs) continue;
+            left = (p.pairs - first - 1) / deal.warps + 1;
+            steps = p.vectors / 32;
+            second = static_cast<long long>(p.is_gated ? p.pairs : 1) * p.vectors;
+            jump = static_cast<long long>(p.is_gated ? deal.warps : 2 * deal.warps) * p.vectors - p.vectors;
+            from = p.weight + static_cast<long long>(p.is_gated ? first : 2 * first) * p.vectors + threadIdx.x % 32;
+        }
+    }
+};
+
+// This warp's part of a product with rows in shared memory.
+template <int ROWS, bool GATED>
+__device__ void multiply_all(Stream& stream, Deal& deal, const Product& p, int num_rows, const uint4* x,
+                             const Outputs<GATED>& outputs) {
+    const int lane = threadIdx.x % 32, steps = p.vectors / 32;
+    const bool finishes = lane < num_rows;
+    for (int pair = deal.first_of(p.pairs); pair < p.pairs; pair += deal.warps) {
+        const float2 before = finishes ? outputs.before(lane, pair) : float2{};
+        float sums[2][ROWS] = {};
+#pragma unroll 2
+        for (int step = 0; step < steps; ++step) {
+            uint4 weights[2];
+            stream.take(weights);
+            multiply<ROWS>(sums, weights, x + 32 * step + lane, p.vectors);
+            stream.ask();
+        }
+        float first = 0.0f, second = 0.0f;
+#pragma unroll
+        for (int row = 0; row < ROWS; ++row) {
+            const float of_first = sum_of_warp(sums[0][row]), of_second = sum_of_warp(sums[1][row]);
+            if (lane == row) {
+                first = of_first;
+                second = of_second;
+            }
+        }
+        if (finishes) outputs.write(lane, pair, first, second, before);
+    }
+}
+
+// All threads of all blocks: what any wrote before is there for all behind.
+struct Barrier {
+    unsigned* const counter;
+    unsigned expected = 0;
+
+    __device__ void wait() {
+        __syncthreads();
+        if (threadIdx.x == 0) {
+            expected += gridDim.x;
+            publish();
+            count(counter);
+            while (counted(counter) < expected) {
+            }
+        }
+        __syncthreads();
+    }
+
+    // The last block to come leaves everything as it was before the first.
+    __device__ void leave() {
+        __syncthreads();
+        if (threadIdx.x == 0 && count(counter + 1) + 1 == gridDim.x) counter[0] = counter[1] = 0;
+    }
+};
+
+// A part of what a row's token sees, and the head of keys that it is of.
+struct Part {
+    int row, head, split, begin, end, count;  // tokens from begin to end; parts that there are
+    bool has_token;                           // the row's own, the last
+
+    __device__ Part(const Step& s, int item)
+        : row(item / s.splits / s.kv_heads), head(item / s.splits % s.kv_heads), split(item % s.splits) {
+        const int context = s.context_lens[row];
+        const int first = s.window > 0 ? max(0, context - s.window) : 0, seen = context - first;
+        const int tokens = max(LEAST_TOKENS, (seen + s.splits - 1) / s.splits);
+        count = (seen + tokens - 1) / tokens;
+        begin = first + split * tokens;
+        end = min(begin + tokens, context);
+        has_token = end == context && begin < end;
+    }
+};
+
+// Vectors from a cache's beginning to a token's head.
+__device__ long long place_of(const Step& s, const Part& part, int token) {
+    const int block = s.tables[part.row * s.table_stride + (token >> s.block_bits)];
+    const long long row = (static_cast<long long>(block) * s.kv_heads + part.head) << s.block_bits;
+    return (row + (token & ((1 << s.block_bits) - 1))) * LANES;
+}
+
+__device__ void widen_all(uint4 numbers, float (&wide)[VECTOR]) {
+    const unsigned pairs[4] = {numbers.x, numbers.y, numbers.z, numbers.w};
+#pragma unroll
+    for (int at = 0; at < 4; ++at) {
+        wide[2 * at] = first_of(pairs[at]);
+        wide[2 * at + 1] = second_of(pairs[at]);
+    }
+}
+
+__device__ uint4 narrow_all(const float (&wide)[VECTOR]) {
+    return make_uint4(pair_of(wide[0], wide[1]), pair_of(wide[2], wide[3]), pair_of(wide[4], wide[5]),
+                      pair_of(wide[6], wide[7]));
+}
+
+// Of LANES lanes beside each other.
+__device__ float sum_of_head(float value) {
+#pragma unroll
+    for (int distance = LANES / 2; distance > 0; distance /= 2) {
+        value += __shfl_xor_sync(0xffffffffu, value, distance);
+    }
+    return value;
+}
+
+// This lane's numbers of a head, normalized if there is a norm, and rotated to a position.
+__device__ void rotate(const Step& s, const Number* head, const Number* norm, int position, float (&x)[VECTOR]) {
+    constexpr int HALF = HEAD_DIM / 2;
+    const int lane = threadIdx.x % LANES;
+    widen_all(written(reinterpret_cast<const uint4*>(head) + lane), x);
+    if (norm != nullptr) {
+        float weights[VECTOR], square = 0.0f;
+        widen_all(__ldg(reinterpret_cast<const uint4*>(norm) + lane), weights);
+#pragma unroll
+        for (int at = 0; at < VECTOR; ++at) square += x[at] * x[at];
+        const float scale = 1.0f / sqrtf(sum_of_head(square) / HEAD_DIM + s.eps);
+#pragma unroll
+        for (int at = 0; at < VECTOR; ++at) x[at] = rounded(rounded(x[at] * scale) * weights[at]);
+    }
+    const long long angles = static_cast<long long>(position) * HALF + VECTOR * lane % HALF;
+#pragma unroll
+    for (int at = 0; at < VECTOR; ++at) {
+        const float other = __shfl_xor_sync(0xffffffffu, x[at], LANES / 2);
+        const float turned = x[at] * s.cos[angles + at], across = other * s.sin[angles + at];
+        x[at] = rounded(lane < LANES / 2 ? turned - across : turned + across);
+    }
+}
+
+// What the queries of a group have seen of some tokens, in the lanes of a head.
+struct Seen {
+    float largest[GROUP], weight[GROUP] = {}, sums[GROUP][VECTOR] = {};
+
+    __device__ Seen() {
+#pragma unroll
+        for (int query = 0; query < GROUP; ++query) largest[query] = LEAST;
+    }
+
+    // Attend to COUNT tokens more, as far as they are there.
+    template <int COUNT>
+    __device__ void attend(const float (&queries)[GROUP][VECTOR], const uint4 (&keys)[COUNT],
+                           const uint4 (&values)[COUNT], const bool (&is_there)[COUNT]) {
+        float scores[COUNT][GROUP];
+#pragma unroll
+        for (int token = 0; token < COUNT; ++token) {
+            float key[VECTOR];
+            widen_all(keys[token], key);
+#pragma unroll
+            for (int query = 0; query < GROUP; ++query) {
+                float score = 0.0f;
+#pragma unroll
+                for (int at = 0; at < VECTOR; ++at) score = fmaf(queries[query][at], key[at], score);
+                score = sum_of_head(score);
+                scores[token][query] = is_there[token] ? score : HIDDEN;
+            }
+        }
+#pragma unroll
+        for (int query = 0; query < GROUP; ++query) {
+            float most = largest[query];
+#pragma unroll
+            for (int token = 0; token < COUNT; ++token) most = fmaxf(most, scores[token][query]);
+            scale_to(query, most);
+#pragma unroll
+            for (int token = 0; token < COUNT; ++token) {
+                scores[token][query] = exp2f(scores[token][query] - most);
+                weight[query] += scores[token][query];
+            }
+        }
+#pragma unroll
+        for (int token = 0; token < COUNT; ++token) {
+            float value[VECTOR];
+            widen_all(values[token], value);
+#pragma unroll
+            for (int query = 0; query < GROUP; ++query) {
+#pragma unroll
+                for (int at = 0; at < VECTOR; ++at) {
+                    sums[query][at] = fmaf(scores[token][query], is_there[token] ? value[at] : 0.0f, sums[query][at]);
+                }
+            }
+        }
+    }
+
+    // Of all streams of the warp: each of its lanes holds the same in the end.
+    __device__ void merge_streams() {
+#pragma unroll
+        for (int distance = LANES; distance < 32; distance *= 2) {
+#pragma unroll
+            for (int query = 0; query < GROUP; ++query) {
+                const float other = __shfl_xor_sync(0xffffffffu, largest[query], distance);
+                scale_to(query, fmaxf(largest[query], other));
+                weight[query] += __shfl_xor_sync(0xffffffffu, weight[query], distance);
+#pragma unroll
+                for (int at = 0; at < VECTOR; ++at) {
+                    sums[query][at] += __shfl_xor_sync(0xffffffffu, sums[query][at], distance);
+                }
+            }
+        }
+    }
+
+   private:
+    __device__ void scale_to(int query, float most) {
+        const float factor = exp2f(largest[query] - most);
+        largest[query] = most;
+        weight[query] *= factor;
+#pragma unroll
+        for (int at = 0; at < VECTOR; ++at) sums[query][at] *= factor;
+    }
+};
+
+// Sums of values over `count` records of PART_NUMBERS, for one number of the group: its weighted sum, the largest
+// score and the weight.
+struct Total {
+    float sum = 0.0f, largest = LEAST, weight = 0.0f;
+
+    template <class Read>
+    __device__ Total(const float* records, int count, int number, const Read& read) {
+        const float* scores = records + GROUP_NUMBERS + 2 * (number / HEAD_DIM);
+        for (int at = 0; at < count; ++at) largest = fmaxf(largest, read(scores + at * PART_NUMBERS));
+        for (int at = 0; at < count; ++at) {
+            const float factor = exp2f(read(scores + at * PART_NUMBERS) - largest);
+            weight += factor * read(scores + at * PART_NUMBERS + 1);
+            sum += factor * read(records + at * PART_NUMBERS + number);
+        }
+    }
+};
+
+// A part's queries, over its tokens, into the first records of shared memory: one for each warp.
+__device__ void attend_to_past(const Step& s, const Layer& layer, const Part& part, float* records) {
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % LANES, stream = threadIdx.x / LANES;
+    const Number* row = s.qkv + static_cast<long long>(part.row) * s.qkv_size();
+    const int position = s.context_lens[part.row] - 1;
+    float queries[GROUP][VECTOR];
+#pragma unroll
+    for (int query = 0; query < GROUP; ++query) {
+        rotate(s, row + (part.head * GROUP + query) * HEAD_DIM, layer.q_norm, position, queries[query]);
+#pragma unroll
+        for (int at = 0; at < VECTOR; ++at) queries[query][at] *= s.scale * LOG2_E;
+    }
+    Seen seen;
+    int end = part.end;
+    if (part.has_token) {
+        --end;
+        const Number* key_of_token = row + s.q_size() + part.head * HEAD_DIM;
+        float key[VECTOR];
+        rotate(s, key_of_token, layer.k_norm, position, key);
+        const uint4 keys[1] = {narrow_all(key)};
+        const uint4 values[1] = {
+            written(reinterpret_cast<const uint4*>(key_of_token + s.kv_heads * HEAD_DIM) + lane)};
+        const bool is_there[1] = {stream == 0};
+        seen.attend<1>(queries, keys, values, is_there);
+        if (is_there[0] && s.cache_slots[part.row] >= 0) {
+            const long long slot = s.cache_slots[part.row], block = slot >> s.block_bits;
+            const long long head = (block * s.kv_heads + part.head) << s.block_bits;
+            const long long at = (head + (slot & ((1 << s.block_bits) - 1))) * LANES + lane;
+            reinterpret_cast<uint4*>(layer.keys)[at] = keys[0];
+            reinterpret_cast<uint4*>(layer.values)[at] = values[0];
+        }
+    }
+    const uint4* all_keys = reinterpret_cast<const uint4*>(layer.keys);
+    const uint4* all_values = reinterpret_cast<const uint4*>(layer.values);
+    for (int begin = part.begin; begin < end; begin += STREAMS * TOKENS) {
+        uint4 keys[TOKENS], values[TOKENS];
+        bool is_there[TOKENS];
+#pragma unroll
+        for (int nth = 0; nth < TOKENS; ++nth) {
+            const int token = begin + nth * STREAMS + stream;
+            is_there[nth] = token < end;
+            const long long at = place_of(s, part, min(token, end - 1)) + lane;
+            keys[nth] = written(all_keys + at);
+            values[nth] = written(all_values + at);
+        }
+        seen.attend<TOKENS>(queries, keys, values, is_there);
+    }
+    seen.merge_streams();
+    float* record = records + warp * PART_NUMBERS;
+    if (threadIdx.x % 32 < LANES) {
+#pragma unroll
+        for (int query = 0; query < GROUP; ++query) {
+#pragma unroll
+            for (int at = 0; at < VECTOR; ++at) record[query * HEAD_DIM + VECTOR * lane + at] = seen.sums[query][at];
+            if (lane == 0) {
+                record[GROUP_NUMBERS + 2 * query] = seen.largest[query];
+                record[GROUP_NUMBERS + 2 * query + 1] = seen.weight[query];
+            }
+        }
+    }
+}
+
+// Attention of all rows. The block that finishes the last part of a head adds its parts up.
+__device__ void attend(const Step& s, const Layer& layer, float* records) {
+    unsigned* ticket = reinterpret_cast<unsigned*>(records + WARPS * PART_NUMBERS);
+    for (int item = blockIdx.x; item < s.rows * s.kv_heads * s.splits; item += gridDim.x) {
+        const Part part(s, item);
+        if (part.begin >= part.end) continue;
+        attend_to_past(s, layer, part, records);
+        __syncthreads();
+        const int head = part.row * s.kv_heads + part.head;
+        float* heads_parts = s.parts + static_cast<long long>(head) * s.splits * PART_NUMBERS;
+        Number* out = s.attended + head * GROUP_NUMBERS;
+        for (int number = threadIdx.x; number < GROUP_NUMBERS; number += blockDim.x) {
+            const Total total(records, WARPS, number, [](const float* at) { return *at; });
+            if (part.count == 1) {
+                out[number] = narrow(total.sum / total.weight);
+                continue;
+            }
+            float* record = heads_parts + part.split * PART_NUMBERS;
+            record[number] = total.sum;
+            if (number % HEAD_DIM == 0) {
+                record[GROUP_NUMBERS + 2 * (number / HEAD_DIM)] = total.largest;
+                record[GROUP_NUMBERS + 2 * (number / HEAD_DIM) + 1] = total.weight;
+            }
+        }
+        __syncthreads();
+        if (part.count == 1) continue;
+        unsigned* done = s.counters + 2 + head;
+        if (threadIdx.x == 0) {
+            publish();
+            *ticket = count(done);
+            publish();
+        }
+        __syncthreads();
+        if (*ticket + 1 == static_cast<unsigned>(part.count)) {
+            for (int number = threadIdx.x; number < GROUP_NUMBERS; number += blockDim.x) {
+                const Total total(heads_parts, part.count, number, [](const float* at) { return written(at); });
+                out[number] = narrow(total.sum / total.weight);
+            }
+            if (threadIdx.x == 0) *done = 0;
+        }
+    }
+}
+
+// Ask the L2 cache for the keys and values that this block will attend to first: they are not this step's.
+__device__ void prefetch_past(const Step& s, const Layer& layer) {
+    const int item = blockIdx.x;
+    if (item >= s.rows * s.kv_heads * s.splits) return;
+    const Part part(s, item);
+    constexpr int LINES = (2 * HEAD_DIM + LINE - 1) / LINE;
+    for (int at = threadIdx.x; at < (part.end - part.begin) * LINES; at += blockDim.x) {
+        const long long place = place_of(s, part, part.begin + at / LINES) + at % LINES * (LINE / 16);
+        prefetch(reinterpret_cast<const uint4*>(layer.keys) + place);
+        prefetch(reinterpret_cast<const uint4*>(layer.values) + place);
+    }
+}
+
+__device__ void compute(const Step& s) {
+    uint4 *x = dynamic_shared_memory(), *rings = x + s.x_vectors;
+    float* squares = reinterpret_cast<float*>(rings + WARPS * RING * 64);
+    Stream stream(s, rings);
+    for (int at = 0; at < RING; ++at) stream.ask();
+    Deal deal;
+    Barrier barrier{s.counters};
+    int product = 0;
+    for (int number = 0; number < s.num_layers; ++number) {
+        const Layer& layer = s.layers[number];
+        prefetch_past(s, layer);
+        if (number > 0) barrier.wait();
+        Rows{s.residual, s.rows, s.hidden, s.hidden / VECTOR, layer.attention_norm, s.eps}.read<MOST_ROWS>(x, squares);
+        multiply_all<MOST_ROWS>(stream, deal, product_of(s, product++), s.rows, x,
+                           Outputs<false>{layer.qkv_bias, nullptr, s.qkv, s.qkv_size()});
+        barrier.wait();
+        attend(s, layer, reinterpret_cast<float*>(x));
+        barrier.wait();
+        Rows{s.attended, s.rows, s.q_size(), s.q_size() / VECTOR, nullptr, 0.0f}.read<MOST_ROWS>(x, squares);
+        multiply_all<MOST_ROWS>(stream, deal, product_of(s, product++), s.rows, x,
+                           Outputs<false>{layer.o_bias, s.residual, s.residual, s.hidden});
+        barrier.wait();
+        Rows{s.residual, s.rows, s.hidden, s.hidden / VECTOR, layer.mlp_norm, s.eps}.read<MOST_ROWS>(x, squares);
+        multiply_all<MOST_ROWS>(stream, deal, product_of(s, product++), s.rows, x,
+                           Outputs<true>{layer.gate_up_bias, nullptr, s.activated, s.inner});
+        barrier.wait();
+        Rows{s.activated, s.rows, s.inner, s.inner / VECTOR, nullptr, 0.0f}.read<MOST_ROWS>(x, squares);
+        multiply_all<MOST_ROWS>(stream, deal, product_of(s, product++), s.rows, x,
+                           Outputs<false>{layer.down_bias, s.residual, s.residual, s.hidden});
+    }
+    barrier.leave();
+}
+
+}  // namespace
+
+extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) layers(
+    const Layer* layers, Number* residual, Number* qkv, Number* attended, Number* activated, float* parts,
+    unsigned* counters, const float* cos, const float* sin, const int* context_lens, const int* tables,
+    const long long* cache_slots, float eps, float scale, int num_layers, int rows, int hidden, int inner,
+    int kv_heads, int table_stride, int block_bits, int window, int splits, int x_vectors) {
+    compute({layers, residual, qkv, attended, activated, parts, counters, cos, sin, context_lens, tables,
+             cache_slots, eps, scale, num_layers, rows, hidden, inner, kv_heads, table_stride, block_bits, window,
+             splits, x_vectors});
+}

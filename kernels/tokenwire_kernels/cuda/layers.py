@@ -1,0 +1,286 @@
+"""All layers of a decoder, for few sequences that decode, in one launch of CUDA C++ (`layers.cu`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from tokenwire_kernels.batch import AttentionBatch, HeadNorms, LayerCache, RowNorm
+from tokenwire_kernels.cuda.module import FLOAT, INT, POINTER, Kernel, compiled
+from tokenwire_kernels.triton.target import gpu_of
+
+MOST_ROWS = 4
+SOURCE = "layers.cu"
+WARPS = 8
+"""Of a block, of which a multiprocessor has one."""
+ARGUMENTS = 12 * [POINTER] + 2 * [FLOAT] + 10 * [INT]
+HEAD_DIMS = (64, 128, 256)
+MOST_GROUP = 8
+"""Query heads that share a key head: their sums are registers."""
+_VECTOR, _STEP = 8, 256
+"""Numbers in 16 bytes, which a lane loads at a time, and those that a warp does: what rows are multiples of."""
+_RING_STEP_BYTES = WARPS * 2 * _STEP * 2
+_LEAST_RING = 8
+"""Steps: 64 kB on their way are what a multiprocessor's share of the bandwidth needs."""
+_MOST_RING = 48
+_MOST_SPLITS = 32
+"""Blocks that share a head of keys."""
+_STATIC_SHARED_BYTES = 1024
+"""That the system takes of a block's."""
+
+
+@dataclass(slots=True, frozen=True)
+class LayerWeights:
+    """What one layer multiplies with. Matrices are [outputs, inputs], contiguous, all of one 16-bit dtype."""
+
+    attention_norm: RowNorm
+    qkv: Tensor
+    qkv_bias: Tensor | None
+    head_norms: HeadNorms | None
+    o: Tensor
+    o_bias: Tensor | None
+    mlp_norm: RowNorm
+    gate_up: Tensor
+    """The gate's rows, then up's."""
+    gate_up_bias: Tensor | None
+    down: Tensor
+    down_bias: Tensor | None
+
+
+@dataclass(slots=True, frozen=True)
+class LayersShape:
+    """What all layers have in common."""
+
+    hidden: int
+    inner: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    eps: float
+    """Of every norm."""
+    scale: float
+    """Multiplies attention scores."""
+    window: int
+    """Tokens that attention sees, the current one included; 0: all."""
+
+    @property
+    def group(self) -> int:
+        """Query heads that share a key head."""
+        return self.num_heads // self.num_kv_heads
+
+    @property
+    def q_size(self) -> int:
+        return self.num_heads * self.head_dim
+
+    @property
+    def qkv_size(self) -> int:
+        return self.q_size + 2 * self.num_kv_heads * self.head_dim
+
+    @property
+    def part_numbers(self) -> int:
+        """Of what a head of keys' queries have seen of a part of the past."""
+        return self.group * (self.head_dim + 2)
+
+
+@dataclass(slots=True, frozen=True)
+class Plan:
+    """How a launch for at most so many rows is laid out."""
+
+    rows: int
+    ring: int
+    """Steps that each warp has on their way."""
+    splits: int
+    """Blocks that share a head of keys."""
+    x_vectors: int
+    """16 bytes each, of shared memory, that rows or attention's sums take."""
+    shared_bytes: int
+
+
+def plan_of(shape: LayersShape, num_rows: int, processors: int, shared_bytes: int) -> Plan | None:
+    """None where the rows leave no room for a ring.
+
+    Args:
+        shared_bytes: that a block may have.
+    """
+    rows = 1 << (num_rows - 1).bit_length()
+    widest = max(shape.hidden, shape.inner, shape.q_size)
+    x_bytes = max(2 * rows * widest, 4 * (WARPS * shape.part_numbers + 1))
+    x_vectors = -(-x_bytes // 16)
+    squares_bytes = 4 * rows * WARPS
+    room = shared_bytes - _STATIC_SHARED_BYTES - 16 * x_vectors - squares_bytes
+    ring = min(room // _RING_STEP_BYTES, _MOST_RING)
+    if ring < _LEAST_RING:
+        return None
+    splits = max(1, min(_MOST_SPLITS, processors // (num_rows * shape.num_kv_heads)))
+    return Plan(rows, ring, splits, x_vectors, 16 * x_vectors + ring * _RING_STEP_BYTES + squares_bytes)
+
+
+def defines(shape: LayersShape, plan: Plan, dtype: torch.dtype) -> list[str]:
+    """What the source is compiled with."""
+    return [
+        f"WARPS={WARPS}", f"RING={plan.ring}", f"MOST_ROWS={plan.rows}", f"HEAD_DIM={shape.head_dim}",
+        f"GROUP={shape.group}", f"BFLOAT16={int(dtype == torch.bfloat16)}",
+    ]  # fmt: skip
+
+
+class FusedLayers:
+    """A decoder's layers, ready to be launched together.
+
+    What a launch leaves behind in the buffers that it computes in is nobody's, and the next one's: launches
+    must follow each other on one stream.
+    """
+
+    def __init__(self, layers: Sequence[LayerWeights], shape: LayersShape, cos: Tensor, sin: Tensor) -> None:
+        """
+        Args:
+            cos: float32 [positions, head_dim / 2], as is `sin`.
+        """
+        weight = layers[0].qkv
+        self._layers = layers
+        self._shape = shape
+        self._cos, self._sin = cos, sin
+        self._dtype, self._device = weight.dtype, weight.device
+        self._tables: dict[int, Tensor] = {}
+        """Addresses of each layer's tensors, by that of the first layer's keys."""
+        self._buffers: _Buffers | None = None
+
+    @staticmethod
+    def serve(shape: LayersShape, dtype: torch.dtype) -> bool:
+        """Whether there is a kernel for such layers."""
+        return (
+            dtype in (torch.bfloat16, torch.float16)
+            and shape.head_dim in HEAD_DIMS
+            and shape.num_heads % shape.num_kv_heads == 0
+            and shape.group <= MOST_GROUP
+            and all(size % _STEP == 0 for size in (shape.hidden, shape.inner, shape.q_size))
+        )
+
+    def takes(self, batch: AttentionBatch, cache: LayerCache, num_tokens: int) -> bool:
+        """Whether a batch is one of few decodes, with a cache of the weights' dtype."""
+        block_size = cache.keys.shape[2]
+        return (
+            num_tokens == batch.num_decodes == len(batch.context_lens) <= MOST_ROWS
+            and cache.keys.dtype == self._dtype
+            and cache.key_scales is None
+            and block_size & (block_size - 1) == 0
+            and self._plan(num_tokens) is not None
+        )
+
+    def __call__(
+        self, residual: Tensor, batch: AttentionBatch, cache_slots: Tensor, caches: Sequence[LayerCache]
+    ) -> None:
+        """Take the residual stream through all layers, and write keys and values.
+
+        Args:
+            residual: [num_rows, hidden], contiguous; updated.
+            batch: of decodes, which `takes` accepts.
+            cache_slots: int64 [num_rows]: block * block_size + offset; -1: nowhere.
+            caches: one for each layer.
+
+        Raises:
+            CudaError: it cannot be compiled, or launched.
+        """
+        plan = self._plan(len(residual))
+        assert plan is not None
+        kernel = _kernel_of(self._shape, plan, self._dtype, self._device)
+        kernel.launch(
+            gpu_of(self._device).processors,
+            32 * WARPS,
+            plan.shared_bytes,
+            self.arguments(plan, residual, batch, cache_slots, caches),
+            cooperates=True,
+        )
+
+    def arguments(
+        self,
+        plan: Plan,
+        residual: Tensor,
+        batch: AttentionBatch,
+        cache_slots: Tensor,
+        caches: Sequence[LayerCache],
+    ) -> list[int | float]:
+        """Of the kernel, in its order."""
+        shape, buffers = self._shape, self._reserve(plan)
+        block_bits = caches[0].keys.shape[2].bit_length() - 1
+        tensors = (
+            self._table(caches), residual, buffers.qkv, buffers.attended, buffers.activated, buffers.parts,
+            buffers.counters, self._cos, self._sin, batch.context_lens, batch.block_tables, cache_slots,
+        )  # fmt: skip
+        return [
+            *(tensor.data_ptr() for tensor in tensors), shape.eps, shape.scale,
+            len(self._layers), len(residual), shape.hidden, shape.inner, shape.num_kv_heads,
+            batch.block_tables.stride(0), block_bits, shape.window, plan.splits, plan.x_vectors,
+        ]  # fmt: skip
+
+    def _plan(self, num_rows: int) -> Plan | None:
+        return plan_of(
+            self._shape, num_rows, gpu_of(self._device).processors, _shared_bytes_of(self._device)
+        )
+
+    def _reserve(self, plan: Plan) -> _Buffers:
+        """Buffers for any launch: graphs are captured with their addresses, so that they stay."""
+        if self._buffers is None:
+            processors = gpu_of(self._device).processors
+            self._buffers = _Buffers.make(self._shape, processors, self._dtype, self._device)
+        return self._buffers
+
+    def _table(self, caches: Sequence[LayerCache]) -> Tensor:
+        key = caches[0].keys.data_ptr()
+        if key not in self._tables:
+            rows = [_addresses(layer, cache) for layer, cache in zip(self._layers, caches, strict=True)]
+            self._tables[key] = torch.tensor(rows, dtype=torch.int64).to(self._device)
+        return self._tables[key]
+
+
+@dataclass(slots=True, frozen=True)
+class _Buffers:
+    """What blocks tell each other, for `MOST_ROWS` rows."""
+
+    qkv: Tensor
+    attended: Tensor
+    activated: Tensor
+    parts: Tensor
+    """float32: what each head's queries have seen of each part of the past."""
+    counters: Tensor
+    """int32: 0 between launches."""
+
+    @staticmethod
+    def make(shape: LayersShape, processors: int, dtype: torch.dtype, device: torch.device) -> _Buffers:
+        heads = MOST_ROWS * shape.num_kv_heads
+        parts = max(processors, heads)  # each head has as many as there are blocks for it, or one
+        return _Buffers(
+            qkv=torch.empty(MOST_ROWS, shape.qkv_size, dtype=dtype, device=device),
+            attended=torch.empty(MOST_ROWS, shape.q_size, dtype=dtype, device=device),
+            activated=torch.empty(MOST_ROWS, shape.inner, dtype=dtype, device=device),
+            parts=torch.empty(parts, shape.part_numbers, device=device),
+            counters=torch.zeros(2 + heads, dtype=torch.int32, device=device),
+        )
+
+
+def _addresses(layer: LayerWeights, cache: LayerCache) -> list[int]:
+    """In the order of `Layer` in the source."""
+    norms = layer.head_norms
+    tensors = (
+        layer.qkv, layer.o, layer.gate_up, layer.down, layer.attention_norm.weight, layer.mlp_norm.weight,
+        norms and norms.q_weight, norms and norms.k_weight,
+        layer.qkv_bias, layer.o_bias, layer.gate_up_bias, layer.down_bias, cache.keys, cache.values,
+    )  # fmt: skip
+    return [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+
+
+@cache
+def _shared_bytes_of(device: torch.device) -> int:
+    """That a block may have at most; off a GPU, an H200's."""
+    if device.type != "cuda":
+        return 227 << 10
+    return int(torch.cuda.get_device_properties(device).shared_memory_per_block_optin)
+
+
+@cache
+def _kernel_of(shape: LayersShape, plan: Plan, dtype: torch.dtype, device: torch.device) -> Kernel:
+    cubin = compiled(SOURCE, defines(shape, plan, dtype), gpu_of(device).capability)
+    return Kernel(cubin, "layers", ARGUMENTS, plan.shared_bytes, device)
