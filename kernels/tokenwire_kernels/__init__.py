@@ -15,15 +15,19 @@ from tokenwire_kernels.batch import (
     SamplingBatch,
 )
 from tokenwire_kernels.cpu.library import NativeError
+from tokenwire_kernels.layers import FusedLayers, LayersShape, LayerWeights
 from tokenwire_kernels.registry import Kernels, describe_kernels, select_kernels
 
 __all__ = [
     "CACHE_SCALE_BYTES",
     "AttentionBatch",
     "DecodeRows",
+    "FusedLayers",
     "HeadNorms",
     "Kernels",
     "LayerCache",
+    "LayerWeights",
+    "LayersShape",
     "NativeError",
     "PenaltyBatch",
     "RowNorm",

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields, replace
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ from tokenwire_kernels.batch import (
 )
 from tokenwire_kernels.cpu.library import Context, NativeError
 from tokenwire_kernels.fallback import Fallback, implementation_of
+from tokenwire_kernels.layers import FuseLayers
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +105,8 @@ class Kernels:
     scatter_blocks: Callable[[Tensor, Sequence[Tensor], Tensor], None]
     native: Context | None = None
     """What computes the native operators of a CPU, and products with packed weights; else None."""
+    fuse_layers: FuseLayers | None = None
+    """Makes one operator of all layers, where there is such a kernel."""
 
     @property
     def fallen_back(self) -> list[str]:
@@ -159,7 +162,7 @@ def describe_kernels(kernels: Kernels) -> list[tuple[str, str]]:
     return [(name, implementation_of(getattr(kernels, name))) for name in _OPERATORS]
 
 
-_OPERATORS = [operator.name for operator in fields(Kernels) if operator.name != "native"]
+_OPERATORS = [operator.name for operator in fields(Kernels) if operator.name not in ("native", "fuse_layers")]
 
 
 def _kernels_of(implementations: object, native: Context | None = None) -> Kernels:
@@ -170,15 +173,18 @@ def _guarded(kernels: Kernels, device: torch.device) -> Kernels:
     """Triton's kernels, in front of them what there is in CUDA C++ or for the GPU's generation alone, and the
     reference behind."""
     from tokenwire_kernels import reference
-    from tokenwire_kernels.cuda import linear, module
+    from tokenwire_kernels.cuda import layers, linear, module
 
-    guards = {name: Fallback(name, getattr(kernels, name), getattr(reference, name)) for name in _OPERATORS}
+    guards: dict[str, Any] = {
+        name: Fallback(name, getattr(kernels, name), getattr(reference, name)) for name in _OPERATORS
+    }
     if module.is_available():
         guards["linear"] = Fallback("linear", linear.linear, kernels.linear, reference.linear)
+        guards["fuse_layers"] = layers.fuse_layers
     if (hopper := _hopper_attention(device)) is not None:
         name, others = "paged_attention", (kernels.paged_attention, reference.paged_attention)
         guards[name] = Fallback(name, hopper.paged_attention, *others)
-    return replace(kernels, **guards)  # type: ignore[arg-type]
+    return replace(kernels, **guards)
 
 
 def _hopper_attention(device: torch.device) -> ModuleType | None:

@@ -15,26 +15,19 @@ import torch
 from torch import Tensor
 
 from tokenwire_engine.distributed.shard import Shard
-from tokenwire_engine.layers.attention import Attention, load_attention
+from tokenwire_engine.layers.attention import load_attention
 from tokenwire_engine.layers.embedding import Embedding, load_embeddings
 from tokenwire_engine.layers.matmul import Linear
-from tokenwire_engine.layers.mlp import MLP, load_mlp
+from tokenwire_engine.layers.mlp import load_mlp
 from tokenwire_engine.layers.norm import load_norm
 from tokenwire_engine.layers.rotary import RotaryTable, rotary_table
 from tokenwire_engine.models.architecture import Architecture
 from tokenwire_engine.models.batch import ForwardBatch
 from tokenwire_engine.models.errors import ModelError
 from tokenwire_engine.models.host_decoder import load_host_decoder
+from tokenwire_engine.models.layers import DecoderLayer, Layers, join_layers
 from tokenwire_engine.weights.reader import WeightReader
 from tokenwire_kernels import Kernels, LayerCache, RowNorm
-
-
-@dataclass(slots=True, frozen=True)
-class DecoderLayer:
-    """Attention and MLP, each behind its normalization."""
-
-    attention: Attention
-    mlp: MLP
 
 
 class Decoder(Protocol):
@@ -71,7 +64,7 @@ class LayeredDecoder:
     """A decoder of layers on whichever device the tensors lie. See `Decoder`."""
 
     embedding: Embedding
-    layers: Sequence[DecoderLayer]
+    layers: Layers
     final_norm: RowNorm
     lm_head: Linear
     rotary: RotaryTable
@@ -84,9 +77,7 @@ class LayeredDecoder:
     def forward(self, batch: ForwardBatch, caches: Sequence[LayerCache]) -> Tensor:
         """See `Decoder.forward`."""
         residual = self.embedding(batch.token_ids)
-        for layer, cache in zip(self.layers, caches, strict=True):
-            layer.attention(residual, batch, self.rotary, cache)
-            layer.mlp(residual)
+        self.layers(residual, batch, caches)
         return residual
 
     def logits(self, hidden: Tensor, out: Tensor | None = None) -> Tensor:
@@ -138,10 +129,11 @@ def _load_layered_decoder(
     final_norm = load_norm(reader, names.final_norm, architecture.hidden_size, architecture.norm_eps)
     # A tied checkpoint may hold the matrix twice, and old ones hold the rotary frequencies.
     reader.finish(ignored=(f"{names.lm_head}.weight", "rotary_emb.inv_freq"))
+    rotary = rotary_table(architecture.rotary, architecture.head_dim, num_positions, reader.device)
     return LayeredDecoder(
         embedding=embedding,
-        layers=layers,
+        layers=join_layers(layers, architecture, rotary, kernels),
         final_norm=final_norm,
         lm_head=lm_head,
-        rotary=rotary_table(architecture.rotary, architecture.head_dim, num_positions, reader.device),
+        rotary=rotary,
     )

@@ -358,7 +358,9 @@ struct Total {
     template <class Read>
     __device__ Total(const float* records, int count, int number, const Read& read) {
         const float* scores = records + GROUP_NUMBERS + 2 * (number / HEAD_DIM);
+#pragma unroll 8
         for (int at = 0; at < count; ++at) largest = fmaxf(largest, read(scores + at * PART_NUMBERS));
+#pragma unroll 8
         for (int at = 0; at < count; ++at) {
             const float factor = exp2f(read(scores + at * PART_NUMBERS) - largest);
             weight += factor * read(scores + at * PART_NUMBERS + 1);

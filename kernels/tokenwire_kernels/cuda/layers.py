@@ -9,8 +9,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from tokenwire_kernels.batch import AttentionBatch, HeadNorms, LayerCache, RowNorm
+from tokenwire_kernels.batch import AttentionBatch, LayerCache
 from tokenwire_kernels.cuda.module import FLOAT, INT, POINTER, Kernel, compiled
+from tokenwire_kernels.layers import LayersShape, LayerWeights
 from tokenwire_kernels.triton.target import gpu_of
 
 MOST_ROWS = 4
@@ -22,7 +23,7 @@ HEAD_DIMS = (64, 128, 256)
 MOST_GROUP = 8
 """Query heads that share a key head: their sums are registers."""
 _VECTOR, _STEP = 8, 256
-"""Numbers in 16 bytes, which a lane loads at a time, and those that a warp does: what rows are multiples of."""
+"""Numbers in 16 bytes, which a lane loads at a time, and what a warp does: rows are multiples of it."""
 _RING_STEP_BYTES = WARPS * 2 * _STEP * 2
 _LEAST_RING = 8
 """Steps: 64 kB on their way are what a multiprocessor's share of the bandwidth needs."""
@@ -31,59 +32,6 @@ _MOST_SPLITS = 32
 """Blocks that share a head of keys."""
 _STATIC_SHARED_BYTES = 1024
 """That the system takes of a block's."""
-
-
-@dataclass(slots=True, frozen=True)
-class LayerWeights:
-    """What one layer multiplies with. Matrices are [outputs, inputs], contiguous, all of one 16-bit dtype."""
-
-    attention_norm: RowNorm
-    qkv: Tensor
-    qkv_bias: Tensor | None
-    head_norms: HeadNorms | None
-    o: Tensor
-    o_bias: Tensor | None
-    mlp_norm: RowNorm
-    gate_up: Tensor
-    """The gate's rows, then up's."""
-    gate_up_bias: Tensor | None
-    down: Tensor
-    down_bias: Tensor | None
-
-
-@dataclass(slots=True, frozen=True)
-class LayersShape:
-    """What all layers have in common."""
-
-    hidden: int
-    inner: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    eps: float
-    """Of every norm."""
-    scale: float
-    """Multiplies attention scores."""
-    window: int
-    """Tokens that attention sees, the current one included; 0: all."""
-
-    @property
-    def group(self) -> int:
-        """Query heads that share a key head."""
-        return self.num_heads // self.num_kv_heads
-
-    @property
-    def q_size(self) -> int:
-        return self.num_heads * self.head_dim
-
-    @property
-    def qkv_size(self) -> int:
-        return self.q_size + 2 * self.num_kv_heads * self.head_dim
-
-    @property
-    def part_numbers(self) -> int:
-        """Of what a head of keys' queries have seen of a part of the past."""
-        return self.group * (self.head_dim + 2)
 
 
 @dataclass(slots=True, frozen=True)
@@ -108,7 +56,7 @@ def plan_of(shape: LayersShape, num_rows: int, processors: int, shared_bytes: in
     """
     rows = 1 << (num_rows - 1).bit_length()
     widest = max(shape.hidden, shape.inner, shape.q_size)
-    x_bytes = max(2 * rows * widest, 4 * (WARPS * shape.part_numbers + 1))
+    x_bytes = max(2 * rows * widest, 4 * (WARPS * _part_numbers(shape) + 1))
     x_vectors = -(-x_bytes // 16)
     squares_bytes = 4 * rows * WARPS
     room = shared_bytes - _STATIC_SHARED_BYTES - 16 * x_vectors - squares_bytes
@@ -127,40 +75,43 @@ def defines(shape: LayersShape, plan: Plan, dtype: torch.dtype) -> list[str]:
     ]  # fmt: skip
 
 
-class FusedLayers:
-    """A decoder's layers, ready to be launched together.
+def fuse_layers(
+    layers: Sequence[LayerWeights], shape: LayersShape, cos: Tensor, sin: Tensor
+) -> CudaLayers | None:
+    """Layers as one launch; None where there is no kernel for them.
+
+    Args:
+        cos: float32 [positions, head_dim / 2], as is `sin`.
+    """
+    is_served = (
+        layers[0].qkv.dtype in (torch.bfloat16, torch.float16)
+        and shape.head_dim in HEAD_DIMS
+        and shape.num_heads % shape.num_kv_heads == 0
+        and shape.group <= MOST_GROUP
+        and all(size % _STEP == 0 for size in (shape.hidden, shape.inner, shape.q_size))
+    )
+    return CudaLayers(layers, shape, cos, sin) if is_served else None
+
+
+class CudaLayers:
+    """A decoder's layers, ready to be launched together. See `FusedLayers`.
 
     What a launch leaves behind in the buffers that it computes in is nobody's, and the next one's: launches
     must follow each other on one stream.
     """
 
     def __init__(self, layers: Sequence[LayerWeights], shape: LayersShape, cos: Tensor, sin: Tensor) -> None:
-        """
-        Args:
-            cos: float32 [positions, head_dim / 2], as is `sin`.
-        """
         weight = layers[0].qkv
         self._layers = layers
-        self._shape = shape
+        self.shape = shape
         self._cos, self._sin = cos, sin
         self._dtype, self._device = weight.dtype, weight.device
         self._tables: dict[int, Tensor] = {}
         """Addresses of each layer's tensors, by that of the first layer's keys."""
         self._buffers: _Buffers | None = None
 
-    @staticmethod
-    def serve(shape: LayersShape, dtype: torch.dtype) -> bool:
-        """Whether there is a kernel for such layers."""
-        return (
-            dtype in (torch.bfloat16, torch.float16)
-            and shape.head_dim in HEAD_DIMS
-            and shape.num_heads % shape.num_kv_heads == 0
-            and shape.group <= MOST_GROUP
-            and all(size % _STEP == 0 for size in (shape.hidden, shape.inner, shape.q_size))
-        )
-
     def takes(self, batch: AttentionBatch, cache: LayerCache, num_tokens: int) -> bool:
-        """Whether a batch is one of few decodes, with a cache of the weights' dtype."""
+        """See `FusedLayers.takes`: few decodes, and a cache of the weights' dtype."""
         block_size = cache.keys.shape[2]
         return (
             num_tokens == batch.num_decodes == len(batch.context_lens) <= MOST_ROWS
@@ -173,20 +124,14 @@ class FusedLayers:
     def __call__(
         self, residual: Tensor, batch: AttentionBatch, cache_slots: Tensor, caches: Sequence[LayerCache]
     ) -> None:
-        """Take the residual stream through all layers, and write keys and values.
-
-        Args:
-            residual: [num_rows, hidden], contiguous; updated.
-            batch: of decodes, which `takes` accepts.
-            cache_slots: int64 [num_rows]: block * block_size + offset; -1: nowhere.
-            caches: one for each layer.
+        """See `FusedLayers.__call__`.
 
         Raises:
             CudaError: it cannot be compiled, or launched.
         """
         plan = self._plan(len(residual))
         assert plan is not None
-        kernel = _kernel_of(self._shape, plan, self._dtype, self._device)
+        kernel = _kernel_of(self.shape, plan, self._dtype, self._device)
         kernel.launch(
             gpu_of(self._device).processors,
             32 * WARPS,
@@ -204,7 +149,7 @@ class FusedLayers:
         caches: Sequence[LayerCache],
     ) -> list[int | float]:
         """Of the kernel, in its order."""
-        shape, buffers = self._shape, self._reserve(plan)
+        shape, buffers = self.shape, self._reserve()
         block_bits = caches[0].keys.shape[2].bit_length() - 1
         tensors = (
             self._table(caches), residual, buffers.qkv, buffers.attended, buffers.activated, buffers.parts,
@@ -217,15 +162,13 @@ class FusedLayers:
         ]  # fmt: skip
 
     def _plan(self, num_rows: int) -> Plan | None:
-        return plan_of(
-            self._shape, num_rows, gpu_of(self._device).processors, _shared_bytes_of(self._device)
-        )
+        return plan_of(self.shape, num_rows, gpu_of(self._device).processors, _shared_bytes_of(self._device))
 
-    def _reserve(self, plan: Plan) -> _Buffers:
+    def _reserve(self) -> _Buffers:
         """Buffers for any launch: graphs are captured with their addresses, so that they stay."""
         if self._buffers is None:
             processors = gpu_of(self._device).processors
-            self._buffers = _Buffers.make(self._shape, processors, self._dtype, self._device)
+            self._buffers = _Buffers.make(self.shape, processors, self._dtype, self._device)
         return self._buffers
 
     def _table(self, caches: Sequence[LayerCache]) -> Tensor:
@@ -256,17 +199,23 @@ class _Buffers:
             qkv=torch.empty(MOST_ROWS, shape.qkv_size, dtype=dtype, device=device),
             attended=torch.empty(MOST_ROWS, shape.q_size, dtype=dtype, device=device),
             activated=torch.empty(MOST_ROWS, shape.inner, dtype=dtype, device=device),
-            parts=torch.empty(parts, shape.part_numbers, device=device),
+            parts=torch.empty(parts, _part_numbers(shape), device=device),
             counters=torch.zeros(2 + heads, dtype=torch.int32, device=device),
         )
+
+
+def _part_numbers(shape: LayersShape) -> int:
+    """Of what a head of keys' queries have seen of a part of the past."""
+    return shape.group * (shape.head_dim + 2)
 
 
 def _addresses(layer: LayerWeights, cache: LayerCache) -> list[int]:
     """In the order of `Layer` in the source."""
     norms = layer.head_norms
+    q_norm, k_norm = (None, None) if norms is None else (norms.q_weight, norms.k_weight)
     tensors = (
         layer.qkv, layer.o, layer.gate_up, layer.down, layer.attention_norm.weight, layer.mlp_norm.weight,
-        norms and norms.q_weight, norms and norms.k_weight,
+        q_norm, k_norm,
         layer.qkv_bias, layer.o_bias, layer.gate_up_bias, layer.down_bias, cache.keys, cache.values,
     )  # fmt: skip
     return [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
@@ -277,7 +226,8 @@ def _shared_bytes_of(device: torch.device) -> int:
     """That a block may have at most; off a GPU, an H200's."""
     if device.type != "cuda":
         return 227 << 10
-    return int(torch.cuda.get_device_properties(device).shared_memory_per_block_optin)
+    properties = torch.cuda.get_device_properties(device)
+    return int(properties.shared_memory_per_block_optin)  # type: ignore[attr-defined]
 
 
 @cache
