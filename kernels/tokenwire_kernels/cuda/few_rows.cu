@@ -86,8 +86,9 @@ __device__ void few_rows(const Product& p) {
     let_the_next_begin();
     Stream<GATED> stream(p, rings, first_pair, own_pairs, stride, part, steps);
     for (int at = 0; at < RING; ++at) stream.ask();
+    const Rows::Weights weights = rows.weights();
     wait_for_kernels_before();
-    rows.template read<ROWS>(x, squares);
+    rows.template read<ROWS>(x, squares, weights);
 
     const uint4* own_x = x + 32 * part * steps + lane;
     const bool finishes = part == 0 && lane < p.rows;

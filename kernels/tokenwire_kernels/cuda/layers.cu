@@ -185,9 +185,8 @@ struct Barrier {
         __syncthreads();
         if (threadIdx.x == 0) {
             expected += gridDim.x;
-            publish();
-            count(counter);
-            while (counted(counter) < expected) {
+            raise_only(counter);
+            while (height(counter) < expected) {
             }
         }
         __syncthreads();
@@ -196,7 +195,7 @@ struct Barrier {
     // The last block to come leaves everything as it was before the first.
     __device__ void leave() {
         __syncthreads();
-        if (threadIdx.x == 0 && count(counter + 1) + 1 == gridDim.x) counter[0] = counter[1] = 0;
+        if (threadIdx.x == 0 && raise(counter + 1) + 1 == gridDim.x) counter[0] = counter[1] = 0;
     }
 };
 
@@ -217,11 +216,10 @@ struct Part {
     }
 };
 
-// Vectors from a cache's beginning to a token's head.
-__device__ long long place_of(const Step& s, const Part& part, int token) {
+// Of the rows of a cache, which one a token's head is.
+__device__ int row_of(const Step& s, const Part& part, int token) {
     const int block = s.tables[part.row * s.table_stride + (token >> s.block_bits)];
-    const long long row = (static_cast<long long>(block) * s.kv_heads + part.head) << s.block_bits;
-    return (row + (token & ((1 << s.block_bits) - 1))) * LANES;
+    return ((block * s.kv_heads + part.head) << s.block_bits) + (token & ((1 << s.block_bits) - 1));
 }
 
 __device__ void widen_all(uint4 numbers, float (&wide)[VECTOR]) {
@@ -247,28 +245,45 @@ __device__ float sum_of_head(float value) {
     return value;
 }
 
-// This lane's numbers of a head, normalized if there is a norm, and rotated to a position.
-__device__ void rotate(const Step& s, const Number* head, const Number* norm, int position, float (&x)[VECTOR]) {
-    constexpr int HALF = HEAD_DIM / 2;
-    const int lane = threadIdx.x % LANES;
-    widen_all(written(reinterpret_cast<const uint4*>(head) + lane), x);
-    if (norm != nullptr) {
-        float weights[VECTOR], square = 0.0f;
-        widen_all(__ldg(reinterpret_cast<const uint4*>(norm) + lane), weights);
+// What a lane needs to normalize its numbers of heads, and to rotate them to a position.
+struct Turn {
+    float cos[VECTOR], sin[VECTOR];
+    uint4 q_norm = {}, k_norm = {};
+
+    __device__ Turn(const Step& s, const Layer& layer, int position) {
+        constexpr int HALF = HEAD_DIM / 2;
+        const int lane = threadIdx.x % LANES;
+        const long long angles = static_cast<long long>(position) * HALF + VECTOR * lane % HALF;
 #pragma unroll
-        for (int at = 0; at < VECTOR; ++at) square += x[at] * x[at];
-        const float scale = 1.0f / sqrtf(sum_of_head(square) / HEAD_DIM + s.eps);
-#pragma unroll
-        for (int at = 0; at < VECTOR; ++at) x[at] = rounded(rounded(x[at] * scale) * weights[at]);
+        for (int at = 0; at < VECTOR; ++at) {
+            cos[at] = s.cos[angles + at];
+            sin[at] = s.sin[angles + at];
+        }
+        if (layer.q_norm != nullptr) {
+            q_norm = __ldg(reinterpret_cast<const uint4*>(layer.q_norm) + lane);
+            k_norm = __ldg(reinterpret_cast<const uint4*>(layer.k_norm) + lane);
+        }
     }
-    const long long angles = static_cast<long long>(position) * HALF + VECTOR * lane % HALF;
+
+    __device__ void apply(uint4 numbers, bool has_norm, uint4 norm, float eps, float (&x)[VECTOR]) const {
+        widen_all(numbers, x);
+        if (has_norm) {
+            float weights[VECTOR], square = 0.0f;
+            widen_all(norm, weights);
 #pragma unroll
-    for (int at = 0; at < VECTOR; ++at) {
-        const float other = __shfl_xor_sync(0xffffffffu, x[at], LANES / 2);
-        const float turned = x[at] * s.cos[angles + at], across = other * s.sin[angles + at];
-        x[at] = rounded(lane < LANES / 2 ? turned - across : turned + across);
+            for (int at = 0; at < VECTOR; ++at) square += x[at] * x[at];
+            const float scale = 1.0f / sqrtf(sum_of_head(square) / HEAD_DIM + eps);
+#pragma unroll
+            for (int at = 0; at < VECTOR; ++at) x[at] = rounded(rounded(x[at] * scale) * weights[at]);
+        }
+#pragma unroll
+        for (int at = 0; at < VECTOR; ++at) {
+            const float other = __shfl_xor_sync(0xffffffffu, x[at], LANES / 2);
+            const float turned = x[at] * cos[at], across = other * sin[at];
+            x[at] = rounded(threadIdx.x % LANES < LANES / 2 ? turned - across : turned + across);
+        }
     }
-}
+};
 
 // What the queries of a group have seen of some tokens, in the lanes of a head.
 struct Seen {
@@ -350,75 +365,141 @@ struct Seen {
     }
 };
 
-// Sums of values over `count` records of PART_NUMBERS, for one number of the group: its weighted sum, the largest
-// score and the weight.
+// Sums over records of PART_NUMBERS, for one number of the group: its weighted sum, the largest score and the weight.
 struct Total {
+    static constexpr int AT_ONCE = 16;
     float sum = 0.0f, largest = LEAST, weight = 0.0f;
 
     template <class Read>
     __device__ Total(const float* records, int count, int number, const Read& read) {
         const float* scores = records + GROUP_NUMBERS + 2 * (number / HEAD_DIM);
-#pragma unroll 8
-        for (int at = 0; at < count; ++at) largest = fmaxf(largest, read(scores + at * PART_NUMBERS));
-#pragma unroll 8
-        for (int at = 0; at < count; ++at) {
-            const float factor = exp2f(read(scores + at * PART_NUMBERS) - largest);
-            weight += factor * read(scores + at * PART_NUMBERS + 1);
-            sum += factor * read(records + at * PART_NUMBERS + number);
+        for (int first = 0; first < count; first += AT_ONCE) {
+            float sums[AT_ONCE], scores_of[AT_ONCE], weights[AT_ONCE];
+#pragma unroll
+            for (int nth = 0; nth < AT_ONCE; ++nth) {
+                const int at = (first + nth) * PART_NUMBERS;
+                const bool is_there = first + nth < count;
+                scores_of[nth] = is_there ? read(scores + at) : HIDDEN;
+                weights[nth] = is_there ? read(scores + at + 1) : 0.0f;
+                sums[nth] = is_there ? read(records + at + number) : 0.0f;
+            }
+            float most = largest;
+#pragma unroll
+            for (int nth = 0; nth < AT_ONCE; ++nth) most = fmaxf(most, scores_of[nth]);
+            const float before = exp2f(largest - most);
+            largest = most;
+            weight *= before;
+            sum *= before;
+#pragma unroll
+            for (int nth = 0; nth < AT_ONCE; ++nth) {
+                const float factor = exp2f(scores_of[nth] - most);
+                weight += factor * weights[nth];
+                sum += factor * sums[nth];
+            }
         }
     }
 };
 
-// A part's queries, over its tokens, into the first records of shared memory: one for each warp.
-__device__ void attend_to_past(const Step& s, const Layer& layer, const Part& part, float* records) {
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % LANES, stream = threadIdx.x / LANES;
-    const Number* row = s.qkv + static_cast<long long>(part.row) * s.qkv_size();
-    const int position = s.context_lens[part.row] - 1;
-    float queries[GROUP][VECTOR];
-#pragma unroll
-    for (int query = 0; query < GROUP; ++query) {
-        rotate(s, row + (part.head * GROUP + query) * HEAD_DIM, layer.q_norm, position, queries[query]);
-#pragma unroll
-        for (int at = 0; at < VECTOR; ++at) queries[query][at] *= s.scale * LOG2_E;
-    }
-    Seen seen;
-    int end = part.end;
-    if (part.has_token) {
-        --end;
-        const Number* key_of_token = row + s.q_size() + part.head * HEAD_DIM;
-        float key[VECTOR];
-        rotate(s, key_of_token, layer.k_norm, position, key);
-        const uint4 keys[1] = {narrow_all(key)};
-        const uint4 values[1] = {
-            written(reinterpret_cast<const uint4*>(key_of_token + s.kv_heads * HEAD_DIM) + lane)};
-        const bool is_there[1] = {stream == 0};
-        seen.attend<1>(queries, keys, values, is_there);
-        if (is_there[0] && s.cache_slots[part.row] >= 0) {
-            const long long slot = s.cache_slots[part.row], block = slot >> s.block_bits;
-            const long long head = (block * s.kv_heads + part.head) << s.block_bits;
-            const long long at = (head + (slot & ((1 << s.block_bits) - 1))) * LANES + lane;
-            reinterpret_cast<uint4*>(layer.keys)[at] = keys[0];
-            reinterpret_cast<uint4*>(layer.values)[at] = values[0];
-        }
-    }
-    const uint4* all_keys = reinterpret_cast<const uint4*>(layer.keys);
-    const uint4* all_values = reinterpret_cast<const uint4*>(layer.values);
-    for (int begin = part.begin; begin < end; begin += STREAMS * TOKENS) {
-        uint4 keys[TOKENS], values[TOKENS];
-        bool is_there[TOKENS];
+// Keys and values of TOKENS of each stream's tokens, on their way.
+struct Tokens {
+    uint4 keys[TOKENS], values[TOKENS];
+
+    __device__ void ask(const Layer& layer, const int (&rows)[TOKENS]) {
+        const uint4* all_keys = reinterpret_cast<const uint4*>(layer.keys) + threadIdx.x % LANES;
+        const uint4* all_values = reinterpret_cast<const uint4*>(layer.values) + threadIdx.x % LANES;
 #pragma unroll
         for (int nth = 0; nth < TOKENS; ++nth) {
-            const int token = begin + nth * STREAMS + stream;
-            is_there[nth] = token < end;
-            const long long at = place_of(s, part, min(token, end - 1)) + lane;
+            const long long at = static_cast<long long>(rows[nth]) * LANES;
             keys[nth] = written(all_keys + at);
             values[nth] = written(all_values + at);
         }
-        seen.attend<TOKENS>(queries, keys, values, is_there);
     }
-    seen.merge_streams();
-    float* record = records + warp * PART_NUMBERS;
-    if (threadIdx.x % 32 < LANES) {
+};
+
+// A block's share of attention: a part, and the rows of the cache where its first tokens are. They are the same in
+// every layer.
+struct Share {
+    Part part;
+    int past_end;  // of the tokens that the cache has already
+    int rows[TOKENS] = {};
+
+    __device__ Share(const Step& s, int item) : part(s, item), past_end(part.end - part.has_token) {
+        if (part.begin < past_end) find(s, part.begin, rows);
+    }
+
+    // The rows of this stream's tokens from `begin` on; a token's that is not there is the last one's.
+    __device__ void find(const Step& s, int begin, int (&rows)[TOKENS]) const {
+#pragma unroll
+        for (int nth = 0; nth < TOKENS; ++nth) rows[nth] = row_of(s, part, min(token(begin, nth), past_end - 1));
+    }
+
+    __device__ static int token(int begin, int nth) { return begin + nth * STREAMS + threadIdx.x / LANES; }
+
+    // Ask the L2 cache for the tokens behind the first.
+    __device__ void prefetch_rest(const Step& s, const Layer& layer) const {
+        constexpr int LINES = (2 * HEAD_DIM + LINE - 1) / LINE;
+        const int begin = part.begin + STREAMS * TOKENS;
+        for (int at = threadIdx.x; at < (past_end - begin) * LINES; at += blockDim.x) {
+            const long long row = row_of(s, part, begin + at / LINES);
+            const long long vector = row * LANES + at % LINES * (LINE / 16);
+            prefetch(reinterpret_cast<const uint4*>(layer.keys) + vector);
+            prefetch(reinterpret_cast<const uint4*>(layer.values) + vector);
+        }
+    }
+
+    // The part's queries over its tokens, into shared memory: a record for each warp. `tokens`: the first.
+    __device__ void attend(const Step& s, const Layer& layer, const Turn& turn, Tokens& tokens,
+                           float* records) const {
+        const int warp = threadIdx.x / 32, lane = threadIdx.x % LANES, stream = threadIdx.x / LANES;
+        const bool has_norm = layer.q_norm != nullptr;
+        const uint4* q = reinterpret_cast<const uint4*>(s.qkv + part.row * s.qkv_size()) + lane;
+        const uint4* k = q + (s.q_size() + part.head * HEAD_DIM) / VECTOR;
+        uint4 numbers[GROUP], keys[1], values[1];
+#pragma unroll
+        for (int query = 0; query < GROUP; ++query) {
+            numbers[query] = written(q + (part.head * GROUP + query) * LANES);
+        }
+        if (part.has_token) {
+            keys[0] = written(k);
+            values[0] = written(k + s.kv_heads * LANES);
+        }
+        float queries[GROUP][VECTOR];
+#pragma unroll
+        for (int query = 0; query < GROUP; ++query) {
+            turn.apply(numbers[query], has_norm, turn.q_norm, s.eps, queries[query]);
+#pragma unroll
+            for (int at = 0; at < VECTOR; ++at) queries[query][at] *= s.scale * LOG2_E;
+        }
+        Seen seen;
+        if (part.has_token) {
+            float key[VECTOR];
+            turn.apply(keys[0], has_norm, turn.k_norm, s.eps, key);
+            keys[0] = narrow_all(key);
+            const bool is_there[1] = {stream == 0};
+            seen.attend<1>(queries, keys, values, is_there);
+            const long long slot = s.cache_slots[part.row];
+            if (is_there[0] && slot >= 0) {
+                const long long head = ((slot >> s.block_bits) * s.kv_heads + part.head) << s.block_bits;
+                const long long at = (head + (slot & ((1 << s.block_bits) - 1))) * LANES + lane;
+                reinterpret_cast<uint4*>(layer.keys)[at] = keys[0];
+                reinterpret_cast<uint4*>(layer.values)[at] = values[0];
+            }
+        }
+        for (int begin = part.begin; begin < past_end; begin += STREAMS * TOKENS) {
+            bool is_there[TOKENS];
+#pragma unroll
+            for (int nth = 0; nth < TOKENS; ++nth) is_there[nth] = token(begin, nth) < past_end;
+            seen.attend<TOKENS>(queries, tokens.keys, tokens.values, is_there);
+            const int next = begin + STREAMS * TOKENS;
+            if (next < past_end) {
+                int rows_behind[TOKENS];
+                find(s, next, rows_behind);
+                tokens.ask(layer, rows_behind);
+            }
+        }
+        seen.merge_streams();
+        if (threadIdx.x % 32 >= LANES) return;
+        float* record = records + warp * PART_NUMBERS;
 #pragma unroll
         for (int query = 0; query < GROUP; ++query) {
 #pragma unroll
@@ -429,62 +510,57 @@ __device__ void attend_to_past(const Step& s, const Layer& layer, const Part& pa
             }
         }
     }
+};
+
+// Add a part's records up, and, in the block that finishes the last part of a head, all parts.
+__device__ void finish(const Step& s, const Part& part, const float* records, unsigned* ticket) {
+    __syncthreads();
+    const int head = part.row * s.kv_heads + part.head;
+    float* parts = s.parts + static_cast<long long>(head) * s.splits * PART_NUMBERS;
+    Number* out = s.attended + head * GROUP_NUMBERS;
+    for (int number = threadIdx.x; number < GROUP_NUMBERS; number += blockDim.x) {
+        const Total total(records, WARPS, number, [](const float* at) { return *at; });
+        if (part.count == 1) {
+            out[number] = narrow(total.sum / total.weight);
+            continue;
+        }
+        float* record = parts + part.split * PART_NUMBERS;
+        record[number] = total.sum;
+        if (number % HEAD_DIM == 0) {
+            record[GROUP_NUMBERS + 2 * (number / HEAD_DIM)] = total.largest;
+            record[GROUP_NUMBERS + 2 * (number / HEAD_DIM) + 1] = total.weight;
+        }
+    }
+    __syncthreads();
+    if (part.count == 1) return;
+    unsigned* done = s.counters + 2 + head;
+    if (threadIdx.x == 0) *ticket = raise(done);
+    __syncthreads();
+    if (*ticket + 1 < static_cast<unsigned>(part.count)) return;
+    for (int number = threadIdx.x; number < GROUP_NUMBERS; number += blockDim.x) {
+        const Total total(parts, part.count, number, [](const float* at) { return written(at); });
+        out[number] = narrow(total.sum / total.weight);
+    }
+    if (threadIdx.x == 0) *done = 0;
 }
 
-// Attention of all rows. The block that finishes the last part of a head adds its parts up.
-__device__ void attend(const Step& s, const Layer& layer, float* records) {
+// Attention of all rows, once all blocks have computed their queries, keys and values. `share`: the block's first.
+__device__ void attend(const Step& s, const Layer& layer, const Share& share, Barrier& barrier, float* records) {
     unsigned* ticket = reinterpret_cast<unsigned*>(records + WARPS * PART_NUMBERS);
-    for (int item = blockIdx.x; item < s.rows * s.kv_heads * s.splits; item += gridDim.x) {
-        const Part part(s, item);
-        if (part.begin >= part.end) continue;
-        attend_to_past(s, layer, part, records);
-        __syncthreads();
-        const int head = part.row * s.kv_heads + part.head;
-        float* heads_parts = s.parts + static_cast<long long>(head) * s.splits * PART_NUMBERS;
-        Number* out = s.attended + head * GROUP_NUMBERS;
-        for (int number = threadIdx.x; number < GROUP_NUMBERS; number += blockDim.x) {
-            const Total total(records, WARPS, number, [](const float* at) { return *at; });
-            if (part.count == 1) {
-                out[number] = narrow(total.sum / total.weight);
-                continue;
-            }
-            float* record = heads_parts + part.split * PART_NUMBERS;
-            record[number] = total.sum;
-            if (number % HEAD_DIM == 0) {
-                record[GROUP_NUMBERS + 2 * (number / HEAD_DIM)] = total.largest;
-                record[GROUP_NUMBERS + 2 * (number / HEAD_DIM) + 1] = total.weight;
-            }
-        }
-        __syncthreads();
-        if (part.count == 1) continue;
-        unsigned* done = s.counters + 2 + head;
-        if (threadIdx.x == 0) {
-            publish();
-            *ticket = count(done);
-            publish();
-        }
-        __syncthreads();
-        if (*ticket + 1 == static_cast<unsigned>(part.count)) {
-            for (int number = threadIdx.x; number < GROUP_NUMBERS; number += blockDim.x) {
-                const Total total(heads_parts, part.count, number, [](const float* at) { return written(at); });
-                out[number] = narrow(total.sum / total.weight);
-            }
-            if (threadIdx.x == 0) *done = 0;
-        }
-    }
-}
-
-// Ask the L2 cache for the keys and values that this block will attend to first: they are not this step's.
-__device__ void prefetch_past(const Step& s, const Layer& layer) {
-    const int item = blockIdx.x;
-    if (item >= s.rows * s.kv_heads * s.splits) return;
-    const Part part(s, item);
-    constexpr int LINES = (2 * HEAD_DIM + LINE - 1) / LINE;
-    for (int at = threadIdx.x; at < (part.end - part.begin) * LINES; at += blockDim.x) {
-        const long long place = place_of(s, part, part.begin + at / LINES) + at % LINES * (LINE / 16);
-        prefetch(reinterpret_cast<const uint4*>(layer.keys) + place);
-        prefetch(reinterpret_cast<const uint4*>(layer.values) + place);
-    }
+    const int items = s.rows * s.kv_heads * s.splits;
+    const auto attend_to = [&](const Share& share, bool waits) {
+        const bool has_part = share.part.begin < share.part.end;
+        const Turn turn(s, layer, s.context_lens[share.part.row] - 1);
+        Tokens tokens;
+        if (share.part.begin < share.past_end) tokens.ask(layer, share.rows);
+        if (waits) barrier.wait();
+        if (!has_part) return;
+        share.attend(s, layer, turn, tokens, records);
+        finish(s, share.part, records, ticket);
+    };
+    if (static_cast<int>(blockIdx.x) >= items) return barrier.wait();
+    attend_to(share, true);
+    for (int item = blockIdx.x + gridDim.x; item < items; item += gridDim.x) attend_to(Share(s, item), false);
 }
 
 __device__ void compute(const Step& s) {
@@ -494,28 +570,30 @@ __device__ void compute(const Step& s) {
     for (int at = 0; at < RING; ++at) stream.ask();
     Deal deal;
     Barrier barrier{s.counters};
+    const Share share(s, min(static_cast<int>(blockIdx.x), s.rows * s.kv_heads * s.splits - 1));
     int product = 0;
+    // What is read by the next product, once all blocks have written it.
+    const auto read = [&](const Rows& rows, bool waits) {
+        const Rows::Weights weights = rows.weights();
+        if (waits) barrier.wait();
+        rows.read<MOST_ROWS>(x, squares, weights);
+    };
     for (int number = 0; number < s.num_layers; ++number) {
         const Layer& layer = s.layers[number];
-        prefetch_past(s, layer);
-        if (number > 0) barrier.wait();
-        Rows{s.residual, s.rows, s.hidden, s.hidden / VECTOR, layer.attention_norm, s.eps}.read<MOST_ROWS>(x, squares);
+        read({s.residual, s.rows, s.hidden, s.hidden / VECTOR, layer.attention_norm, s.eps}, number > 0);
+        share.prefetch_rest(s, layer);
         multiply_all<MOST_ROWS>(stream, deal, product_of(s, product++), s.rows, x,
-                           Outputs<false>{layer.qkv_bias, nullptr, s.qkv, s.qkv_size()});
-        barrier.wait();
-        attend(s, layer, reinterpret_cast<float*>(x));
-        barrier.wait();
-        Rows{s.attended, s.rows, s.q_size(), s.q_size() / VECTOR, nullptr, 0.0f}.read<MOST_ROWS>(x, squares);
+                                Outputs<false>{layer.qkv_bias, nullptr, s.qkv, s.qkv_size()});
+        attend(s, layer, share, barrier, reinterpret_cast<float*>(x));
+        read({s.attended, s.rows, s.q_size(), s.q_size() / VECTOR, nullptr, 0.0f}, true);
         multiply_all<MOST_ROWS>(stream, deal, product_of(s, product++), s.rows, x,
-                           Outputs<false>{layer.o_bias, s.residual, s.residual, s.hidden});
-        barrier.wait();
-        Rows{s.residual, s.rows, s.hidden, s.hidden / VECTOR, layer.mlp_norm, s.eps}.read<MOST_ROWS>(x, squares);
+                                Outputs<false>{layer.o_bias, s.residual, s.residual, s.hidden});
+        read({s.residual, s.rows, s.hidden, s.hidden / VECTOR, layer.mlp_norm, s.eps}, true);
         multiply_all<MOST_ROWS>(stream, deal, product_of(s, product++), s.rows, x,
-                           Outputs<true>{layer.gate_up_bias, nullptr, s.activated, s.inner});
-        barrier.wait();
-        Rows{s.activated, s.rows, s.inner, s.inner / VECTOR, nullptr, 0.0f}.read<MOST_ROWS>(x, squares);
+                                Outputs<true>{layer.gate_up_bias, nullptr, s.activated, s.inner});
+        read({s.activated, s.rows, s.inner, s.inner / VECTOR, nullptr, 0.0f}, true);
         multiply_all<MOST_ROWS>(stream, deal, product_of(s, product++), s.rows, x,
-                           Outputs<false>{layer.down_bias, s.residual, s.residual, s.hidden});
+                                Outputs<false>{layer.down_bias, s.residual, s.residual, s.hidden});
     }
     barrier.leave();
 }

@@ -10,7 +10,7 @@
 namespace {
 
 constexpr int VECTOR = 8;  // numbers in 16 bytes
-constexpr int LOADS = 4;   // of rows that a thread has on their way
+constexpr int LOADS = 4;   // of a row, that a thread has on their way
 
 __device__ float rounded(float wide) { return widen(narrow(wide)); }
 
@@ -36,9 +36,26 @@ struct Rows {
     const Number* norm;  // [features], or null
     float eps;
 
+    // A thread's first weights of the norm, which can be asked for before the rows are there.
+    struct Weights {
+        uint4 of[LOADS];
+    };
+
+    __device__ Weights weights() const {
+        Weights weights = {};
+        if (norm != nullptr) {
+#pragma unroll
+            for (int nth = 0; nth < LOADS; ++nth) {
+                const int at = threadIdx.x + nth * blockDim.x;
+                if (at < vectors) weights.of[nth] = __ldg(reinterpret_cast<const uint4*>(norm) + at);
+            }
+        }
+        return weights;
+    }
+
     // `squares` [ROWS, WARPS]: shared memory to add up in. All threads of the block come, and find the rows there.
     template <int ROWS>
-    __device__ void read(uint4* x, float* squares) const {
+    __device__ void read(uint4* x, float* squares, const Weights& weights) const {
         const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
         float square[ROWS] = {};
 #pragma unroll
@@ -70,7 +87,7 @@ struct Rows {
 #pragma unroll
             for (int row = 0; row < ROWS; ++row) {
                 const float sum = sum_of_warp(lane < WARPS ? squares[row * WARPS + lane] : 0.0f);
-                normalize(x + row * vectors, 1.0f / sqrtf(sum / (vectors * VECTOR) + eps));
+                normalize(x + row * vectors, 1.0f / sqrtf(sum / (vectors * VECTOR) + eps), weights);
             }
         }
         __syncthreads();
@@ -78,16 +95,22 @@ struct Rows {
 
    private:
     // A thread normalizes what it has written itself.
-    __device__ void normalize(uint4* x, float scale) const {
-        const uint4* weights = reinterpret_cast<const uint4*>(norm);
+    __device__ void normalize(uint4* x, float scale, const Weights& weights) const {
         const auto normalized = [scale](unsigned numbers, unsigned weight) {
             return pair_of(rounded(first_of(numbers) * scale) * first_of(weight),
                            rounded(second_of(numbers) * scale) * second_of(weight));
         };
-        for (int at = threadIdx.x; at < vectors; at += blockDim.x) {
-            const uint4 value = x[at], weight = __ldg(weights + at);
-            x[at] = make_uint4(normalized(value.x, weight.x), normalized(value.y, weight.y),
+        const auto normalize_one = [&](uint4& value, const uint4& weight) {
+            value = make_uint4(normalized(value.x, weight.x), normalized(value.y, weight.y),
                                normalized(value.z, weight.z), normalized(value.w, weight.w));
+        };
+#pragma unroll
+        for (int nth = 0; nth < LOADS; ++nth) {
+            const int at = threadIdx.x + nth * blockDim.x;
+            if (at < vectors) normalize_one(x[at], weights.of[nth]);
+        }
+        for (int at = threadIdx.x + LOADS * blockDim.x; at < vectors; at += blockDim.x) {
+            normalize_one(x[at], __ldg(reinterpret_cast<const uint4*>(norm) + at));
         }
     }
 };

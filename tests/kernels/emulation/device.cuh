@@ -183,9 +183,9 @@ inline uint4 written(const uint4* at) { return *at; }
 inline float written(const float* at) { return *at; }
 inline float written(const Number* at) { return widen(*at); }
 inline void prefetch(const void*) {}
-inline void publish() {}
-inline unsigned count(unsigned* counter) { return (*counter)++; }
-inline unsigned counted(const unsigned* counter) {
+inline unsigned raise(unsigned* counter) { return (*counter)++; }
+inline void raise_only(unsigned* counter) { ++*counter; }
+inline unsigned height(const unsigned* counter) {
     emulation::yield();
     return *counter;
 }
