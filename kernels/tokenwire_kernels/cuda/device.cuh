@@ -51,6 +51,57 @@ __device__ inline void wait_for_all_groups_but() {
     asm volatile("cp.async.wait_group %0;" ::"n"(GROUPS) : "memory");
 }
 
+// A barrier in shared memory that threads arrive at, and bytes of copies. Its rounds are told apart by their parity;
+// the one before the first counts as over.
+using SharedBarrier = unsigned long long;
+
+__device__ inline unsigned shared_address(const void* at) {
+    return static_cast<unsigned>(__cvta_generic_to_shared(at));
+}
+__device__ inline void begin(SharedBarrier* barrier, int arrivals) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
+}
+// Behind `begin`, before a barrier of the whole block.
+__device__ inline void show_barriers_to_copies() {
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+__device__ inline void arrive(SharedBarrier* barrier) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
+}
+// Arrive, and let the round wait for so many bytes.
+__device__ inline void arrive_with(SharedBarrier* barrier, int bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
+                 : "memory");
+}
+__device__ inline bool is_over(const SharedBarrier* barrier, unsigned parity) {
+    unsigned over;
+    asm volatile(
+        "{\n.reg .pred over;\nmbarrier.try_wait.parity.shared::cta.b64 over, [%1], %2;\nselp.u32 %0, 1, 0, over;\n}"
+        : "=r"(over)
+        : "r"(shared_address(barrier)), "r"(parity)
+        : "memory");
+    return over != 0;
+}
+// Copies by the tensor memory accelerator: no thread waits until such a copy is accepted, and none of the paths of
+// loads is taken. Addresses and bytes are multiples of 16.
+__device__ inline void copy_bulk(void* to, const void* from, int bytes, SharedBarrier* barrier) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                     shared_address(to)),
+                 "l"(from), "r"(bytes), "r"(shared_address(barrier))
+                 : "memory");
+}
+
+// Registers of each thread from now on, for four warps beside each other, of which all come here: as many as a few
+// can do with, and as many as those have left for others.
+template <int COUNT>
+__device__ inline void give_registers_back() {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT));
+}
+template <int COUNT>
+__device__ inline void take_registers() {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT));
+}
+
 // What a kernel ahead or another block wrote: from the L2 cache, which all multiprocessors see alike.
 __device__ inline uint4 written(const uint4* at) { return __ldcg(at); }
 __device__ inline float written(const float* at) { return __ldcg(at); }

@@ -2,9 +2,9 @@
 //
 // A step of so few tokens is a stream of all weights past a few numbers, and a launch for each product leaves the
 // memory at rest while one kernel drains and the next one fills. Here one block stays on every multiprocessor from
-// the first layer to the last. Every warp streams its share of all matrices, in their order, through a ring of RING
-// steps of shared memory that is its own. A matrix depends on nothing, so a warp that waits for other blocks has
-// asked for what it will multiply next: the memory rests only where a wait outlasts the rings.
+// the first layer to the last: WARPS that compute, and one that streams each of these its share of all matrices, in
+// their order, through a ring of RING slots of shared memory. A matrix depends on nothing, so that what is multiplied
+// next is on its way while blocks wait for each other: the memory rests only where a wait outlasts the rings.
 //
 // What depends on each other is kept apart by barriers of all blocks, five a layer:
 //
@@ -14,7 +14,7 @@
 //     activated = silu(norm(residual) · gate) * (norm(residual) · up)
 //     residual += activated · down
 //
-// A step of a ring is 512 bytes of two rows of a matrix: two outputs beside each other, or a gate and what it gates.
+// A slot is a kilobyte of two rows of a matrix: two outputs beside each other, or a gate and what it gates.
 // Pairs are dealt out to all warps of all blocks in turn, on through all matrices, so that none has more than one
 // more than another.
 //
@@ -36,6 +36,7 @@ constexpr int LEAST_TOKENS = 2 * STREAMS;             // of the past, that a blo
 constexpr float LEAST = -1e30f, HIDDEN = -1e38f;      // scores below all others, finite: nothing is infinity less itself
 constexpr float LOG2_E = 1.4426950408889634f;
 constexpr int PRODUCTS = 4;  // of a layer
+constexpr int SLOT = 64;     // vectors of each of two rows
 constexpr int LINE = 128;    // bytes that a prefetch asks for
 
 // Addresses of one layer; biases and norms of heads are null where there are none.
@@ -82,12 +83,14 @@ __device__ Product product_of(const Step& s, int number) {
     }
 }
 
-// Which pairs are this warp's, of one product after the other. Neighbours are of different blocks.
+// Which pairs are a warp's, of one product after the other. Neighbours are of different blocks.
 struct Deal {
-    const int warps = gridDim.x * WARPS, self = threadIdx.x / 32 * gridDim.x + blockIdx.x;
+    const int warps = gridDim.x * WARPS, self;
     int next = 0;  // the warp whose turn it is
 
-    // This warp's first pair of the next product; the others are `warps` apart.
+    __device__ Deal(int warp) : self(warp * gridDim.x + blockIdx.x) {}
+
+    // The warp's first pair of the next product; the others are `warps` apart.
     __device__ int first_of(int pairs) {
         const int first = self - next;
         next = (next + pairs) % warps;
@@ -95,73 +98,103 @@ struct Deal {
     }
 };
 
-// What one warp reads of all matrices.
-struct Stream {
-    const Step& s;
-    uint4* const ring;  // the lane's vectors, [RING, 2], 32 apart
-    Deal deal;
-    const uint4* from;
-    long long second, jump;  // vectors from a pair's first row to its second; from its end to the next pair
-    int product = -1, left = 0, steps = 0, step = 0, slot = 0;
+// The ring between the warp that streams and one that computes: which slot is next, and in which round.
+struct Ring {
+    uint4* const slots;  // [RING, 2, SLOT]
+    SharedBarrier* const filled;
+    SharedBarrier* const emptied;
+    int slot = 0;
+    unsigned round = 0;
 
-    __device__ Stream(const Step& s, uint4* rings)
-        : s(s), ring(rings + threadIdx.x / 32 * RING * 64 + threadIdx.x % 32) {}
+    __device__ Ring(uint4* rings, int warp)
+        : slots(rings + warp * RING * 2 * SLOT),
+          filled(reinterpret_cast<SharedBarrier*>(rings + WARPS * RING * 2 * SLOT) + 2 * RING * warp),
+          emptied(filled + RING) {}
 
-    // Ask for the next step, in the place of the one that was taken last.
-    __device__ void ask() {
-        if (left == 0) begin_product();
-        if (left > 0) {
-            copy(ring + 64 * slot, from);
-            copy(ring + 64 * slot + 32, from + second);
-            from += 32;
-            if (++step == steps) {
-                step = 0;
-                --left;
-                from += jump;
-            }
-        }
-        close_group();
-        slot = slot + 1 == RING ? 0 : slot + 1;
+    __device__ void begin_barriers() {
+        for (int at = 0; at < 2 * RING; ++at) begin(filled + at, 1);
     }
 
-    // The oldest step that was asked for. RING were.
-    __device__ void take(uint4 (&rows)[2]) {
-        wait_for_all_groups_but<RING - 1>();
-        rows[0] = ring[64 * slot];
-        rows[1] = ring[64 * slot + 32];
+    __device__ uint4* here() const { return slots + 2 * SLOT * slot; }
+
+    __device__ void move_on() {
+        if (++slot == RING) {
+            slot = 0;
+            round ^= 1;
+        }
+    }
+};
+
+// What one warp is sent of all matrices, by one thread.
+struct Stream {
+    const Step& s;
+    Ring ring;
+    Deal deal;
+    const uint4* from = nullptr;
+    long long second = 0, jump = 0;  // vectors from a pair's first row to its second; from its end to the next pair
+    int product = -1, left = 0, vectors = 0, at = 0;  // vectors of a row, and those that were sent
+
+    __device__ Stream(const Step& s, uint4* rings, int warp) : s(s), ring(rings, warp), deal(warp) {}
+
+    __device__ void run() {
+        for (begin_product(); left > 0;) {
+            if (!is_over(ring.emptied + ring.slot, ring.round ^ 1)) continue;
+            const int count = min(SLOT, vectors - at), bytes = count * static_cast<int>(sizeof(uint4));
+            SharedBarrier* filled = ring.filled + ring.slot;
+            arrive_with(filled, 2 * bytes);
+            copy_bulk(ring.here(), from + at, bytes, filled);
+            copy_bulk(ring.here() + SLOT, from + second + at, bytes, filled);
+            ring.move_on();
+            if ((at += count) == vectors) {
+                at = 0;
+                from += jump;
+                if (--left == 0) begin_product();
+            }
+        }
     }
 
    private:
-    // The next of which this warp has a pair.
+    // The next of which the warp has a pair; none is `left` behind the last.
     __device__ void begin_product() {
         while (left == 0 && product + 1 < PRODUCTS * s.num_layers) {
             const Product p = product_of(s, ++product);
             const int first = deal.first_of(p.pairs);
             if (first >= p.pairs) continue;
             left = (p.pairs - first - 1) / deal.warps + 1;
-            steps = p.vectors / 32;
+            vectors = p.vectors;
             second = static_cast<long long>(p.is_gated ? p.pairs : 1) * p.vectors;
-            jump = static_cast<long long>(p.is_gated ? deal.warps : 2 * deal.warps) * p.vectors - p.vectors;
-            from = p.weight + static_cast<long long>(p.is_gated ? first : 2 * first) * p.vectors + threadIdx.x % 32;
+            jump = static_cast<long long>(p.is_gated ? 1 : 2) * deal.warps * p.vectors;
+            from = p.weight + static_cast<long long>(p.is_gated ? first : 2 * first) * p.vectors;
         }
     }
 };
 
 // This warp's part of a product with rows in shared memory.
 template <int ROWS, bool GATED>
-__device__ void multiply_all(Stream& stream, Deal& deal, const Product& p, int num_rows, const uint4* x,
+__device__ void multiply_all(Ring& ring, Deal& deal, const Product& p, int num_rows, const uint4* x,
                              const Outputs<GATED>& outputs) {
-    const int lane = threadIdx.x % 32, steps = p.vectors / 32;
+    const int lane = threadIdx.x % 32;
     const bool finishes = lane < num_rows;
     for (int pair = deal.first_of(p.pairs); pair < p.pairs; pair += deal.warps) {
         const float2 before = finishes ? outputs.before(lane, pair) : float2{};
         float sums[2][ROWS] = {};
-#pragma unroll 2
-        for (int step = 0; step < steps; ++step) {
-            uint4 weights[2];
-            stream.take(weights);
-            multiply<ROWS>(sums, weights, x + 32 * step + lane, p.vectors);
-            stream.ask();
+        for (int at = 0; at < p.vectors; at += SLOT) {
+            while (!is_over(ring.filled + ring.slot, ring.round)) {
+            }
+            const uint4* rows = ring.here() + lane;
+            if (p.vectors - at >= SLOT) {
+#pragma unroll
+                for (int part = 0; part < SLOT; part += 32) {
+                    multiply<ROWS>(sums, {rows[part], rows[SLOT + part]}, x + at + part + lane, p.vectors);
+                }
+            } else {
+                for (int part = 0; part < p.vectors - at; part += 32) {
+                    multiply<ROWS>(sums, {rows[part], rows[SLOT + part]}, x + at + part + lane, p.vectors);
+                }
+            }
+            __syncwarp();
+            if (lane == 0) arrive(ring.emptied + ring.slot);
+            ring.move_on();
         }
         float first = 0.0f, second = 0.0f;
 #pragma unroll
@@ -176,25 +209,25 @@ __device__ void multiply_all(Stream& stream, Deal& deal, const Product& p, int n
     }
 }
 
-// All threads of all blocks: what any wrote before is there for all behind.
+// All WARPS of all blocks: what any wrote before is there for all behind.
 struct Barrier {
     unsigned* const counter;
     unsigned expected = 0;
 
     __device__ void wait() {
-        __syncthreads();
+        wait_for_warps(0, WARPS);
         if (threadIdx.x == 0) {
             expected += gridDim.x;
             raise_only(counter);
             while (height(counter) < expected) {
             }
         }
-        __syncthreads();
+        wait_for_warps(0, WARPS);
     }
 
     // The last block to come leaves everything as it was before the first.
     __device__ void leave() {
-        __syncthreads();
+        wait_for_warps(0, WARPS);
         if (threadIdx.x == 0 && raise(counter + 1) + 1 == gridDim.x) counter[0] = counter[1] = 0;
     }
 };
@@ -439,7 +472,7 @@ struct Share {
     __device__ void prefetch_rest(const Step& s, const Layer& layer) const {
         constexpr int LINES = (2 * HEAD_DIM + LINE - 1) / LINE;
         const int begin = part.begin + STREAMS * TOKENS;
-        for (int at = threadIdx.x; at < (past_end - begin) * LINES; at += blockDim.x) {
+        for (int at = threadIdx.x; at < (past_end - begin) * LINES; at += THREADS) {
             const long long row = row_of(s, part, begin + at / LINES);
             const long long vector = row * LANES + at % LINES * (LINE / 16);
             prefetch(reinterpret_cast<const uint4*>(layer.keys) + vector);
@@ -514,11 +547,11 @@ struct Share {
 
 // Add a part's records up, and, in the block that finishes the last part of a head, all parts.
 __device__ void finish(const Step& s, const Part& part, const float* records, unsigned* ticket) {
-    __syncthreads();
+    wait_for_warps(0, WARPS);
     const int head = part.row * s.kv_heads + part.head;
     float* parts = s.parts + static_cast<long long>(head) * s.splits * PART_NUMBERS;
     Number* out = s.attended + head * GROUP_NUMBERS;
-    for (int number = threadIdx.x; number < GROUP_NUMBERS; number += blockDim.x) {
+    for (int number = threadIdx.x; number < GROUP_NUMBERS; number += THREADS) {
         const Total total(records, WARPS, number, [](const float* at) { return *at; });
         if (part.count == 1) {
             out[number] = narrow(total.sum / total.weight);
@@ -531,13 +564,13 @@ __device__ void finish(const Step& s, const Part& part, const float* records, un
             record[GROUP_NUMBERS + 2 * (number / HEAD_DIM) + 1] = total.weight;
         }
     }
-    __syncthreads();
+    wait_for_warps(0, WARPS);
     if (part.count == 1) return;
     unsigned* done = s.counters + 2 + head;
     if (threadIdx.x == 0) *ticket = raise(done);
-    __syncthreads();
+    wait_for_warps(0, WARPS);
     if (*ticket + 1 < static_cast<unsigned>(part.count)) return;
-    for (int number = threadIdx.x; number < GROUP_NUMBERS; number += blockDim.x) {
+    for (int number = threadIdx.x; number < GROUP_NUMBERS; number += THREADS) {
         const Total total(parts, part.count, number, [](const float* at) { return written(at); });
         out[number] = narrow(total.sum / total.weight);
     }
@@ -563,12 +596,10 @@ __device__ void attend(const Step& s, const Layer& layer, const Share& share, Ba
     for (int item = blockIdx.x + gridDim.x; item < items; item += gridDim.x) attend_to(Share(s, item), false);
 }
 
-__device__ void compute(const Step& s) {
-    uint4 *x = dynamic_shared_memory(), *rings = x + s.x_vectors;
-    float* squares = reinterpret_cast<float*>(rings + WARPS * RING * 64);
-    Stream stream(s, rings);
-    for (int at = 0; at < RING; ++at) stream.ask();
-    Deal deal;
+__device__ void compute(const Step& s, uint4* x, uint4* rings, float* squares) {
+    const int warp = threadIdx.x / 32;
+    Ring ring(rings, warp);
+    Deal deal(warp);
     Barrier barrier{s.counters};
     const Share share(s, min(static_cast<int>(blockIdx.x), s.rows * s.kv_heads * s.splits - 1));
     int product = 0;
@@ -582,30 +613,44 @@ __device__ void compute(const Step& s) {
         const Layer& layer = s.layers[number];
         read({s.residual, s.rows, s.hidden, s.hidden / VECTOR, layer.attention_norm, s.eps}, number > 0);
         share.prefetch_rest(s, layer);
-        multiply_all<MOST_ROWS>(stream, deal, product_of(s, product++), s.rows, x,
+        multiply_all<MOST_ROWS>(ring, deal, product_of(s, product++), s.rows, x,
                                 Outputs<false>{layer.qkv_bias, nullptr, s.qkv, s.qkv_size()});
         attend(s, layer, share, barrier, reinterpret_cast<float*>(x));
         read({s.attended, s.rows, s.q_size(), s.q_size() / VECTOR, nullptr, 0.0f}, true);
-        multiply_all<MOST_ROWS>(stream, deal, product_of(s, product++), s.rows, x,
+        multiply_all<MOST_ROWS>(ring, deal, product_of(s, product++), s.rows, x,
                                 Outputs<false>{layer.o_bias, s.residual, s.residual, s.hidden});
         read({s.residual, s.rows, s.hidden, s.hidden / VECTOR, layer.mlp_norm, s.eps}, true);
-        multiply_all<MOST_ROWS>(stream, deal, product_of(s, product++), s.rows, x,
+        multiply_all<MOST_ROWS>(ring, deal, product_of(s, product++), s.rows, x,
                                 Outputs<true>{layer.gate_up_bias, nullptr, s.activated, s.inner});
         read({s.activated, s.rows, s.inner, s.inner / VECTOR, nullptr, 0.0f}, true);
-        multiply_all<MOST_ROWS>(stream, deal, product_of(s, product++), s.rows, x,
+        multiply_all<MOST_ROWS>(ring, deal, product_of(s, product++), s.rows, x,
                                 Outputs<false>{layer.down_bias, s.residual, s.residual, s.hidden});
     }
     barrier.leave();
 }
 
+__device__ void run(const Step& s) {
+    uint4 *x = dynamic_shared_memory(), *rings = x + s.x_vectors;
+    float* squares = reinterpret_cast<float*>(rings + WARPS * RING * (2 * SLOT + 1));
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    if (warp == WARPS && lane < WARPS) Ring(rings, lane).begin_barriers();
+    show_barriers_to_copies();
+    __syncthreads();
+    if (warp < WARPS) {
+        take_registers<232>();
+        return compute(s, x, rings, squares);
+    }
+    give_registers_back<40>();
+    if (warp == WARPS && lane < WARPS) Stream(s, rings, lane).run();
+}
+
 }  // namespace
 
-extern "C" __global__ void __launch_bounds__(32 * WARPS, 1) layers(
+extern "C" __global__ void __launch_bounds__(32 * (WARPS + 4), 1) layers(
     const Layer* layers, Number* residual, Number* qkv, Number* attended, Number* activated, float* parts,
     unsigned* counters, const float* cos, const float* sin, const int* context_lens, const int* tables,
     const long long* cache_slots, float eps, float scale, int num_layers, int rows, int hidden, int inner,
     int kv_heads, int table_stride, int block_bits, int window, int splits, int x_vectors) {
-    compute({layers, residual, qkv, attended, activated, parts, counters, cos, sin, context_lens, tables,
-             cache_slots, eps, scale, num_layers, rows, hidden, inner, kv_heads, table_stride, block_bits, window,
-             splits, x_vectors});
+    run({layers, residual, qkv, attended, activated, parts, counters, cos, sin, context_lens, tables, cache_slots,
+         eps, scale, num_layers, rows, hidden, inner, kv_heads, table_stride, block_bits, window, splits, x_vectors});
 }

@@ -17,17 +17,21 @@ from tokenwire_kernels.triton.target import gpu_of
 MOST_ROWS = 4
 SOURCE = "layers.cu"
 WARPS = 8
-"""Of a block, of which a multiprocessor has one."""
+"""That compute, of a block, of which a multiprocessor has one; another one sends them the matrices."""
+CAPABILITY = 90
+"""The first GPUs whose threads can have memory copied in bulk."""
 ARGUMENTS = 12 * [POINTER] + 2 * [FLOAT] + 10 * [INT]
+THREADS = 32 * (WARPS + 4)
+"""Registers are given and taken by four warps at a time."""
 HEAD_DIMS = (64, 128, 256)
 MOST_GROUP = 8
 """Query heads that share a key head: their sums are registers."""
-_VECTOR, _STEP = 8, 256
-"""Numbers in 16 bytes, which a lane loads at a time, and what a warp does: rows are multiples of it."""
-_RING_STEP_BYTES = WARPS * 2 * _STEP * 2
-_LEAST_RING = 8
-"""Steps: 64 kB on their way are what a multiprocessor's share of the bandwidth needs."""
-_MOST_RING = 48
+_STEP = 256
+"""Numbers that a warp loads at a time: rows are multiples of it."""
+_SLOT_BYTES = WARPS * (2 * 1024 + 2 * 8)
+"""In shared memory, of a slot of each warp's ring: a kilobyte of two rows, and two barriers."""
+_LEAST_RING, _MOST_RING = 4, 24
+"""Slots: 64 kB on their way are what a multiprocessor's share of the bandwidth needs."""
 _MOST_SPLITS = 32
 """Blocks that share a head of keys."""
 _STATIC_SHARED_BYTES = 1024
@@ -40,7 +44,7 @@ class Plan:
 
     rows: int
     ring: int
-    """Steps that each warp has on their way."""
+    """Slots between memory and each warp."""
     splits: int
     """Blocks that share a head of keys."""
     x_vectors: int
@@ -60,11 +64,11 @@ def plan_of(shape: LayersShape, num_rows: int, processors: int, shared_bytes: in
     x_vectors = -(-x_bytes // 16)
     squares_bytes = 4 * rows * WARPS
     room = shared_bytes - _STATIC_SHARED_BYTES - 16 * x_vectors - squares_bytes
-    ring = min(room // _RING_STEP_BYTES, _MOST_RING)
+    ring = min(room // _SLOT_BYTES, _MOST_RING)
     if ring < _LEAST_RING:
         return None
     splits = max(1, min(_MOST_SPLITS, processors // (num_rows * shape.num_kv_heads)))
-    return Plan(rows, ring, splits, x_vectors, 16 * x_vectors + ring * _RING_STEP_BYTES + squares_bytes)
+    return Plan(rows, ring, splits, x_vectors, 16 * x_vectors + ring * _SLOT_BYTES + squares_bytes)
 
 
 def defines(shape: LayersShape, plan: Plan, dtype: torch.dtype) -> list[str]:
@@ -84,7 +88,8 @@ def fuse_layers(
         cos: float32 [positions, head_dim / 2], as is `sin`.
     """
     is_served = (
-        layers[0].qkv.dtype in (torch.bfloat16, torch.float16)
+        gpu_of(cos.device).capability >= CAPABILITY
+        and layers[0].qkv.dtype in (torch.bfloat16, torch.float16)
         and shape.head_dim in HEAD_DIMS
         and shape.num_heads % shape.num_kv_heads == 0
         and shape.group <= MOST_GROUP
@@ -134,7 +139,7 @@ class CudaLayers:
         kernel = _kernel_of(self.shape, plan, self._dtype, self._device)
         kernel.launch(
             gpu_of(self._device).processors,
-            32 * WARPS,
+            THREADS,
             plan.shared_bytes,
             self.arguments(plan, residual, batch, cache_slots, caches),
             cooperates=True,

@@ -1,7 +1,7 @@
 // What products of a few rows with large matrices have in common: rows in shared memory, normalized; sums of pairs
 // of outputs in a warp; and what is done with a sum.
 //
-// Rounds where the reference rounds; sums are float32, always in the same order. WARPS is a block's.
+// Rounds where the reference rounds; sums are float32, always in the same order. WARPS are those that compute.
 
 #pragma once
 
@@ -9,8 +9,9 @@
 
 namespace {
 
-constexpr int VECTOR = 8;  // numbers in 16 bytes
-constexpr int LOADS = 4;   // of a row, that a thread has on their way
+constexpr int THREADS = 32 * WARPS;  // that compute
+constexpr int VECTOR = 8;            // numbers in 16 bytes
+constexpr int LOADS = 4;             // of a row, that a thread has on their way
 
 __device__ float rounded(float wide) { return widen(narrow(wide)); }
 
@@ -46,14 +47,14 @@ struct Rows {
         if (norm != nullptr) {
 #pragma unroll
             for (int nth = 0; nth < LOADS; ++nth) {
-                const int at = threadIdx.x + nth * blockDim.x;
+                const int at = threadIdx.x + nth * THREADS;
                 if (at < vectors) weights.of[nth] = __ldg(reinterpret_cast<const uint4*>(norm) + at);
             }
         }
         return weights;
     }
 
-    // `squares` [ROWS, WARPS]: shared memory to add up in. All threads of the block come, and find the rows there.
+    // `squares` [ROWS, WARPS]: shared memory to add up in. All WARPS come, and find the rows there.
     template <int ROWS>
     __device__ void read(uint4* x, float* squares, const Weights& weights) const {
         const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -61,16 +62,16 @@ struct Rows {
 #pragma unroll
         for (int row = 0; row < ROWS; ++row) {
             const uint4* numbers = reinterpret_cast<const uint4*>(from + static_cast<long long>(row) * stride);
-            for (int begin = threadIdx.x; begin < vectors; begin += LOADS * blockDim.x) {
+            for (int begin = threadIdx.x; begin < vectors; begin += LOADS * THREADS) {
                 uint4 values[LOADS] = {};
 #pragma unroll
                 for (int nth = 0; nth < LOADS; ++nth) {
-                    const int at = begin + nth * blockDim.x;
+                    const int at = begin + nth * THREADS;
                     if (row < count && at < vectors) values[nth] = written(numbers + at);
                 }
 #pragma unroll
                 for (int nth = 0; nth < LOADS; ++nth) {
-                    const int at = begin + nth * blockDim.x;
+                    const int at = begin + nth * THREADS;
                     if (at < vectors) x[row * vectors + at] = values[nth];
                     square[row] += square_of(values[nth].x) + square_of(values[nth].y) + square_of(values[nth].z) +
                                    square_of(values[nth].w);
@@ -83,14 +84,14 @@ struct Rows {
                 const float sum = sum_of_warp(square[row]);
                 if (lane == 0) squares[row * WARPS + warp] = sum;
             }
-            __syncthreads();
+            wait_for_warps(0, WARPS);
 #pragma unroll
             for (int row = 0; row < ROWS; ++row) {
                 const float sum = sum_of_warp(lane < WARPS ? squares[row * WARPS + lane] : 0.0f);
                 normalize(x + row * vectors, 1.0f / sqrtf(sum / (vectors * VECTOR) + eps), weights);
             }
         }
-        __syncthreads();
+        wait_for_warps(0, WARPS);
     }
 
    private:
@@ -106,10 +107,10 @@ struct Rows {
         };
 #pragma unroll
         for (int nth = 0; nth < LOADS; ++nth) {
-            const int at = threadIdx.x + nth * blockDim.x;
+            const int at = threadIdx.x + nth * THREADS;
             if (at < vectors) normalize_one(x[at], weights.of[nth]);
         }
-        for (int at = threadIdx.x + LOADS * blockDim.x; at < vectors; at += blockDim.x) {
+        for (int at = threadIdx.x + LOADS * THREADS; at < vectors; at += THREADS) {
             normalize_one(x[at], __ldg(reinterpret_cast<const uint4*>(norm) + at));
         }
     }

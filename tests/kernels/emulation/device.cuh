@@ -131,6 +131,7 @@ inline void launch(int num_blocks, int threads, int shared_bytes, bool together,
 
 }  // namespace emulation
 
+inline void __syncwarp() { emulation::wait(400 + threadIdx.x / 32, 32); }
 inline void __syncthreads() { emulation::wait(0, blockDim.x); }
 inline void wait_for_warps(int number, int warps) {
     if (warps > 1) emulation::wait(number, 32 * warps);
@@ -179,6 +180,44 @@ inline void copy(uint4* to, const uint4* from) { *to = *from; }
 inline void close_group() {}
 template <int>
 void wait_for_all_groups_but() {}
+
+struct SharedBarrier {
+    uint8_t arrivals, missing;
+    uint16_t rounds;
+    int32_t bytes;
+
+    void settle() {
+        if (missing > 0 || bytes != 0) return;
+        missing = arrivals;
+        ++rounds;
+    }
+};
+static_assert(sizeof(SharedBarrier) == 8);
+inline void begin(SharedBarrier* barrier, int arrivals) {
+    *barrier = {static_cast<uint8_t>(arrivals), static_cast<uint8_t>(arrivals), 0, 0};
+}
+inline void show_barriers_to_copies() {}
+template <int>
+void give_registers_back() {}
+template <int>
+void take_registers() {}
+inline void arrive(SharedBarrier* barrier) {
+    --barrier->missing;
+    barrier->settle();
+}
+inline void arrive_with(SharedBarrier* barrier, int bytes) {
+    barrier->bytes += bytes;
+    arrive(barrier);
+}
+inline bool is_over(const SharedBarrier* barrier, unsigned parity) {
+    emulation::yield();
+    return (barrier->rounds & 1u) != parity;
+}
+inline void copy_bulk(void* to, const void* from, int bytes, SharedBarrier* barrier) {
+    std::memcpy(to, from, bytes);
+    barrier->bytes -= bytes;
+    barrier->settle();
+}
 inline uint4 written(const uint4* at) { return *at; }
 inline float written(const float* at) { return *at; }
 inline float written(const Number* at) { return widen(*at); }
