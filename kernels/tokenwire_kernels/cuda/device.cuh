@@ -76,11 +76,18 @@ __device__ inline void arrive_with(SharedBarrier* barrier, int bytes) {
 __device__ inline bool is_over(const SharedBarrier* barrier, unsigned parity) {
     unsigned over;
     asm volatile(
-        "{\n.reg .pred over;\nmbarrier.try_wait.parity.shared::cta.b64 over, [%1], %2;\nselp.u32 %0, 1, 0, over;\n}"
+        "{\n.reg .pred over;\nmbarrier.test_wait.parity.shared::cta.b64 over, [%1], %2;\nselp.u32 %0, 1, 0, over;\n}"
         : "=r"(over)
         : "r"(shared_address(barrier)), "r"(parity)
         : "memory");
     return over != 0;
+}
+__device__ inline void wait_until_over(const SharedBarrier* barrier, unsigned parity) {
+    asm volatile(
+        "{\n.reg .pred over;\nagain%=: mbarrier.try_wait.parity.shared::cta.b64 over, [%0], %1;\n@!over bra again%=;\n}" ::"r"(
+            shared_address(barrier)),
+        "r"(parity)
+        : "memory");
 }
 // Copies by the tensor memory accelerator: no thread waits until such a copy is accepted, and none of the paths of
 // loads is taken. Addresses and bytes are multiples of 16.
@@ -124,6 +131,22 @@ __device__ inline unsigned height(const unsigned* counter) {
     unsigned value;
     asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(counter) : "memory");
     return value;
+}
+
+// A number that another block may be waiting for: it says itself by its tag whether it is the awaited one, so that
+// nothing else has to be waited for.
+struct Tagged {
+    float number;
+    unsigned tag;
+};
+__device__ inline void post(Tagged* to, float number, unsigned tag) {
+    asm volatile("st.relaxed.gpu.global.v2.b32 [%0], {%1, %2};" ::"l"(to), "r"(__float_as_uint(number)), "r"(tag)
+                 : "memory");
+}
+__device__ inline Tagged posted(const Tagged* at) {
+    unsigned number, tag;
+    asm volatile("ld.relaxed.gpu.global.v2.b32 {%0, %1}, [%2];" : "=r"(number), "=r"(tag) : "l"(at) : "memory");
+    return {__uint_as_float(number), tag};
 }
 
 // The kernel behind may begin from now on: it waits in turn (programmatic dependent launch).

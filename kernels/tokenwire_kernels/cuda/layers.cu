@@ -37,6 +37,7 @@ constexpr float LEAST = -1e30f, HIDDEN = -1e38f;      // scores below all others
 constexpr float LOG2_E = 1.4426950408889634f;
 constexpr int PRODUCTS = 4;  // of a layer
 constexpr int SLOT = 64;     // vectors of each of two rows
+constexpr int STREAMERS = 4;  // warps that stream: registers are given and taken by four at a time
 constexpr int LINE = 128;    // bytes that a prefetch asks for
 
 // Addresses of one layer; biases and norms of heads are null where there are none.
@@ -53,8 +54,8 @@ struct Step {
     Number* qkv;        // [rows, (GROUP + 2) * kv_heads * HEAD_DIM], as are the next three: nobody else's
     Number* attended;   // [rows, GROUP * kv_heads * HEAD_DIM]
     Number* activated;  // [rows, inner]
-    float* parts;       // [rows, kv_heads, splits, PART_NUMBERS]
-    unsigned* counters;  // 0: blocks that came to a barrier; those that left; then of each row's heads, parts done
+    Tagged* parts;      // [rows, kv_heads, splits, PART_NUMBERS]
+    unsigned* counters;  // blocks that came to a barrier, blocks that left; tags that were used, of any launch
     const float *cos, *sin;  // [positions, HEAD_DIM / 2]
     const int* context_lens;
     const int* tables;             // [rows, table_stride]
@@ -179,8 +180,7 @@ __device__ void multiply_all(Ring& ring, Deal& deal, const Product& p, int num_r
         const float2 before = finishes ? outputs.before(lane, pair) : float2{};
         float sums[2][ROWS] = {};
         for (int at = 0; at < p.vectors; at += SLOT) {
-            while (!is_over(ring.filled + ring.slot, ring.round)) {
-            }
+            wait_until_over(ring.filled + ring.slot, ring.round);
             const uint4* rows = ring.here() + lane;
             if (p.vectors - at >= SLOT) {
 #pragma unroll
@@ -225,10 +225,12 @@ struct Barrier {
         wait_for_warps(0, WARPS);
     }
 
-    // The last block to come leaves everything as it was before the first.
-    __device__ void leave() {
+    // The last block to come leaves everything as it was before the first, but for the tags that were used.
+    __device__ void leave(unsigned num_tags) {
         wait_for_warps(0, WARPS);
-        if (threadIdx.x == 0 && raise(counter + 1) + 1 == gridDim.x) counter[0] = counter[1] = 0;
+        if (threadIdx.x > 0 || raise(counter + 1) + 1 < gridDim.x) return;
+        counter[0] = counter[1] = 0;
+        counter[2] += num_tags;
     }
 };
 
@@ -398,40 +400,23 @@ struct Seen {
     }
 };
 
-// Sums over records of PART_NUMBERS, for one number of the group: its weighted sum, the largest score and the weight.
+// Of one number of a group: its weighted sum, the largest score and the weight, over parts of the past.
 struct Total {
-    static constexpr int AT_ONCE = 16;
     float sum = 0.0f, largest = LEAST, weight = 0.0f;
 
-    template <class Read>
-    __device__ Total(const float* records, int count, int number, const Read& read) {
-        const float* scores = records + GROUP_NUMBERS + 2 * (number / HEAD_DIM);
-        for (int first = 0; first < count; first += AT_ONCE) {
-            float sums[AT_ONCE], scores_of[AT_ONCE], weights[AT_ONCE];
-#pragma unroll
-            for (int nth = 0; nth < AT_ONCE; ++nth) {
-                const int at = (first + nth) * PART_NUMBERS;
-                const bool is_there = first + nth < count;
-                scores_of[nth] = is_there ? read(scores + at) : HIDDEN;
-                weights[nth] = is_there ? read(scores + at + 1) : 0.0f;
-                sums[nth] = is_there ? read(records + at + number) : 0.0f;
-            }
-            float most = largest;
-#pragma unroll
-            for (int nth = 0; nth < AT_ONCE; ++nth) most = fmaxf(most, scores_of[nth]);
-            const float before = exp2f(largest - most);
-            largest = most;
-            weight *= before;
-            sum *= before;
-#pragma unroll
-            for (int nth = 0; nth < AT_ONCE; ++nth) {
-                const float factor = exp2f(scores_of[nth] - most);
-                weight += factor * weights[nth];
-                sum += factor * sums[nth];
-            }
-        }
+    __device__ void add(float other_sum, float other_largest, float other_weight) {
+        const float most = fmaxf(largest, other_largest);
+        const float factor = exp2f(largest - most), other_factor = exp2f(other_largest - most);
+        largest = most;
+        weight = weight * factor + other_weight * other_factor;
+        sum = sum * factor + other_sum * other_factor;
     }
+
+    __device__ Number mean() const { return narrow(sum / weight); }
 };
+
+// Where a record has the largest score of a number's query, and its weight behind it.
+__device__ int score_place(int number) { return GROUP_NUMBERS + 2 * (number / HEAD_DIM); }
 
 // Keys and values of TOKENS of each stream's tokens, on their way.
 struct Tokens {
@@ -545,41 +530,62 @@ struct Share {
     }
 };
 
-// Add a part's records up, and, in the block that finishes the last part of a head, all parts.
-__device__ void finish(const Step& s, const Part& part, const float* records, unsigned* ticket) {
+constexpr int ADDERS = 8;  // lanes that add the parts of a number up
+
+// Add the records of a part's warps up, and then some of the numbers of all parts of the head.
+__device__ void finish(const Step& s, const Part& part, const float* records, unsigned tag) {
     wait_for_warps(0, WARPS);
     const int head = part.row * s.kv_heads + part.head;
-    float* parts = s.parts + static_cast<long long>(head) * s.splits * PART_NUMBERS;
+    Tagged* parts = s.parts + static_cast<long long>(head) * s.splits * PART_NUMBERS;
     Number* out = s.attended + head * GROUP_NUMBERS;
     for (int number = threadIdx.x; number < GROUP_NUMBERS; number += THREADS) {
-        const Total total(records, WARPS, number, [](const float* at) { return *at; });
+        const int scores = score_place(number);
+        Total total;
+#pragma unroll
+        for (int warp = 0; warp < WARPS; ++warp) {
+            const float* record = records + warp * PART_NUMBERS;
+            total.add(record[number], record[scores], record[scores + 1]);
+        }
         if (part.count == 1) {
-            out[number] = narrow(total.sum / total.weight);
+            out[number] = total.mean();
             continue;
         }
-        float* record = parts + part.split * PART_NUMBERS;
-        record[number] = total.sum;
+        Tagged* record = parts + part.split * PART_NUMBERS;
+        post(record + number, total.sum, tag);
         if (number % HEAD_DIM == 0) {
-            record[GROUP_NUMBERS + 2 * (number / HEAD_DIM)] = total.largest;
-            record[GROUP_NUMBERS + 2 * (number / HEAD_DIM) + 1] = total.weight;
+            post(record + scores, total.largest, tag);
+            post(record + scores + 1, total.weight, tag);
         }
     }
-    wait_for_warps(0, WARPS);
     if (part.count == 1) return;
-    unsigned* done = s.counters + 2 + head;
-    if (threadIdx.x == 0) *ticket = raise(done);
-    wait_for_warps(0, WARPS);
-    if (*ticket + 1 < static_cast<unsigned>(part.count)) return;
-    for (int number = threadIdx.x; number < GROUP_NUMBERS; number += THREADS) {
-        const Total total(parts, part.count, number, [](const float* at) { return written(at); });
-        out[number] = narrow(total.sum / total.weight);
+    const int numbers = (GROUP_NUMBERS + part.count - 1) / part.count, adder = threadIdx.x % ADDERS;
+    for (int first = 0; first < numbers; first += THREADS / ADDERS) {
+        const int at = first + threadIdx.x / ADDERS, number = part.split * numbers + at;
+        const bool is_own = at < numbers && number < GROUP_NUMBERS;
+        Total total;
+        for (int of = adder; is_own && of < part.count; of += ADDERS) {
+            const Tagged* record = parts + of * PART_NUMBERS;
+            Tagged sum, largest, weight;
+            do {
+                sum = posted(record + number);
+                largest = posted(record + score_place(number));
+                weight = posted(record + score_place(number) + 1);
+            } while (sum.tag != tag || largest.tag != tag || weight.tag != tag);
+            total.add(sum.number, largest.number, weight.number);
+        }
+#pragma unroll
+        for (int distance = 1; distance < ADDERS; distance *= 2) {
+            total.add(__shfl_xor_sync(0xffffffffu, total.sum, distance),
+                      __shfl_xor_sync(0xffffffffu, total.largest, distance),
+                      __shfl_xor_sync(0xffffffffu, total.weight, distance));
+        }
+        if (is_own && adder == 0) out[number] = total.mean();
     }
-    if (threadIdx.x == 0) *done = 0;
 }
 
 // Attention of all rows, once all blocks have computed their queries, keys and values. `share`: the block's first.
-__device__ void attend(const Step& s, const Layer& layer, const Share& share, Barrier& barrier, float* records) {
-    unsigned* ticket = reinterpret_cast<unsigned*>(records + WARPS * PART_NUMBERS);
+__device__ void attend(const Step& s, const Layer& layer, const Share& share, Barrier& barrier, float* records,
+                       unsigned tag) {
     const int items = s.rows * s.kv_heads * s.splits;
     const auto attend_to = [&](const Share& share, bool waits) {
         const bool has_part = share.part.begin < share.part.end;
@@ -589,11 +595,14 @@ __device__ void attend(const Step& s, const Layer& layer, const Share& share, Ba
         if (waits) barrier.wait();
         if (!has_part) return;
         share.attend(s, layer, turn, tokens, records);
-        finish(s, share.part, records, ticket);
+        finish(s, share.part, records, tag);
     };
     if (static_cast<int>(blockIdx.x) >= items) return barrier.wait();
     attend_to(share, true);
-    for (int item = blockIdx.x + gridDim.x; item < items; item += gridDim.x) attend_to(Share(s, item), false);
+    for (int item = blockIdx.x + gridDim.x; item < items; item += gridDim.x) {
+        wait_for_warps(0, WARPS);
+        attend_to(Share(s, item), false);
+    }
 }
 
 __device__ void compute(const Step& s, uint4* x, uint4* rings, float* squares) {
@@ -601,6 +610,7 @@ __device__ void compute(const Step& s, uint4* x, uint4* rings, float* squares) {
     Ring ring(rings, warp);
     Deal deal(warp);
     Barrier barrier{s.counters};
+    const unsigned tag = s.counters[2] + 1;  // of the first layer
     const Share share(s, min(static_cast<int>(blockIdx.x), s.rows * s.kv_heads * s.splits - 1));
     int product = 0;
     // What is read by the next product, once all blocks have written it.
@@ -615,7 +625,7 @@ __device__ void compute(const Step& s, uint4* x, uint4* rings, float* squares) {
         share.prefetch_rest(s, layer);
         multiply_all<MOST_ROWS>(ring, deal, product_of(s, product++), s.rows, x,
                                 Outputs<false>{layer.qkv_bias, nullptr, s.qkv, s.qkv_size()});
-        attend(s, layer, share, barrier, reinterpret_cast<float*>(x));
+        attend(s, layer, share, barrier, reinterpret_cast<float*>(x), tag + number);
         read({s.attended, s.rows, s.q_size(), s.q_size() / VECTOR, nullptr, 0.0f}, true);
         multiply_all<MOST_ROWS>(ring, deal, product_of(s, product++), s.rows, x,
                                 Outputs<false>{layer.o_bias, s.residual, s.residual, s.hidden});
@@ -626,14 +636,14 @@ __device__ void compute(const Step& s, uint4* x, uint4* rings, float* squares) {
         multiply_all<MOST_ROWS>(ring, deal, product_of(s, product++), s.rows, x,
                                 Outputs<false>{layer.down_bias, s.residual, s.residual, s.hidden});
     }
-    barrier.leave();
+    barrier.leave(s.num_layers);
 }
 
 __device__ void run(const Step& s) {
     uint4 *x = dynamic_shared_memory(), *rings = x + s.x_vectors;
     float* squares = reinterpret_cast<float*>(rings + WARPS * RING * (2 * SLOT + 1));
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    if (warp == WARPS && lane < WARPS) Ring(rings, lane).begin_barriers();
+    if (warp < WARPS && lane == 0) Ring(rings, warp).begin_barriers();
     show_barriers_to_copies();
     __syncthreads();
     if (warp < WARPS) {
@@ -641,13 +651,13 @@ __device__ void run(const Step& s) {
         return compute(s, x, rings, squares);
     }
     give_registers_back<40>();
-    if (warp == WARPS && lane < WARPS) Stream(s, rings, lane).run();
+    if (lane < WARPS / STREAMERS) Stream(s, rings, lane * STREAMERS + warp - WARPS).run();
 }
 
 }  // namespace
 
-extern "C" __global__ void __launch_bounds__(32 * (WARPS + 4), 1) layers(
-    const Layer* layers, Number* residual, Number* qkv, Number* attended, Number* activated, float* parts,
+extern "C" __global__ void __launch_bounds__(32 * (WARPS + STREAMERS), 1) layers(
+    const Layer* layers, Number* residual, Number* qkv, Number* attended, Number* activated, Tagged* parts,
     unsigned* counters, const float* cos, const float* sin, const int* context_lens, const int* tables,
     const long long* cache_slots, float eps, float scale, int num_layers, int rows, int hidden, int inner,
     int kv_heads, int table_stride, int block_bits, int window, int splits, int x_vectors) {

@@ -60,7 +60,7 @@ def plan_of(shape: LayersShape, num_rows: int, processors: int, shared_bytes: in
     """
     rows = 1 << (num_rows - 1).bit_length()
     widest = max(shape.hidden, shape.inner, shape.q_size)
-    x_bytes = max(2 * rows * widest, 4 * (WARPS * _part_numbers(shape) + 1))
+    x_bytes = max(2 * rows * widest, 4 * WARPS * _part_numbers(shape))
     x_vectors = -(-x_bytes // 16)
     squares_bytes = 4 * rows * WARPS
     room = shared_bytes - _STATIC_SHARED_BYTES - 16 * x_vectors - squares_bytes
@@ -192,9 +192,9 @@ class _Buffers:
     attended: Tensor
     activated: Tensor
     parts: Tensor
-    """float32: what each head's queries have seen of each part of the past."""
+    """What each head's queries have seen of each part of the past: float32, and the tag of when it was written."""
     counters: Tensor
-    """int32: 0 between launches."""
+    """int32: two that are 0 between launches, and the tags that were used."""
 
     @staticmethod
     def make(shape: LayersShape, processors: int, dtype: torch.dtype, device: torch.device) -> _Buffers:
@@ -204,8 +204,8 @@ class _Buffers:
             qkv=torch.empty(MOST_ROWS, shape.qkv_size, dtype=dtype, device=device),
             attended=torch.empty(MOST_ROWS, shape.q_size, dtype=dtype, device=device),
             activated=torch.empty(MOST_ROWS, shape.inner, dtype=dtype, device=device),
-            parts=torch.empty(parts, _part_numbers(shape), device=device),
-            counters=torch.zeros(2 + heads, dtype=torch.int32, device=device),
+            parts=torch.zeros(parts, _part_numbers(shape), 2, device=device),
+            counters=torch.zeros(3, dtype=torch.int32, device=device),
         )
 
 

@@ -213,6 +213,10 @@ inline bool is_over(const SharedBarrier* barrier, unsigned parity) {
     emulation::yield();
     return (barrier->rounds & 1u) != parity;
 }
+inline void wait_until_over(const SharedBarrier* barrier, unsigned parity) {
+    while (!is_over(barrier, parity)) {
+    }
+}
 inline void copy_bulk(void* to, const void* from, int bytes, SharedBarrier* barrier) {
     std::memcpy(to, from, bytes);
     barrier->bytes -= bytes;
@@ -227,6 +231,15 @@ inline void raise_only(unsigned* counter) { ++*counter; }
 inline unsigned height(const unsigned* counter) {
     emulation::yield();
     return *counter;
+}
+struct Tagged {
+    float number;
+    unsigned tag;
+};
+inline void post(Tagged* to, float number, unsigned tag) { *to = {number, tag}; }
+inline Tagged posted(const Tagged* at) {
+    emulation::yield();
+    return *at;
 }
 inline uint4 __ldg(const uint4* at) { return *at; }
 inline void let_the_next_begin() {}
