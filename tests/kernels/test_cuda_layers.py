@@ -31,7 +31,7 @@ SHAPES = [
     LayersShape(256, 256, 1, 1, 256, 1e-5, 0.0625, 0),
     LayersShape(256, 256, 12, 2, 128, 1e-5, 0.0884, 0),
 ]
-CONTEXTS = [[1], [150], [5, 17], [300, 1, 64], [33, 2, 129, 16]]
+CONTEXTS = [[1], [150], [300], [5, 17], [33, 390], [129, 64]]
 needs_compiler = pytest.mark.skipif(not is_available(), reason="needs NVRTC")
 
 
@@ -188,11 +188,11 @@ def test_a_layer_of_float16_agrees_with_float64(shape: LayersShape, contexts: li
 def test_a_layer_has_biases_norms_of_heads_and_blocks_of_any_power_of_two(
     block_size: int, has_bias: bool, has_head_norms: bool
 ) -> None:
-    for contexts in ([200], [70, 16, 3]):
+    for contexts in ([200], [70, 16]):
         check_layer(make(SHAPES[0], contexts, torch.bfloat16, 1, has_bias, has_head_norms, block_size))
 
 
-@pytest.mark.parametrize("contexts", [[90], [40, 111, 2]], ids=str)
+@pytest.mark.parametrize("contexts", [[90], [40, 111]], ids=str)
 def test_layers_in_one_launch_are_those_one_by_one(contexts: list[int]) -> None:
     together = make(SHAPES[0], contexts, torch.bfloat16, num_layers=5, has_bias=True)
     caches = [LayerCache(cache.keys.clone(), cache.values.clone()) for cache in together.caches]
@@ -219,7 +219,7 @@ def test_launches_follow_each_other() -> None:
 
 
 def test_a_row_without_a_slot_stores_nothing_and_others_are_as_without_it() -> None:
-    decoder = make(SHAPES[0], [30, 1, 1], torch.float16)
+    decoder = make(SHAPES[0], [30, 1], torch.float16)
     decoder.cache_slots[1:] = -1
     decoder.batch.block_tables[1:] = 0
     cache = decoder.caches[0]
@@ -238,6 +238,7 @@ def test_others_are_not_taken() -> None:
     batch, cache = decoder.batch, decoder.caches[0]
     assert layers.takes(batch, cache, 2)
     assert not layers.takes(batch, cache, 3)  # a token more than sequences
+    assert not layers.takes(make(SHAPES[0], [4, 5, 6], torch.bfloat16).batch, cache, 3)
     assert not layers.takes(replace(batch, num_decodes=1), cache, 2)
     assert not layers.takes(batch, LayerCache(cache.keys.half(), cache.values.half()), 2)
     assert not layers.takes(batch, LayerCache(cache.keys[:, :, :12], cache.values[:, :, :12]), 2)
@@ -249,8 +250,8 @@ def test_others_are_not_taken() -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize("capability", [80, 90, 100])
-@pytest.mark.parametrize("rows", [1, 2, 4])
+@pytest.mark.parametrize("capability", [90, 100])
+@pytest.mark.parametrize("rows", [1, 2])
 def test_it_compiles_for_every_generation(
     capability: int, rows: int, tmp_path: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:

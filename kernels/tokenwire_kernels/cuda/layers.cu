@@ -4,7 +4,9 @@
 // memory at rest while one kernel drains and the next one fills. Here one block stays on every multiprocessor from
 // the first layer to the last: WARPS that compute, and one that streams each of these its share of all matrices, in
 // their order, through a ring of RING slots of shared memory. A matrix depends on nothing, so that what is multiplied
-// next is on its way while blocks wait for each other: the memory rests only where a wait outlasts the rings.
+// next is on its way while blocks wait for each other: the memory rests only where a wait outlasts the rings. No more
+// than ON_THEIR_WAY slots of a ring are, though: what the memory cannot deliver yet would only stand in the way of
+// what blocks tell each other.
 //
 // What depends on each other is kept apart by barriers of all blocks, five a layer:
 //
@@ -21,7 +23,7 @@
 // Rounds where the reference rounds, and adds in an order that depends on nothing but the step's shape.
 //
 // Compiled for a model's heads, with HEAD_DIM and GROUP (query heads that share a key head) as numbers, for at most
-// MOST_ROWS sequences, and with WARPS and RING; and with BFLOAT16 as device.cuh has it.
+// MOST_ROWS sequences, and with WARPS, RING and ON_THEIR_WAY; and with BFLOAT16 as device.cuh has it.
 
 #include <products.cuh>
 
@@ -129,17 +131,25 @@ struct Ring {
 // What one warp is sent of all matrices, by one thread.
 struct Stream {
     const Step& s;
-    Ring ring;
+    Ring ring, oldest;  // where the next is sent, and the oldest that may not have come
     Deal deal;
     const uint4* from = nullptr;
     long long second = 0, jump = 0;  // vectors from a pair's first row to its second; from its end to the next pair
     int product = -1, left = 0, vectors = 0, at = 0;  // vectors of a row, and those that were sent
+    int on_their_way = 0;
 
-    __device__ Stream(const Step& s, uint4* rings, int warp) : s(s), ring(rings, warp), deal(warp) {}
+    __device__ Stream(const Step& s, uint4* rings, int warp)
+        : s(s), ring(rings, warp), oldest(rings, warp), deal(warp) {}
 
     __device__ void run() {
         for (begin_product(); left > 0;) {
+            if (on_their_way == ON_THEIR_WAY) {
+                if (!is_over(oldest.filled + oldest.slot, oldest.round)) continue;
+                oldest.move_on();
+                --on_their_way;
+            }
             if (!is_over(ring.emptied + ring.slot, ring.round ^ 1)) continue;
+            ++on_their_way;
             const int count = min(SLOT, vectors - at), bytes = count * static_cast<int>(sizeof(uint4));
             SharedBarrier* filled = ring.filled + ring.slot;
             arrive_with(filled, 2 * bytes);
@@ -530,9 +540,43 @@ struct Share {
     }
 };
 
-constexpr int ADDERS = 8;  // lanes that add the parts of a number up
+constexpr int NUMBERS_AT_ONCE = (GROUP_NUMBERS + THREADS - 1) / THREADS;
 
-// Add the records of a part's warps up, and then some of the numbers of all parts of the head.
+// What another block posts of one number: its sum over a part, and what that is weighted with.
+struct Posted {
+    const Tagged* record;  // null: there is none
+    int number;            // -1: nobody asks for it
+    Tagged sum, largest, weight;
+
+    __device__ bool is_awaited() const { return record != nullptr && number >= 0; }
+
+    // Read several at once; whether all are there.
+    __device__ static bool read_all(Posted (&posts)[NUMBERS_AT_ONCE], unsigned tag) {
+#pragma unroll
+        for (Posted& post : posts) {
+            if (!post.is_awaited()) continue;
+            const Tagged* scores = post.record + score_place(post.number);
+            post.sum = posted(post.record + post.number);
+            post.largest = posted(scores);
+            post.weight = posted(scores + 1);
+        }
+        bool all = true;
+#pragma unroll
+        for (const Posted& post : posts) {
+            all &= !post.is_awaited() ||
+                   (post.sum.tag == tag && post.largest.tag == tag && post.weight.tag == tag);
+        }
+        return all;
+    }
+
+    __device__ Total total() const {
+        Total total;
+        if (is_awaited()) total.add(sum.number, largest.number, weight.number);
+        return total;
+    }
+};
+
+// Add the records of a part's warps up, and then some of the numbers of all parts of the head: a lane for each part.
 __device__ void finish(const Step& s, const Part& part, const float* records, unsigned tag) {
     wait_for_warps(0, WARPS);
     const int head = part.row * s.kv_heads + part.head;
@@ -558,28 +602,31 @@ __device__ void finish(const Step& s, const Part& part, const float* records, un
         }
     }
     if (part.count == 1) return;
-    const int numbers = (GROUP_NUMBERS + part.count - 1) / part.count, adder = threadIdx.x % ADDERS;
-    for (int first = 0; first < numbers; first += THREADS / ADDERS) {
-        const int at = first + threadIdx.x / ADDERS, number = part.split * numbers + at;
-        const bool is_own = at < numbers && number < GROUP_NUMBERS;
-        Total total;
-        for (int of = adder; is_own && of < part.count; of += ADDERS) {
-            const Tagged* record = parts + of * PART_NUMBERS;
-            Tagged sum, largest, weight;
-            do {
-                sum = posted(record + number);
-                largest = posted(record + score_place(number));
-                weight = posted(record + score_place(number) + 1);
-            } while (sum.tag != tag || largest.tag != tag || weight.tag != tag);
-            total.add(sum.number, largest.number, weight.number);
+    int lanes = 2;
+    while (lanes < part.count) lanes *= 2;
+    const int of = threadIdx.x % lanes, groups = THREADS / lanes;
+    const int numbers = (GROUP_NUMBERS + part.count - 1) / part.count;
+    for (int turn = 0; turn < numbers; turn += NUMBERS_AT_ONCE * groups) {
+        const int first = turn + threadIdx.x / lanes;
+        Posted posts[NUMBERS_AT_ONCE];
+#pragma unroll
+        for (int nth = 0; nth < NUMBERS_AT_ONCE; ++nth) {
+            const int at = first + nth * groups, number = part.split * numbers + at;
+            const bool is_own = at < numbers && number < GROUP_NUMBERS;
+            posts[nth] = {of < part.count ? parts + of * PART_NUMBERS : nullptr, is_own ? number : -1};
+        }
+        while (!Posted::read_all(posts, tag)) {
         }
 #pragma unroll
-        for (int distance = 1; distance < ADDERS; distance *= 2) {
-            total.add(__shfl_xor_sync(0xffffffffu, total.sum, distance),
-                      __shfl_xor_sync(0xffffffffu, total.largest, distance),
-                      __shfl_xor_sync(0xffffffffu, total.weight, distance));
+        for (int nth = 0; nth < NUMBERS_AT_ONCE; ++nth) {
+            Total total = posts[nth].total();
+            for (int distance = 1; distance < lanes; distance *= 2) {
+                total.add(__shfl_xor_sync(0xffffffffu, total.sum, distance),
+                          __shfl_xor_sync(0xffffffffu, total.largest, distance),
+                          __shfl_xor_sync(0xffffffffu, total.weight, distance));
+            }
+            if (of == 0 && posts[nth].number >= 0) out[posts[nth].number] = total.mean();
         }
-        if (is_own && adder == 0) out[number] = total.mean();
     }
 }
 

@@ -14,7 +14,8 @@ from tokenwire_kernels.cuda.module import FLOAT, INT, POINTER, Kernel, compiled
 from tokenwire_kernels.layers import LayersShape, LayerWeights
 from tokenwire_kernels.triton.target import gpu_of
 
-MOST_ROWS = 4
+MOST_ROWS = 2
+"""With more, the warps would compute for longer than the memory takes."""
 SOURCE = "layers.cu"
 WARPS = 8
 """That compute, of a block, of which a multiprocessor has one; another one sends them the matrices."""
@@ -31,7 +32,8 @@ _STEP = 256
 _SLOT_BYTES = WARPS * (2 * 1024 + 2 * 8)
 """In shared memory, of a slot of each warp's ring: a kilobyte of two rows, and two barriers."""
 _LEAST_RING, _MOST_RING = 4, 24
-"""Slots: 64 kB on their way are what a multiprocessor's share of the bandwidth needs."""
+_ON_THEIR_WAY = 3
+"""Slots of each ring: the 48 kB that a multiprocessor's share of the bandwidth needs, and no more."""
 _MOST_SPLITS = 32
 """Blocks that share a head of keys."""
 _STATIC_SHARED_BYTES = 1024
@@ -74,7 +76,7 @@ def plan_of(shape: LayersShape, num_rows: int, processors: int, shared_bytes: in
 def defines(shape: LayersShape, plan: Plan, dtype: torch.dtype) -> list[str]:
     """What the source is compiled with."""
     return [
-        f"WARPS={WARPS}", f"RING={plan.ring}", f"MOST_ROWS={plan.rows}", f"HEAD_DIM={shape.head_dim}",
+        f"WARPS={WARPS}", f"RING={plan.ring}", f"ON_THEIR_WAY={_ON_THEIR_WAY}", f"MOST_ROWS={plan.rows}", f"HEAD_DIM={shape.head_dim}",
         f"GROUP={shape.group}", f"BFLOAT16={int(dtype == torch.bfloat16)}",
     ]  # fmt: skip
 

@@ -46,7 +46,11 @@ def compiled(source: str, defines: Sequence[str], capability: int) -> bytes:
     from cuda.bindings import nvrtc
 
     code, *headers = ((_SOURCES / name).read_bytes() for name in (source, *_HEADERS))
-    options = [f"--gpu-architecture=sm_{capability}{'a' if capability >= 90 else ''}", "--std=c++17", "-default-device"]
+    options = [
+        f"--gpu-architecture=sm_{capability}{'a' if capability >= 90 else ''}",
+        "--std=c++17",
+        "-default-device",
+    ]
     options += [f"-D{define}" for define in defines]
     version = _checked(nvrtc.nvrtcVersion())
     key = hashlib.sha256(repr((code, headers, options, version)).encode()).hexdigest()

@@ -11,7 +11,8 @@ namespace {
 
 constexpr int THREADS = 32 * WARPS;  // that compute
 constexpr int VECTOR = 8;            // numbers in 16 bytes
-constexpr int LOADS = 4;             // of a row, that a thread has on their way
+constexpr int LOADS = 8;             // of a row, that a thread has on their way
+constexpr int WEIGHTS = 4;           // of a norm, likewise
 
 __device__ float rounded(float wide) { return widen(narrow(wide)); }
 
@@ -39,14 +40,14 @@ struct Rows {
 
     // A thread's first weights of the norm, which can be asked for before the rows are there.
     struct Weights {
-        uint4 of[LOADS];
+        uint4 of[WEIGHTS];
     };
 
     __device__ Weights weights() const {
         Weights weights = {};
         if (norm != nullptr) {
 #pragma unroll
-            for (int nth = 0; nth < LOADS; ++nth) {
+            for (int nth = 0; nth < WEIGHTS; ++nth) {
                 const int at = threadIdx.x + nth * THREADS;
                 if (at < vectors) weights.of[nth] = __ldg(reinterpret_cast<const uint4*>(norm) + at);
             }
@@ -106,11 +107,11 @@ struct Rows {
                                normalized(value.z, weight.z), normalized(value.w, weight.w));
         };
 #pragma unroll
-        for (int nth = 0; nth < LOADS; ++nth) {
+        for (int nth = 0; nth < WEIGHTS; ++nth) {
             const int at = threadIdx.x + nth * THREADS;
             if (at < vectors) normalize_one(x[at], weights.of[nth]);
         }
-        for (int at = threadIdx.x + LOADS * THREADS; at < vectors; at += THREADS) {
+        for (int at = threadIdx.x + WEIGHTS * THREADS; at < vectors; at += THREADS) {
             normalize_one(x[at], __ldg(reinterpret_cast<const uint4*>(norm) + at));
         }
     }
