@@ -140,9 +140,8 @@ def check_layer(decoder: Decoder) -> None:
     before = [cache.keys.clone(), cache.values.clone()]
     buffers = decoder.run()._buffers
     assert buffers is not None
-    qkv, attended, activated = (
-        buffer[:count] for buffer in (buffers.qkv, buffers.attended, buffers.activated)
-    )
+    qkv, activated = buffers.qkv[:count], buffers.activated[:count]
+    attended = buffers.attended[:count, :, 0].to(residual.dtype)
     assert_close(qkv, linear(residual, layer.qkv, layer.qkv_bias, wide(layer.attention_norm)))
 
     q, k, v = (

@@ -134,19 +134,19 @@ __device__ inline unsigned height(const unsigned* counter) {
 }
 
 // A number that another block may be waiting for: it says itself by its tag whether it is the awaited one, so that
-// nothing else has to be waited for.
+// nothing else has to be waited for. Both are written, and read, at once.
 struct Tagged {
     float number;
     unsigned tag;
 };
 __device__ inline void post(Tagged* to, float number, unsigned tag) {
-    asm volatile("st.relaxed.gpu.global.v2.b32 [%0], {%1, %2};" ::"l"(to), "r"(__float_as_uint(number)), "r"(tag)
-                 : "memory");
+    const unsigned long long both = static_cast<unsigned long long>(tag) << 32 | __float_as_uint(number);
+    asm volatile("st.relaxed.gpu.global.b64 [%0], %1;" ::"l"(to), "l"(both) : "memory");
 }
 __device__ inline Tagged posted(const Tagged* at) {
-    unsigned number, tag;
-    asm volatile("ld.relaxed.gpu.global.v2.b32 {%0, %1}, [%2];" : "=r"(number), "=r"(tag) : "l"(at) : "memory");
-    return {__uint_as_float(number), tag};
+    unsigned long long both;
+    asm volatile("ld.relaxed.gpu.global.b64 %0, [%1];" : "=l"(both) : "l"(at) : "memory");
+    return {__uint_as_float(static_cast<unsigned>(both)), static_cast<unsigned>(both >> 32)};
 }
 
 // The kernel behind may begin from now on: it waits in turn (programmatic dependent launch).

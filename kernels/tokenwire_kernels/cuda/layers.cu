@@ -8,7 +8,8 @@
 // than ON_THEIR_WAY slots of a ring are, though: what the memory cannot deliver yet would only stand in the way of
 // what blocks tell each other.
 //
-// What depends on each other is kept apart by barriers of all blocks, five a layer:
+// What depends on each other is kept apart by barriers of all blocks, four a layer; what attention gives comes number by
+// number, with a tag that tells its layer:
 //
 //     queries, keys, values = norm(residual) · qkv      every block has all of the residual, normalized
 //     attended = attention(...)                         a head of keys, and a part of the past, to each block
@@ -33,7 +34,8 @@ constexpr int LANES = HEAD_DIM / VECTOR;           // that hold a head
 constexpr int STREAMS = WARPS * (32 / LANES);      // of tokens, in a block
 constexpr int TOKENS = GROUP <= 4 ? 4 : 2;         // of a stream that are on their way
 constexpr int GROUP_NUMBERS = GROUP * HEAD_DIM;
-constexpr int PART_NUMBERS = GROUP * (HEAD_DIM + 2);  // of a part of the past: sums of values, largest scores, weights
+// Of a part of the past: sums of values, largest scores, weights; in steps of 16 bytes.
+constexpr int PART_NUMBERS = (GROUP * (HEAD_DIM + 2) + 3) / 4 * 4;
 constexpr int LEAST_TOKENS = 2 * STREAMS;             // of the past, that a block attends to by itself
 constexpr float LEAST = -1e30f, HIDDEN = -1e38f;      // scores below all others, finite: nothing is infinity less itself
 constexpr float LOG2_E = 1.4426950408889634f;
@@ -54,8 +56,8 @@ struct Step {
     const Layer* layers;
     Number* residual;   // [rows, hidden]
     Number* qkv;        // [rows, (GROUP + 2) * kv_heads * HEAD_DIM], as are the next three: nobody else's
-    Number* attended;   // [rows, GROUP * kv_heads * HEAD_DIM]
     Number* activated;  // [rows, inner]
+    Tagged* attended;   // [rows, GROUP * kv_heads * HEAD_DIM]
     Tagged* parts;      // [rows, kv_heads, splits, PART_NUMBERS]
     unsigned* counters;  // blocks that came to a barrier, blocks that left; tags that were used, of any launch
     const float *cos, *sin;  // [positions, HEAD_DIM / 2]
@@ -410,9 +412,27 @@ struct Seen {
     }
 };
 
+// Where a record has the largest score of a number's query, and its weight behind it.
+__device__ int score_place(int number) { return GROUP_NUMBERS + 2 * (number / HEAD_DIM); }
+
 // Of one number of a group: its weighted sum, the largest score and the weight, over parts of the past.
 struct Total {
     float sum = 0.0f, largest = LEAST, weight = 0.0f;
+
+    __device__ Total() {}
+
+    // Over the records of all warps.
+    __device__ Total(const float* records, int number) {
+        const float* scores = records + score_place(number);
+#pragma unroll
+        for (int warp = 0; warp < WARPS; ++warp) largest = fmaxf(largest, scores[warp * PART_NUMBERS]);
+#pragma unroll
+        for (int warp = 0; warp < WARPS; ++warp) {
+            const float factor = exp2f(scores[warp * PART_NUMBERS] - largest);
+            weight += factor * scores[warp * PART_NUMBERS + 1];
+            sum += factor * records[warp * PART_NUMBERS + number];
+        }
+    }
 
     __device__ void add(float other_sum, float other_largest, float other_weight) {
         const float most = fmaxf(largest, other_largest);
@@ -422,11 +442,8 @@ struct Total {
         sum = sum * factor + other_sum * other_factor;
     }
 
-    __device__ Number mean() const { return narrow(sum / weight); }
+    __device__ float mean() const { return rounded(sum / weight); }
 };
-
-// Where a record has the largest score of a number's query, and its weight behind it.
-__device__ int score_place(int number) { return GROUP_NUMBERS + 2 * (number / HEAD_DIM); }
 
 // Keys and values of TOKENS of each stream's tokens, on their way.
 struct Tokens {
@@ -531,7 +548,11 @@ struct Share {
 #pragma unroll
         for (int query = 0; query < GROUP; ++query) {
 #pragma unroll
-            for (int at = 0; at < VECTOR; ++at) record[query * HEAD_DIM + VECTOR * lane + at] = seen.sums[query][at];
+            for (int at = 0; at < VECTOR; at += 4) {
+                const float(&sums)[VECTOR] = seen.sums[query];
+                *reinterpret_cast<float4*>(record + query * HEAD_DIM + VECTOR * lane + at) = {
+                    sums[at], sums[at + 1], sums[at + 2], sums[at + 3]};
+            }
             if (lane == 0) {
                 record[GROUP_NUMBERS + 2 * query] = seen.largest[query];
                 record[GROUP_NUMBERS + 2 * query + 1] = seen.weight[query];
@@ -581,17 +602,12 @@ __device__ void finish(const Step& s, const Part& part, const float* records, un
     wait_for_warps(0, WARPS);
     const int head = part.row * s.kv_heads + part.head;
     Tagged* parts = s.parts + static_cast<long long>(head) * s.splits * PART_NUMBERS;
-    Number* out = s.attended + head * GROUP_NUMBERS;
+    Tagged* out = s.attended + head * GROUP_NUMBERS;
     for (int number = threadIdx.x; number < GROUP_NUMBERS; number += THREADS) {
         const int scores = score_place(number);
-        Total total;
-#pragma unroll
-        for (int warp = 0; warp < WARPS; ++warp) {
-            const float* record = records + warp * PART_NUMBERS;
-            total.add(record[number], record[scores], record[scores + 1]);
-        }
+        const Total total(records, number);
         if (part.count == 1) {
-            out[number] = total.mean();
+            post(out + number, total.mean(), tag);
             continue;
         }
         Tagged* record = parts + part.split * PART_NUMBERS;
@@ -625,7 +641,7 @@ __device__ void finish(const Step& s, const Part& part, const float* records, un
                           __shfl_xor_sync(0xffffffffu, total.largest, distance),
                           __shfl_xor_sync(0xffffffffu, total.weight, distance));
             }
-            if (of == 0 && posts[nth].number >= 0) out[posts[nth].number] = total.mean();
+            if (of == 0 && posts[nth].number >= 0) post(out + posts[nth].number, total.mean(), tag);
         }
     }
 }
@@ -652,6 +668,34 @@ __device__ void attend(const Step& s, const Layer& layer, const Share& share, Ba
     }
 }
 
+// What attention gives, as rows in shared memory, as it comes.
+__device__ void read_attended(const Step& s, uint4* x, unsigned tag) {
+    constexpr int AT_ONCE = 8;
+    const int count = s.rows * s.q_size();
+    wait_for_warps(0, WARPS);  // attention's sums were where the rows will be
+    for (int first = threadIdx.x; first < count; first += AT_ONCE * THREADS) {
+        Tagged numbers[AT_ONCE] = {};
+        for (bool all = false; !all;) {
+#pragma unroll
+            for (int nth = 0; nth < AT_ONCE; ++nth) {
+                const int at = first + nth * THREADS;
+                if (at < count && numbers[nth].tag != tag) numbers[nth] = posted(s.attended + at);
+            }
+            all = true;
+#pragma unroll
+            for (int nth = 0; nth < AT_ONCE; ++nth) {
+                all &= first + nth * THREADS >= count || numbers[nth].tag == tag;
+            }
+        }
+#pragma unroll
+        for (int nth = 0; nth < AT_ONCE; ++nth) {
+            const int at = first + nth * THREADS;
+            if (at < count) reinterpret_cast<Number*>(x)[at] = narrow(numbers[nth].number);
+        }
+    }
+    wait_for_warps(0, WARPS);
+}
+
 __device__ void compute(const Step& s, uint4* x, uint4* rings, float* squares) {
     const int warp = threadIdx.x / 32;
     Ring ring(rings, warp);
@@ -673,7 +717,7 @@ __device__ void compute(const Step& s, uint4* x, uint4* rings, float* squares) {
         multiply_all<MOST_ROWS>(ring, deal, product_of(s, product++), s.rows, x,
                                 Outputs<false>{layer.qkv_bias, nullptr, s.qkv, s.qkv_size()});
         attend(s, layer, share, barrier, reinterpret_cast<float*>(x), tag + number);
-        read({s.attended, s.rows, s.q_size(), s.q_size() / VECTOR, nullptr, 0.0f}, true);
+        read_attended(s, x, tag + number);
         multiply_all<MOST_ROWS>(ring, deal, product_of(s, product++), s.rows, x,
                                 Outputs<false>{layer.o_bias, s.residual, s.residual, s.hidden});
         read({s.residual, s.rows, s.hidden, s.hidden / VECTOR, layer.mlp_norm, s.eps}, true);
@@ -704,10 +748,10 @@ __device__ void run(const Step& s) {
 }  // namespace
 
 extern "C" __global__ void __launch_bounds__(32 * (WARPS + STREAMERS), 1) layers(
-    const Layer* layers, Number* residual, Number* qkv, Number* attended, Number* activated, Tagged* parts,
+    const Layer* layers, Number* residual, Number* qkv, Number* activated, Tagged* attended, Tagged* parts,
     unsigned* counters, const float* cos, const float* sin, const int* context_lens, const int* tables,
     const long long* cache_slots, float eps, float scale, int num_layers, int rows, int hidden, int inner,
     int kv_heads, int table_stride, int block_bits, int window, int splits, int x_vectors) {
-    run({layers, residual, qkv, attended, activated, parts, counters, cos, sin, context_lens, tables, cache_slots,
+    run({layers, residual, qkv, activated, attended, parts, counters, cos, sin, context_lens, tables, cache_slots,
          eps, scale, num_layers, rows, hidden, inner, kv_heads, table_stride, block_bits, window, splits, x_vectors});
 }

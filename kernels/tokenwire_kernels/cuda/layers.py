@@ -159,7 +159,7 @@ class CudaLayers:
         shape, buffers = self.shape, self._reserve()
         block_bits = caches[0].keys.shape[2].bit_length() - 1
         tensors = (
-            self._table(caches), residual, buffers.qkv, buffers.attended, buffers.activated, buffers.parts,
+            self._table(caches), residual, buffers.qkv, buffers.activated, buffers.attended, buffers.parts,
             buffers.counters, self._cos, self._sin, batch.context_lens, batch.block_tables, cache_slots,
         )  # fmt: skip
         return [
@@ -191,10 +191,11 @@ class _Buffers:
     """What blocks tell each other, for `MOST_ROWS` rows."""
 
     qkv: Tensor
-    attended: Tensor
     activated: Tensor
+    attended: Tensor
+    """Each number as float32, and the tag of when it was written."""
     parts: Tensor
-    """What each head's queries have seen of each part of the past: float32, and the tag of when it was written."""
+    """What each head's queries have seen of each part of the past, likewise."""
     counters: Tensor
     """int32: two that are 0 between launches, and the tags that were used."""
 
@@ -204,16 +205,16 @@ class _Buffers:
         parts = max(processors, heads)  # each head has as many as there are blocks for it, or one
         return _Buffers(
             qkv=torch.empty(MOST_ROWS, shape.qkv_size, dtype=dtype, device=device),
-            attended=torch.empty(MOST_ROWS, shape.q_size, dtype=dtype, device=device),
             activated=torch.empty(MOST_ROWS, shape.inner, dtype=dtype, device=device),
+            attended=torch.zeros(MOST_ROWS, shape.q_size, 2, device=device),
             parts=torch.zeros(parts, _part_numbers(shape), 2, device=device),
             counters=torch.zeros(3, dtype=torch.int32, device=device),
         )
 
 
 def _part_numbers(shape: LayersShape) -> int:
-    """Of what a head of keys' queries have seen of a part of the past."""
-    return shape.group * (shape.head_dim + 2)
+    """Of what a head of keys' queries have seen of a part of the past; in steps of 16 bytes."""
+    return -(-shape.group * (shape.head_dim + 2) // 4) * 4
 
 
 def _addresses(layer: LayerWeights, cache: LayerCache) -> list[int]:
