@@ -21,7 +21,8 @@ from tokenwire_kernels import LayerCache
 from tokenwire_kernels.triton.target import launch_dependents
 
 MODELS = ("Llama-3.2-1B", "Llama-3.1-8B")
-SEQUENCES = (1, 8)
+SEQUENCES = (4, 8)
+"""More than have their layers in one launch."""
 CONTEXT = 1024
 CAPABILITY = (9, 0)
 """The first GPUs that can."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -175,12 +175,18 @@ def fill_with_random_numbers(cache: Tensor) -> None:
         cache.normal_()
 
 
-def random_model(name: str, device: torch.device, max_model_len: int) -> RandomModel:
-    """One of `CONFIGS` with random weights, and a cache of the same format."""
+def random_model(name: str, device: torch.device, max_model_len: int, *, fuses: bool = True) -> RandomModel:
+    """One of `CONFIGS` with random weights, and a cache of the same format.
+
+    Args:
+        fuses: takes all layers at once where there is a kernel for that.
+    """
     config = CONFIGS[name]
     _, architecture = read_architecture(ConfigFile(config))
     dtype = getattr(torch, config["dtype"])
     kernels = select_kernels(device, "torch")
+    if not fuses:
+        kernels = replace(kernels, fuse_layers=None)
     reader = RandomWeights(device, dtype)
     decoder = load_decoder(reader, architecture, max_model_len, kernels, Shard())
     return RandomModel(name, architecture, decoder, kernels, device, dtype, dtype, max_model_len)

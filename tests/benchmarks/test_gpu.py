@@ -37,6 +37,7 @@ def test_every_section_is_measured_and_reported(tmp_path: Path) -> None:
         "Start of tiny",
         "Serving",
         "Compilation",
+        "Layers in one launch",
         "Early launch",
         "Specialized warps",
     ):

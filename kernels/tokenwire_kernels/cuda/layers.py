@@ -76,8 +76,8 @@ def plan_of(shape: LayersShape, num_rows: int, processors: int, shared_bytes: in
 def defines(shape: LayersShape, plan: Plan, dtype: torch.dtype) -> list[str]:
     """What the source is compiled with."""
     return [
-        f"WARPS={WARPS}", f"RING={plan.ring}", f"ON_THEIR_WAY={_ON_THEIR_WAY}", f"MOST_ROWS={plan.rows}", f"HEAD_DIM={shape.head_dim}",
-        f"GROUP={shape.group}", f"BFLOAT16={int(dtype == torch.bfloat16)}",
+        f"WARPS={WARPS}", f"RING={plan.ring}", f"ON_THEIR_WAY={_ON_THEIR_WAY}", f"MOST_ROWS={plan.rows}",
+        f"HEAD_DIM={shape.head_dim}", f"GROUP={shape.group}", f"BFLOAT16={int(dtype == torch.bfloat16)}",
     ]  # fmt: skip
 
 
