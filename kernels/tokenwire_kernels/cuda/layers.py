@@ -79,7 +79,8 @@ def defines(shape: LayersShape, plan: Plan, dtype: torch.dtype) -> list[str]:
     """What the source is compiled with."""
     return [
         f"WARPS={WARPS}", f"RING={plan.ring}", f"ON_THEIR_WAY={_ON_THEIR_WAY}", f"AHEAD={_AHEAD}",
-        f"MOST_ROWS={plan.rows}", f"HEAD_DIM={shape.head_dim}", f"GROUP={shape.group}", f"BFLOAT16={int(dtype == torch.bfloat16)}",
+        f"MOST_ROWS={plan.rows}", f"HEAD_DIM={shape.head_dim}", f"GROUP={shape.group}",
+        f"BFLOAT16={int(dtype == torch.bfloat16)}",
     ]  # fmt: skip
 
 
