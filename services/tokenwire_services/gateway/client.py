@@ -42,6 +42,11 @@ class Client:
         client: Client = scope.pop(_CLIENT)
         return client
 
+    def leave(self) -> None:
+        """The response is complete: nobody asks the request for its client any more. As long as each of the
+        two knows the other, both stay until the garbage is collected."""
+        self._cycle.scope.pop(_CLIENT, None)  # type: ignore[misc]
+
     @property
     def has_sent_all(self) -> bool:
         """Whether the request's body is here."""

@@ -57,6 +57,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         for client in self._unanswered:
             if not client.is_answered:
                 client.hang_up()
+        self._unanswered.clear()
+        self._linger_no_more()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -72,8 +74,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         except httptools.HttpParserError:
             self._refuse(400, "The request is not valid HTTP")
             return
-        if self.cycle is not None and self.cycle.more_body and self.cycle.transport is self.transport:
-            self.cycle.transport = _LingeringTransport(self.transport, self.cycle, self._linger)
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete or not cycle.more_body:
+            return
+        if cycle.transport is self.transport:
+            cycle.transport = _LingeringTransport(self.transport, cycle, self._linger)
 
     def _parse(self, data: bytes) -> None:
         try:
@@ -102,12 +107,19 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         before = self.cycle
         super().on_headers_complete()
         if self.cycle is not before:
-            self._unanswered = [client for client in self._unanswered if not client.is_answered]
             self._unanswered.append(Client(self.cycle))
 
     def on_message_complete(self) -> None:
         if not self.parser.should_upgrade():
             super().on_message_complete()
+            self._linger_no_more()
+
+    def on_response_complete(self) -> None:
+        for client in self._unanswered:
+            if client.is_answered:
+                client.leave()
+        self._unanswered = [client for client in self._unanswered if not client.is_answered]
+        super().on_response_complete()
 
     def _start_timer(self) -> None:
         if self._head_timer is None:
@@ -150,6 +162,12 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self.flow.resume_reading()
         self.transport.write_eof()
         self.loop.call_later(LINGER_S, self.transport.close)
+
+    def _linger_no_more(self) -> None:
+        """The request is here, or the connection is gone. A response and what stands for its transport know
+        each other, so that both would stay, with all that they hold, until the garbage is collected."""
+        if self.cycle is not None and isinstance(self.cycle.transport, _LingeringTransport):
+            self.cycle.transport = self.transport
 
 
 class _LingeringTransport(asyncio.Transport):

@@ -30,7 +30,7 @@ class Generation:
     """The state of one sample's output."""
 
     samples: Samples
-    """The request's, of which this is one."""
+    """The request's, of which this is one; whoever uses this holds them."""
     detokenizer: Detokenizer
     index: int = 0
     """Of this sample."""

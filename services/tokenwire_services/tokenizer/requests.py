@@ -8,6 +8,7 @@ take the values that the model's authors recommend.
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -143,9 +144,11 @@ def _samples(
     num_samples = request.sampling.num_samples if request.sampling.HasField("num_samples") else 1
     wants_logprobs = logprobs.HasField("num_logprobs")
     hidden = hidden_token_ids(model, structure.marks)
+    # Not held by its own parts, which would be a circle: it would stay until the garbage is collected.
+    of_request = weakref.proxy(samples)
     samples.generations += [
         Generation(
-            samples=samples,
+            samples=of_request,
             index=index,
             in_details=num_samples > 1 or report is not None or wants_logprobs,
             detokenizer=Detokenizer(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tokenwire_services.tokenizer.generation import Generation
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class Samples:
     """All output of one request."""
 
