@@ -2,12 +2,13 @@
 
 The template writes the special tokens, so none are added. Errors name the field, "chat...." for what is in a
 chat. A chat that is large, or brings its own template, is rendered in a thread: it takes its time, within the
-template's limits.
+template's limits. The templates of requests have one thread among them, so that they take the memory of one.
 """
 
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from tokenwire.status import StatusError, invalid_argument
@@ -23,6 +24,7 @@ from tokenwire_services.tokenizer.template_limits import limited
 MAX_TEMPLATE_BYTES = 64 << 10
 """Of a request's own template."""
 _FIELD = "chat.messages"
+_of_requests = ThreadPoolExecutor(1, "chat-template")
 _INLINE_BYTES = 64 << 10
 """Chats up to this size are rendered on the event loop: it takes about a millisecond."""
 
@@ -48,7 +50,8 @@ async def render_chat(model: Model, config: TokenizerConfig, chat: tokenizer_pb2
         StatusError: INVALID_ARGUMENT, UNIMPLEMENTED or PERMISSION_DENIED, naming the field.
     """
     if chat.chat_template:
-        return await asyncio.to_thread(_render_limited, model, config, chat)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(_of_requests, _render_limited, model, config, chat)
     if chat.ByteSize() > _INLINE_BYTES:
         return await asyncio.to_thread(_render, model, config, chat)
     return _render(model, config, chat)

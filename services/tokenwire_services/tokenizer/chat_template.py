@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tokenwire_services.tokenizer.sandbox import Sandbox
+from tokenwire_services.tokenizer.sandbox import Sandbox, render
 from tokenwire_services.tokenizer.template_limits import limited
 
 Message = dict[str, Any]
@@ -17,6 +17,10 @@ Message = dict[str, Any]
 
 _END_MARK = "CONTINUE_FINAL_MESSAGE_TAG "
 """Stands where the final message ends; the space tells whether the template trims messages."""
+
+
+_MOST_WORDS = 2000
+"""Characters of an error's reason."""
 
 
 class ChatTemplateError(Exception):
@@ -41,11 +45,14 @@ class ChatTemplate:
             raise ChatTemplateError(f"no template is named 'default' among {sorted(self._sources)}")
         self._special_tokens = dict(special_tokens)
         sandbox = Sandbox()
+        reason = ""
         try:
             with limited():
                 self._templates = {name: sandbox.from_string(text) for name, text in self._sources.items()}
         except Exception as error:  # what a compiler makes of nonsense is not only syntax errors
-            raise ChatTemplateError(f"the template cannot be compiled: {error}") from error
+            reason = _reason_of(error)
+        if reason:
+            raise ChatTemplateError(f"the template cannot be compiled: {reason}")
         self._takes_parts = self._renders_parts()
 
     def source(self, with_tools: bool) -> str:
@@ -75,9 +82,11 @@ class ChatTemplate:
         name = self._name(tools is not None)
         chat = [self._prepare(message, name) for message in messages]
         final = _mark_end(chat[-1]) if continue_final_message else ""
+        reason = text = ""
         try:
             with limited():
-                text = self._templates[name].render(
+                text = render(
+                    self._templates[name],
                     {
                         "documents": None,
                         **self._special_tokens,
@@ -85,10 +94,12 @@ class ChatTemplate:
                         "messages": chat,
                         "tools": tools,
                         "add_generation_prompt": add_generation_prompt,
-                    }
+                    },
                 )
         except Exception as error:  # a template is a program: it can fail like one
-            raise ChatTemplateError(str(error) or type(error).__name__) from error
+            reason = _reason_of(error)
+        if reason:
+            raise ChatTemplateError(reason)
         return _cut_at_mark(text, final) if continue_final_message else text
 
     def _name(self, with_tools: bool) -> str:
@@ -123,6 +134,15 @@ class ChatTemplate:
         except ChatTemplateError:
             return False
         return "tokenwire" in text and "'type'" not in text and '"type"' not in text
+
+
+def _reason_of(error: Exception) -> str:
+    """What is wrong, in words that a template may have chosen, and not more of them than are read.
+
+    The error itself is not to be kept: it leads to all that the template has made.
+    """
+    text = str(error) or type(error).__name__
+    return text if len(text) <= _MOST_WORDS else f"{text[:_MOST_WORDS]}..."
 
 
 def _mark_end(message: Message) -> str:

@@ -56,7 +56,8 @@ def run(config: TokenizerConfig) -> int:
     """Serve until SIGTERM or SIGINT; returns the process's exit code."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
-    # What may be left is a thread amid a long prompt that nobody waits for, and that cannot be interrupted.
+    # What may be left is a thread amid a long prompt, or a request's template, that nobody waits for and that
+    # cannot be interrupted.
     last_resort = threading.Timer(_THREADS_GRACE_S, os._exit, (0,))
     last_resort.daemon = True
 
@@ -69,8 +70,6 @@ def run(config: TokenizerConfig) -> int:
     except (StartError, ModelFilesError) as error:
         log.error("%s", error)
         return 1
-    finally:
-        last_resort.cancel()
     return 0
 
 

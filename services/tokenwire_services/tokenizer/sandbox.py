@@ -8,14 +8,15 @@ within `template_limits.py`,
 - the body of each loop and macro begins with a `tick`, which looks at the clock and counts the body's text;
 - what is written out is counted;
 - what may make a value larger than its parts (operators, methods of strings, filters) is looked at first, and
-  so is what holds others (lists, dictionaries, the arguments of calls).
+  so is what holds others (lists, dictionaries, the arguments of calls);
+- every value that is made counts for as long as it is held, see `template_memory.py`.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, MutableMapping, Sequence
 from datetime import datetime
+from sys import getsizeof
 from typing import Any
 
 import jinja2
@@ -27,29 +28,45 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
-from tokenwire_services.tokenizer.template_limits import limit_number, tick
+from tokenwire_services.tokenizer.template_json import to_json
+from tokenwire_services.tokenizer.template_limits import (
+    MAX_NODES,
+    TemplateLimitError,
+    limit_number,
+    tick,
+)
 from tokenwire_services.tokenizer.template_values import (
+    are_small_numbers,
     bounded,
     bounded_all,
+    check_numbers,
     check_power,
     check_product,
     check_sum,
     concatenate,
     count_output,
-    size_of,
+    is_short_sum,
+    made,
+    put_together,
 )
-from tokenwire_services.tokenizer.template_work import bounded_filter, check_format, check_text_method
+from tokenwire_services.tokenizer.template_work import (
+    bounded_filter,
+    check_format,
+    check_other_method,
+    check_text_method,
+)
 
 _OF_DICTIONARIES = frozenset(dir(dict))
 _OF_LOOPS = frozenset({"first", "last", "index", "index0", "length", "previtem", "nextitem"})
-_TICK = "at each turn"
-"""The name of a filter. It has spaces in it, so that a template can use it by way of `map` only."""
+_TICK, _CONCATENATED, _PUT_TOGETHER, _CUT_OUT = "at each turn", "put in a row", "put together", "cut out"
+"""Names of filters: they are called as they are, where a call is looked at first. They have spaces in them,
+so that a template can use them by way of `map` only."""
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
     """Compiles templates that keep to their limits while `limited`."""
 
-    intercepted_binops = frozenset({"+", "*", "**", "%"})
+    intercepted_binops = frozenset({"+", "-", "*", "**", "%", "//"})
 
     def __init__(self) -> None:
         super().__init__(
@@ -57,10 +74,16 @@ class Sandbox(ImmutableSandboxedEnvironment):
             lstrip_blocks=True,
             extensions=[_GenerationTag, jinja2.ext.loopcontrols],
             finalize=count_output,
+            optimized=False,  # to try whether an expression is constant takes the compiler very long for some
         )
         self.filters = {name: bounded_filter(name, filter_) for name, filter_ in self.filters.items()}
-        self.filters["tojson"] = _to_json
-        self.filters[_TICK] = _tick_in  # a filter is called as it is, where a call is looked at first
+        self.filters |= {
+            "tojson": _to_json,
+            _TICK: _tick_in,
+            _CONCATENATED: _concatenate_in,
+            _PUT_TOGETHER: _put_together_in,
+            _CUT_OUT: _made_in,
+        }
         self.globals = {
             **{name: value for name, value in self.globals.items() if name != "lipsum"},
             "raise_exception": _raise_exception,
@@ -68,16 +91,14 @@ class Sandbox(ImmutableSandboxedEnvironment):
             "namespace": _Namespace,
         }
 
-    # Called by what templates are compiled to.
-    concatenate = staticmethod(concatenate)
-    bounded = staticmethod(bounded)
-
     def make_globals(self, d: MutableMapping[str, Any] | None) -> MutableMapping[str, Any]:
         """A template's globals as one dictionary: of a chain of them each rendering makes one, and slowly."""
         return {**self.globals, **(d or {})}
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree = super()._parse(source, name, filename)
+        if sum(1 for _ in tree.find_all(nodes.Node)) > MAX_NODES:
+            raise TemplateLimitError(f"the template has more than {MAX_NODES} parts")
         for part in tree.find_all((nodes.For, nodes.Macro, nodes.CallBlock)):
             assert isinstance(part, nodes.For | nodes.Macro | nodes.CallBlock)
             size = sum(len(data.data) for data in part.find_all(nodes.TemplateData))
@@ -98,6 +119,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         """Compute an operator that may make something large."""
+        if operator == "+" and is_short_sum(left, right):
+            return made(left + right)
+        if operator != "**" and are_small_numbers(left, right):
+            return self.binop_table[operator](left, right)
         tick()
         match operator:
             case "*":
@@ -108,7 +133,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
                 check_sum(left, right)
             case "%" if isinstance(left, str):
                 check_format(left, [right])
-        return super().call_binop(context, operator, left, right)
+            case _:
+                check_numbers(left, right)
+        value = super().call_binop(context, operator, left, right)
+        return put_together(value) if isinstance(value, list | tuple) else made(value)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         """A string's `format`, looked at when it is called."""
@@ -130,51 +158,97 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if isinstance(owner, str):
             args = tuple(map(bounded, args))
             check_text_method(owner, __obj.__name__, (*args, *kwargs.values()))
+        elif isinstance(owner, int | float | type):
+            check_other_method(__obj.__name__)
         bounded_all(args)
         bounded_all(kwargs.values())
-        return bounded(super().call(__context, __obj, *args, **kwargs))
+        num_bytes = getsizeof(owner) if isinstance(owner, str) else 0  # of which it may give the parts
+        return made(bounded(super().call(__context, __obj, *args, **kwargs)), num_bytes)
 
 
-@jinja2.pass_context  # without it, it would be called once, by the compiler
+def render(template: jinja2.Template, variables: dict[str, Any]) -> str:
+    """What a template writes, of which nothing but that is left.
+
+    jinja2's own method has an error tell of the template's lines, by a circle that holds all that was made
+    until the garbage is collected; and a context and its macros are such circles.
+    """
+    context = template.new_context(variables)
+    try:
+        return "".join(template.root_render_func(context))
+    finally:
+        context.vars.clear()
+        context.parent.clear()
+
+
+# With the context, so that the compiler does not call them.
+
+
+@jinja2.pass_context
 def _tick_in(context: Context, num_chars: int) -> bool:
     return tick(max(0, num_chars))  # less than nothing, a template could count its output back
 
 
+@jinja2.pass_context
+def _concatenate_in(context: Context, *parts: object) -> str:
+    tick()
+    text: str = made(concatenate(*parts))
+    return text
+
+
+@jinja2.pass_context
+def _put_together_in(context: Context, value: Any) -> Any:
+    return put_together(value) if isinstance(value, list | tuple | dict) else value
+
+
+@jinja2.pass_context
+def _made_in(context: Context, value: Any) -> Any:
+    tick()
+    return put_together(value) if isinstance(value, list | tuple) else made(value)
+
+
+@jinja2.pass_context
+def _to_json(context: Context, *args: Any, **kwargs: Any) -> str:
+    text: str = made(to_json(*args, **kwargs))
+    return text
+
+
 def _tick(line: int, num_chars: int = 0) -> nodes.Filter:
     """A tick, as a template's expression."""
-    filter_ = nodes.Filter(nodes.Const(num_chars), _TICK, [], [], None, None)
-    filter_.set_lineno(line)
-    return filter_
+    return _filter(_TICK, line, nodes.Const(num_chars))
 
 
-def _call(method: str, line: int, *arguments: nodes.Expr) -> nodes.Call:
-    """A call of one of the environment's methods, as a template's expression."""
-    call = nodes.Call(nodes.EnvironmentAttribute(method), [*arguments], [], None, None)
-    call.set_lineno(line)
-    return call
+def _filter(name: str, line: int, value: nodes.Expr, *further: nodes.Expr) -> nodes.Filter:
+    """A filter's use, as a template's expression."""
+    use = nodes.Filter(value, name, [*further], [], None, None)
+    use.set_lineno(line)
+    return use
 
 
 class _LookAtValues(NodeTransformer):
-    """Has the parts of `a ~ b` looked at before they are put together, and `[a, b]`, `(a, b)` and `{a: b}`
-    before they are used."""
+    """Has the parts of `a ~ b` looked at before they are put together, `[a, b]`, `(a, b)` and `{a: b}` before
+    they are used, and `a[b:c]`, which goes past the environment, once it is made."""
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
         self.generic_visit(node)
-        return _call("concatenate", node.lineno, *node.nodes)
+        return _filter(_CONCATENATED, node.lineno, *node.nodes)
+
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:  # noqa: N802
+        self.generic_visit(node)
+        return _filter(_CUT_OUT, node.lineno, node) if isinstance(node.arg, nodes.Slice) else node
 
     def visit_List(self, node: nodes.List) -> nodes.Node:  # noqa: N802
-        return self._bounded(node, node.items)
+        return self._looked_at(node, node.items)
 
     def visit_Tuple(self, node: nodes.Tuple) -> nodes.Node:  # noqa: N802
-        return self._bounded(node, node.items if node.ctx == "load" else [])
+        return self._looked_at(node, node.items if node.ctx == "load" else [])
 
     def visit_Dict(self, node: nodes.Dict) -> nodes.Node:  # noqa: N802
-        return self._bounded(node, [pair.value for pair in node.items])
+        return self._looked_at(node, [pair.value for pair in node.items])
 
-    def _bounded(self, node: nodes.Expr, parts: Sequence[nodes.Expr]) -> nodes.Node:
+    def _looked_at(self, node: nodes.Expr, parts: Sequence[nodes.Expr]) -> nodes.Node:
         self.generic_visit(node)
         is_plain = all(isinstance(part, nodes.Const | nodes.TemplateData) for part in parts)
-        return node if is_plain else _call("bounded", node.lineno, node)
+        return node if is_plain else _filter(_PUT_TOGETHER, node.lineno, node)
 
 
 class _GenerationTag(jinja2.ext.Extension):
@@ -214,24 +288,10 @@ def _check_attribute(name: object) -> None:
         raise jinja2.exceptions.SecurityError(f"a namespace has no attribute {name!r}: it begins with '_'")
 
 
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    tick()
-    limit_number(indent)
-    size_of(value)
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
-
-
 def _raise_exception(message: str) -> None:
     raise jinja2.TemplateError(message)
 
 
 def _strftime_now(format: str) -> str:  # noqa: A002 (templates may name the argument)
+    limit_number(len(format))
     return datetime.now().strftime(format)
