@@ -98,12 +98,6 @@ __device__ inline void copy_bulk(void* to, const void* from, int bytes, SharedBa
                  : "memory");
 }
 
-// Ask the L2 cache for what will be copied soon.
-__device__ inline void prefetch_bulk(const void* from, int bytes) {
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
-}
-__device__ inline unsigned cycles() { return static_cast<unsigned>(clock64()); }
-
 // Registers of each thread from now on, for four warps beside each other, of which all come here: as many as a few
 // can do with, and as many as those have left for others.
 template <int COUNT>

@@ -4,9 +4,9 @@
 // memory at rest while one kernel drains and the next one fills. Here one block stays on every multiprocessor from
 // the first layer to the last: WARPS that compute, and one that streams each of these its share of all matrices, in
 // their order, through a ring of RING slots of shared memory. A matrix depends on nothing, so that what is multiplied
-// next is on its way while blocks wait for each other. No more than ON_THEIR_WAY slots of a ring are, though: what the
-// memory cannot deliver yet would only stand in the way of what blocks tell each other. Where a wait outlasts a ring,
-// the L2 cache is asked for AHEAD slots behind it, no faster than the memory is: so that it does not rest.
+// next is on its way while blocks wait for each other: the memory rests only where a wait outlasts the rings. No more
+// than ON_THEIR_WAY slots of a ring are, though: what the memory cannot deliver yet would only stand in the way of
+// what blocks tell each other.
 //
 // What depends on each other is kept apart by barriers of all blocks, four a layer; what attention gives comes number by
 // number, with a tag that tells its layer:
@@ -24,7 +24,7 @@
 // Rounds where the reference rounds, and adds in an order that depends on nothing but the step's shape.
 //
 // Compiled for a model's heads, with HEAD_DIM and GROUP (query heads that share a key head) as numbers, for at most
-// MOST_ROWS sequences, and with WARPS, RING, ON_THEIR_WAY and AHEAD; and with BFLOAT16 as device.cuh has it.
+// MOST_ROWS sequences, and with WARPS, RING and ON_THEIR_WAY; and with BFLOAT16 as device.cuh has it.
 
 #include <products.cuh>
 
@@ -41,7 +41,6 @@ constexpr float LEAST = -1e30f, HIDDEN = -1e38f;      // scores below all others
 constexpr float LOG2_E = 1.4426950408889634f;
 constexpr int PRODUCTS = 4;  // of a layer
 constexpr int SLOT = 64;     // vectors of each of two rows
-constexpr unsigned CYCLES_OF_SLOT = 1000;  // that an H200's memory takes to deliver one to each warp
 constexpr int STREAMERS = 4;  // warps that stream: registers are given and taken by four at a time
 constexpr int LINE = 128;    // bytes that a prefetch asks for
 
@@ -91,7 +90,7 @@ __device__ Product product_of(const Step& s, int number) {
 
 // Which pairs are a warp's, of one product after the other. Neighbours are of different blocks.
 struct Deal {
-    int warps = gridDim.x * WARPS, self;
+    const int warps = gridDim.x * WARPS, self;
     int next = 0;  // the warp whose turn it is
 
     __device__ Deal(int warp) : self(warp * gridDim.x + blockIdx.x) {}
@@ -131,31 +130,50 @@ struct Ring {
     }
 };
 
-// A place in the sequence of slots that a warp is sent of all matrices.
-struct Cursor {
+// What one warp is sent of all matrices, by one thread.
+struct Stream {
+    const Step& s;
+    Ring ring, oldest;  // where the next slot is, and the oldest that may not have come
     Deal deal;
     const uint4* from = nullptr;
     long long second = 0, jump = 0;  // vectors from a pair's first row to its second; from one pair to the next
-    int product = -1, left = 0, vectors = 0, at = 0;  // pairs that are left; vectors of a row, and those before
+    int product = -1, left = 0, vectors = 0, at = 0;  // pairs that are left; vectors of a row, and those that were sent
+    int on_their_way = 0;
 
-    __device__ Cursor(const Step& s, int warp) : deal(warp) { begin_product(s); }
+    static_assert(ON_THEIR_WAY <= RING, "whether a slot has come is known until it is sent again");
 
-    __device__ bool is_at_end() const { return left == 0; }
-    __device__ int bytes() const { return min(SLOT, vectors - at) * static_cast<int>(sizeof(uint4)); }
-    __device__ const uint4* first_row() const { return from + at; }
-    __device__ const uint4* second_row() const { return from + second + at; }
+    __device__ Stream(const Step& s, uint4* rings, int warp)
+        : s(s), ring(rings, warp), oldest(rings, warp), deal(warp) {}
 
-    __device__ void move_on(const Step& s) {
+    __device__ void run() {
+        for (begin_product(); left > 0;) {
+            if (on_their_way == ON_THEIR_WAY) {
+                if (!is_over(oldest.filled + oldest.slot, oldest.round)) continue;
+                oldest.move_on();
+                --on_their_way;
+            }
+            if (is_over(ring.emptied + ring.slot, ring.round ^ 1)) send();
+        }
+    }
+
+   private:
+    __device__ void send() {
+        const int bytes = min(SLOT, vectors - at) * static_cast<int>(sizeof(uint4));
+        SharedBarrier* filled = ring.filled + ring.slot;
+        arrive_with(filled, 2 * bytes);
+        copy_bulk(ring.here(), from + at, bytes, filled);
+        copy_bulk(ring.here() + SLOT, from + second + at, bytes, filled);
+        ring.move_on();
+        ++on_their_way;
         at += SLOT;
         if (at < vectors) return;
         at = 0;
         from += jump;
-        if (--left == 0) begin_product(s);
+        if (--left == 0) begin_product();
     }
 
-   private:
     // The next of which the warp has a pair; none is `left` behind the last.
-    __device__ void begin_product(const Step& s) {
+    __device__ void begin_product() {
         while (left == 0 && product + 1 < PRODUCTS * s.num_layers) {
             const Product p = product_of(s, ++product);
             const int first = deal.first_of(p.pairs);
@@ -166,59 +184,6 @@ struct Cursor {
             jump = static_cast<long long>(p.is_gated ? 1 : 2) * deal.warps * p.vectors;
             from = p.weight + static_cast<long long>(p.is_gated ? first : 2 * first) * p.vectors;
         }
-    }
-};
-
-// What one warp is sent of all matrices, by one thread.
-struct Stream {
-    const Step& s;
-    Ring ring, oldest;   // where the next is sent, and the oldest that may not have come
-    Cursor next, ahead;  // what is sent next, and what the L2 cache is asked for next
-    int on_their_way = 0, num_ahead = 0;
-    unsigned asked = 0;  // when
-
-    __device__ Stream(const Step& s, uint4* rings, int warp)
-        : s(s), ring(rings, warp), oldest(rings, warp), next(s, warp), ahead(next) {}
-
-    __device__ void run() {
-        while (!next.is_at_end()) {
-            if (on_their_way == ON_THEIR_WAY) {
-                if (!is_over(oldest.filled + oldest.slot, oldest.round)) continue;
-                oldest.move_on();
-                --on_their_way;
-            }
-            if (is_over(ring.emptied + ring.slot, ring.round ^ 1)) {
-                send();
-            } else {
-                look_ahead();
-            }
-        }
-    }
-
-   private:
-    __device__ void send() {
-        const int bytes = next.bytes();
-        SharedBarrier* filled = ring.filled + ring.slot;
-        arrive_with(filled, 2 * bytes);
-        copy_bulk(ring.here(), next.first_row(), bytes, filled);
-        copy_bulk(ring.here() + SLOT, next.second_row(), bytes, filled);
-        ring.move_on();
-        ++on_their_way;
-        next.move_on(s);
-        if (num_ahead > 0) {
-            --num_ahead;
-        } else {
-            ahead = next;
-        }
-    }
-
-    __device__ void look_ahead() {
-        if (num_ahead == AHEAD || ahead.is_at_end() || cycles() - asked < CYCLES_OF_SLOT) return;
-        prefetch_bulk(ahead.first_row(), ahead.bytes());
-        prefetch_bulk(ahead.second_row(), ahead.bytes());
-        ahead.move_on(s);
-        ++num_ahead;
-        asked = cycles();
     }
 };
 
@@ -778,10 +743,10 @@ __device__ void run(const Step& s) {
     show_barriers_to_copies();
     __syncthreads();
     if (warp < WARPS) {
-        take_registers<224>();
+        take_registers<232>();
         return compute(s, x, rings, squares);
     }
-    give_registers_back<56>();
+    give_registers_back<40>();
     if (lane < WARPS / STREAMERS) Stream(s, rings, lane * STREAMERS + warp - WARPS).run();
 }
 

@@ -34,8 +34,6 @@ _SLOT_BYTES = WARPS * (2 * 1024 + 2 * 8)
 _LEAST_RING, _MOST_RING = 4, 24
 _ON_THEIR_WAY = 3
 """Slots of each ring: the 48 kB that a multiprocessor's share of the bandwidth needs, and no more."""
-_AHEAD = 16
-"""Slots behind each ring that the L2 cache is asked for at most."""
 _MOST_SPLITS = 32
 """Blocks that share a head of keys."""
 _STATIC_SHARED_BYTES = 1024
@@ -78,9 +76,8 @@ def plan_of(shape: LayersShape, num_rows: int, processors: int, shared_bytes: in
 def defines(shape: LayersShape, plan: Plan, dtype: torch.dtype) -> list[str]:
     """What the source is compiled with."""
     return [
-        f"WARPS={WARPS}", f"RING={plan.ring}", f"ON_THEIR_WAY={_ON_THEIR_WAY}", f"AHEAD={_AHEAD}",
-        f"MOST_ROWS={plan.rows}", f"HEAD_DIM={shape.head_dim}", f"GROUP={shape.group}",
-        f"BFLOAT16={int(dtype == torch.bfloat16)}",
+        f"WARPS={WARPS}", f"RING={plan.ring}", f"ON_THEIR_WAY={_ON_THEIR_WAY}", f"MOST_ROWS={plan.rows}",
+        f"HEAD_DIM={shape.head_dim}", f"GROUP={shape.group}", f"BFLOAT16={int(dtype == torch.bfloat16)}",
     ]  # fmt: skip
 
 

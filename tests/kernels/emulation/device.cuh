@@ -220,11 +220,6 @@ inline void wait_until_over(const SharedBarrier* barrier, unsigned parity) {
     while (!is_over(barrier, parity)) {
     }
 }
-inline void prefetch_bulk(const void*, int) {}
-inline unsigned cycles() {
-    static unsigned passed = 0;
-    return passed += 100;
-}
 inline void copy_bulk(void* to, const void* from, int bytes, SharedBarrier* barrier) {
     std::memcpy(to, from, bytes);
     barrier->bytes -= bytes;
