@@ -22,8 +22,8 @@ from benchmarks.report import percentile
 
 NEEDED = (
     "fastapi", "google.rpc", "grpc", "grpc_health", "grpc_reflection", "httptools", "jinja2", "llguidance",
-    "opentelemetry", "orjson", "prometheus_client", "pydantic", "tokenizers", "tokenwire.v1", "typer", "uvicorn",
-    "uvloop",
+    "opentelemetry", "orjson", "prometheus_client", "pydantic", "tokenizers", "tokenwire.v1", "typer",
+    "uvicorn", "uvloop",
 )  # fmt: skip
 """What the services import."""
 MODEL = "Llama-3.2-1B"

@@ -1,7 +1,9 @@
-// CUDA threads on a CPU, as fibers of one thread: each runs to the next barrier, and then it is another's turn. What the kernels' own device.cuh has, and what CUDA C++ has beyond C++.
+// CUDA threads on a CPU, as fibers of one thread: each runs to the next barrier, and then it is another's turn. What
+// the kernels' own device.cuh has, and what CUDA C++ has beyond C++.
 
 #pragma once
 
+#include <csetjmp>
 #include <ucontext.h>
 
 #include <cmath>
@@ -46,10 +48,10 @@ T max(T a, T b) {
 namespace emulation {
 
 struct Fiber {
-    ucontext_t context;
-    std::unique_ptr<char[]> stack;
+    ucontext_t context;  // it begins with
+    jmp_buf place;       // where it goes on
     int block, thread;
-    bool is_done = false;
+    bool has_begun = false, is_done = false;
 };
 
 struct Barrier {
@@ -64,16 +66,24 @@ struct Block {
 };
 
 constexpr int STACK_BYTES = 64 << 10;
-inline ucontext_t scheduler;
+inline jmp_buf scheduler;
 inline std::vector<Fiber> fibers;
+inline std::vector<std::unique_ptr<char[]>> stacks;  // one for each fiber, kept for the next launch
 inline std::vector<Block> blocks;
 inline Fiber* current = nullptr;
 inline Block* block = nullptr;
 inline std::function<void()> kernel;
 
+// Jumps instead of changes of context, which would ask the system for its signals every time.
 inline void yield() {
-    Fiber* const self = current;
-    swapcontext(&self->context, &scheduler);
+    if (_setjmp(current->place) == 0) _longjmp(scheduler, 1);
+}
+
+inline void resume(Fiber& fiber) {
+    if (_setjmp(scheduler) != 0) return;
+    if (fiber.has_begun) _longjmp(fiber.place, 1);
+    fiber.has_begun = true;
+    setcontext(&fiber.context);
 }
 
 inline void wait(int number, int threads) {
@@ -89,6 +99,7 @@ inline void wait(int number, int threads) {
 inline void enter() {
     kernel();
     current->is_done = true;
+    _longjmp(scheduler, 1);
 }
 
 inline void run(int first_block, int count, int shared_bytes) {
@@ -99,15 +110,15 @@ inline void run(int first_block, int count, int shared_bytes) {
         each.exchanged.resize(threads);
     }
     fibers = std::vector<Fiber>(count * threads);
+    while (stacks.size() < fibers.size()) stacks.emplace_back(new char[STACK_BYTES]);
     for (int at = 0; at < count * threads; ++at) {
         Fiber& fiber = fibers[at];
         fiber.block = at / threads;
         fiber.thread = at % threads;
-        fiber.stack = std::make_unique<char[]>(STACK_BYTES);
         getcontext(&fiber.context);
-        fiber.context.uc_stack.ss_sp = fiber.stack.get();
+        fiber.context.uc_stack.ss_sp = stacks[at].get();
         fiber.context.uc_stack.ss_size = STACK_BYTES;
-        fiber.context.uc_link = &scheduler;
+        fiber.context.uc_link = nullptr;
         makecontext(&fiber.context, enter, 0);
     }
     for (size_t left = fibers.size(); left > 0;) {
@@ -117,7 +128,7 @@ inline void run(int first_block, int count, int shared_bytes) {
             block = &blocks[fiber.block];
             blockIdx.x = first_block + fiber.block;
             threadIdx.x = fiber.thread;
-            swapcontext(&scheduler, &fiber.context);
+            resume(fiber);
             left -= fiber.is_done;
         }
     }
