@@ -84,8 +84,9 @@ __device__ inline bool is_over(const SharedBarrier* barrier, unsigned parity) {
 }
 __device__ inline void wait_until_over(const SharedBarrier* barrier, unsigned parity) {
     asm volatile(
-        "{\n.reg .pred over;\nagain%=: mbarrier.try_wait.parity.shared::cta.b64 over, [%0], %1;\n@!over bra again%=;\n}" ::"r"(
-            shared_address(barrier)),
+        "{\n.reg .pred over;\n"
+        "again%=: mbarrier.try_wait.parity.shared::cta.b64 over, [%0], %1;\n"
+        "@!over bra again%=;\n}" ::"r"(shared_address(barrier)),
         "r"(parity)
         : "memory");
 }

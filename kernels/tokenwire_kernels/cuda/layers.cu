@@ -1,15 +1,15 @@
-// All layers of a decoder for one to four sequences that decode, in one launch.
+// All layers of a decoder for a few sequences that decode, in one launch.
 //
 // A step of so few tokens is a stream of all weights past a few numbers, and a launch for each product leaves the
 // memory at rest while one kernel drains and the next one fills. Here one block stays on every multiprocessor from
-// the first layer to the last: WARPS that compute, and one that streams each of these its share of all matrices, in
+// the first layer to the last: WARPS that compute, and others that send each of these its share of all matrices, in
 // their order, through a ring of RING slots of shared memory. A matrix depends on nothing, so that what is multiplied
 // next is on its way while blocks wait for each other: the memory rests only where a wait outlasts the rings. No more
 // than ON_THEIR_WAY slots of a ring are, though: what the memory cannot deliver yet would only stand in the way of
 // what blocks tell each other.
 //
-// What depends on each other is kept apart by barriers of all blocks, four a layer; what attention gives comes number by
-// number, with a tag that tells its layer:
+// What depends on each other is kept apart by barriers of all blocks, four a layer; what attention gives comes number
+// by number, with a tag that tells its layer:
 //
 //     queries, keys, values = norm(residual) · qkv      every block has all of the residual, normalized
 //     attended = attention(...)                         a head of keys, and a part of the past, to each block
@@ -30,19 +30,20 @@
 
 namespace {
 
-constexpr int LANES = HEAD_DIM / VECTOR;           // that hold a head
-constexpr int STREAMS = WARPS * (32 / LANES);      // of tokens, in a block
-constexpr int TOKENS = GROUP <= 4 ? 4 : 2;         // of a stream that are on their way
+constexpr int LANES = HEAD_DIM / VECTOR;       // that hold a head
+constexpr int STREAMS = WARPS * (32 / LANES);  // of tokens, in a block
+constexpr int TOKENS = GROUP <= 4 ? 4 : 2;     // of a stream that are on their way
+constexpr int LEAST_TOKENS = 2 * STREAMS;      // of the past, that a block attends to by itself
 constexpr int GROUP_NUMBERS = GROUP * HEAD_DIM;
 // Of a part of the past: sums of values, largest scores, weights; in steps of 16 bytes.
 constexpr int PART_NUMBERS = (GROUP * (HEAD_DIM + 2) + 3) / 4 * 4;
-constexpr int LEAST_TOKENS = 2 * STREAMS;             // of the past, that a block attends to by itself
-constexpr float LEAST = -1e30f, HIDDEN = -1e38f;      // scores below all others, finite: nothing is infinity less itself
+constexpr int NUMBERS_AT_ONCE = (GROUP_NUMBERS + THREADS - 1) / THREADS;
+constexpr float LEAST = -1e30f, HIDDEN = -1e38f;  // scores below all others, but finite
 constexpr float LOG2_E = 1.4426950408889634f;
-constexpr int PRODUCTS = 4;  // of a layer
-constexpr int SLOT = 64;     // vectors of each of two rows
-constexpr int STREAMERS = 4;  // warps that stream: registers are given and taken by four at a time
-constexpr int LINE = 128;    // bytes that a prefetch asks for
+constexpr int PRODUCTS = 4;   // of a layer
+constexpr int SLOT = 64;      // vectors of each of two rows
+constexpr int STREAMERS = 4;  // warps that send: registers are given and taken by four at a time
+constexpr int LINE = 128;     // bytes that a prefetch asks for
 
 // Addresses of one layer; biases and norms of heads are null where there are none.
 struct Layer {
@@ -54,12 +55,12 @@ struct Layer {
 
 struct Step {
     const Layer* layers;
-    Number* residual;   // [rows, hidden]
-    Number* qkv;        // [rows, (GROUP + 2) * kv_heads * HEAD_DIM], as are the next three: nobody else's
-    Number* activated;  // [rows, inner]
-    Tagged* attended;   // [rows, GROUP * kv_heads * HEAD_DIM]
-    Tagged* parts;      // [rows, kv_heads, splits, PART_NUMBERS]
-    unsigned* counters;  // blocks that came to a barrier, blocks that left; tags that were used, of any launch
+    Number* residual;  // [rows, hidden]
+    // Nobody else's: [rows, (GROUP + 2) * kv_heads * HEAD_DIM], [rows, inner], [rows, GROUP * kv_heads * HEAD_DIM] and
+    // [rows, kv_heads, splits, PART_NUMBERS].
+    Number *qkv, *activated;
+    Tagged *attended, *parts;
+    unsigned* counters;      // blocks that came to a barrier, blocks that left; tags that were used, of any launch
     const float *cos, *sin;  // [positions, HEAD_DIM / 2]
     const int* context_lens;
     const int* tables;             // [rows, table_stride]
@@ -103,7 +104,7 @@ struct Deal {
     }
 };
 
-// The ring between the warp that streams and one that computes: which slot is next, and in which round.
+// The ring between a thread that sends and a warp that computes: which slot is next, and in which round.
 struct Ring {
     uint4* const slots;  // [RING, 2, SLOT]
     SharedBarrier* const filled;
@@ -566,8 +567,6 @@ struct Share {
     }
 };
 
-constexpr int NUMBERS_AT_ONCE = (GROUP_NUMBERS + THREADS - 1) / THREADS;
-
 // What another block posts of one number: its sum over a part, and what that is weighted with.
 struct Posted {
     const Tagged* record;  // null: there is none
@@ -679,7 +678,9 @@ __device__ void read_attended(const Step& s, uint4* x, unsigned tag) {
     const int count = s.rows * s.q_size();
     wait_for_warps(0, WARPS);  // attention's sums were where the rows will be
     for (int first = threadIdx.x; first < count; first += AT_ONCE * THREADS) {
-        Tagged numbers[AT_ONCE] = {};
+        Tagged numbers[AT_ONCE];
+#pragma unroll
+        for (Tagged& number : numbers) number.tag = ~tag;
         for (bool all = false; !all;) {
 #pragma unroll
             for (int nth = 0; nth < AT_ONCE; ++nth) {
