@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 _SOURCES = Path(__file__).parent
-_HEADERS = ("device.cuh", "products.cuh")
 POINTER, INT, FLOAT = ctypes.c_void_p, ctypes.c_int, ctypes.c_float
 """Types of arguments: an address, int32, float32."""
 
@@ -45,7 +44,8 @@ def compiled(source: str, defines: Sequence[str], capability: int) -> bytes:
     """
     from cuda.bindings import nvrtc
 
-    code, *headers = ((_SOURCES / name).read_bytes() for name in (source, *_HEADERS))
+    names = sorted(path.name for path in _SOURCES.glob("*.cuh"))
+    code, *headers = ((_SOURCES / name).read_bytes() for name in (source, *names))
     options = [
         f"--gpu-architecture=sm_{capability}{'a' if capability >= 90 else ''}",
         "--std=c++17",
@@ -57,8 +57,8 @@ def compiled(source: str, defines: Sequence[str], capability: int) -> bytes:
     kept = _cache_directory() / f"{Path(source).stem}-{key[:32]}.cubin"
     if kept.exists():
         return kept.read_bytes()
-    names = [name.encode() for name in _HEADERS]
-    (program,) = _checked(nvrtc.nvrtcCreateProgram(code, source.encode(), len(names), headers, names))
+    included = [name.encode() for name in names]
+    (program,) = _checked(nvrtc.nvrtcCreateProgram(code, source.encode(), len(names), headers, included))
     status, *_ = nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
     if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
         (size,) = _checked(nvrtc.nvrtcGetProgramLogSize(program))
