@@ -29,7 +29,8 @@ SHAPES = [
     LayersShape(256, 256, 4, 1, 128, 1e-6, 0.09, 0),
     LayersShape(512, 256, 4, 4, 64, 1e-5, 0.125, 40),
     LayersShape(256, 256, 1, 1, 256, 1e-5, 0.0625, 0),
-    LayersShape(256, 256, 12, 2, 128, 1e-5, 0.0884, 0),
+    LayersShape(256, 256, 14, 2, 128, 1e-5, 0.0884, 0),
+    LayersShape(256, 512, 6, 2, 128, 1e-5, 0.0884, 0),
 ]
 CONTEXTS = [[1], [150], [300], [5, 17], [33, 390], [129, 64]]
 needs_compiler = pytest.mark.skipif(not is_available(), reason="needs NVRTC")

@@ -10,10 +10,10 @@
 
 namespace {
 
-constexpr int LANES = HEAD_DIM / VECTOR;       // that hold a head
-constexpr int STREAMS = WARPS * (32 / LANES);  // of tokens, in a block
-constexpr int TOKENS = GROUP <= 4 ? 4 : 2;     // of a stream that are on their way
-constexpr int LEAST_TOKENS = 2 * STREAMS;      // of the past, that a block attends to by itself
+constexpr int LANES = HEAD_DIM / VECTOR;                     // that hold a head
+constexpr int STREAMS = WARPS * (32 / LANES);                // of tokens, in a block
+constexpr int TOKENS = GROUP <= 4 ? 4 : GROUP <= 6 ? 2 : 1;  // of a stream on their way, as registers allow
+constexpr int LEAST_TOKENS = 2 * STREAMS;                    // of the past, that a block attends to by itself
 constexpr int NUMBERS_AT_ONCE = (GROUP_NUMBERS + THREADS - 1) / THREADS;
 constexpr float LEAST = -1e30f, HIDDEN = -1e38f;  // scores below all others, but finite
 constexpr float LOG2_E = 1.4426950408889634f;
