@@ -113,8 +113,8 @@ class CudaLayers:
         self.shape = shape
         self._cos, self._sin = cos, sin
         self._dtype, self._device = weight.dtype, weight.device
-        self._tables: dict[int, Tensor] = {}
-        """Addresses of each layer's tensors, by that of the first layer's keys."""
+        self._tables: dict[tuple[int, ...], Tensor] = {}
+        """Addresses of each layer's tensors, by those of its cache."""
         self._buffers: _Buffers | None = None
 
     def takes(self, batch: AttentionBatch, cache: LayerCache, num_tokens: int) -> bool:
@@ -179,7 +179,7 @@ class CudaLayers:
         return self._buffers
 
     def _table(self, caches: Sequence[LayerCache]) -> Tensor:
-        key = caches[0].keys.data_ptr()
+        key = tuple(tensor.data_ptr() for cache in caches for tensor in (cache.keys, cache.values))
         if key not in self._tables:
             rows = [_addresses(layer, cache) for layer, cache in zip(self._layers, caches, strict=True)]
             self._tables[key] = torch.tensor(rows, dtype=torch.int64).to(self._device)
