@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
@@ -158,11 +158,15 @@ def open_context(instruction_set: str | None = None) -> Context:
 
 
 def describe_kernels(kernels: Kernels) -> list[tuple[str, str]]:
-    """(operator, implementation) for every operator, in declaration order."""
-    return [(name, implementation_of(getattr(kernels, name))) for name in _OPERATORS]
+    """(operator, implementation) for every operator, in declaration order, and for all layers at once where
+    there is one."""
+    described = [(name, implementation_of(getattr(kernels, name))) for name in _OPERATORS]
+    if kernels.fuse_layers is not None:
+        described.append(("layers", implementation_of(kernels.fuse_layers)))
+    return described
 
 
-_OPERATORS = [operator.name for operator in fields(Kernels) if operator.name not in ("native", "fuse_layers")]
+_OPERATORS = [operator.name for operator in fields(Kernels) if operator.default is MISSING]
 
 
 def _kernels_of(implementations: object, native: Context | None = None) -> Kernels:

@@ -40,7 +40,7 @@ __device__ inline float second_of(unsigned pair) {
 // Copies of 16 bytes into shared memory, in groups. A thread sees its own copies once it has waited for all but
 // the latest so many groups. Nothing of it is a register: of loads into registers, no more are on their way
 // than there are scoreboards. (With the hint to fetch 256 bytes at a time into the L2 cache, which is asked for them
-// anyway, a stream of matrices ran at 90 % of the rate that it has without.)
+// anyway, all layers of an 8B model took 4.18 ms instead of 3.93.)
 __device__ inline void copy(uint4* to, const uint4* from) {
     const unsigned at = static_cast<unsigned>(__cvta_generic_to_shared(to));
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(at), "l"(from) : "memory");

@@ -6,18 +6,15 @@
 
 #pragma once
 
-#include <layers_step.cuh>
+#include <head_attention.cuh>
 
 namespace {
 
-constexpr int LANES = HEAD_DIM / VECTOR;                     // that hold a head
 constexpr int STREAMS = WARPS * (32 / LANES);                // of tokens, in a block
 constexpr int TOKENS = GROUP <= 4 ? 4 : GROUP <= 6 ? 2 : 1;  // of a stream on their way, as registers allow
 constexpr int LEAST_TOKENS = 2 * STREAMS;                    // of the past, that a block attends to by itself
 constexpr int NUMBERS_AT_ONCE = (GROUP_NUMBERS + THREADS - 1) / THREADS;
-constexpr float LEAST = -1e30f, HIDDEN = -1e38f;  // scores below all others, but finite
-constexpr float LOG2_E = 1.4426950408889634f;
-constexpr int LINE = 128;  // bytes that a prefetch asks for
+constexpr int LINE = 128;                                    // bytes that a prefetch asks for
 
 // A part of what a row's token sees, and the head of keys that it is of.
 struct Part {
@@ -41,149 +38,6 @@ __device__ int row_of(const Step& s, const Part& part, int token) {
     const int block = s.tables[part.row * s.table_stride + (token >> s.block_bits)];
     return ((block * s.kv_heads + part.head) << s.block_bits) + (token & ((1 << s.block_bits) - 1));
 }
-
-__device__ void widen_all(uint4 numbers, float (&wide)[VECTOR]) {
-    const unsigned pairs[4] = {numbers.x, numbers.y, numbers.z, numbers.w};
-#pragma unroll
-    for (int at = 0; at < 4; ++at) {
-        wide[2 * at] = first_of(pairs[at]);
-        wide[2 * at + 1] = second_of(pairs[at]);
-    }
-}
-
-__device__ uint4 narrow_all(const float (&wide)[VECTOR]) {
-    return make_uint4(pair_of(wide[0], wide[1]), pair_of(wide[2], wide[3]), pair_of(wide[4], wide[5]),
-                      pair_of(wide[6], wide[7]));
-}
-
-// Of LANES lanes beside each other.
-__device__ float sum_of_head(float value) {
-#pragma unroll
-    for (int distance = LANES / 2; distance > 0; distance /= 2) {
-        value += __shfl_xor_sync(0xffffffffu, value, distance);
-    }
-    return value;
-}
-
-// What a lane needs to normalize its numbers of heads, and to rotate them to a position.
-struct Turn {
-    float cos[VECTOR], sin[VECTOR];
-    uint4 q_norm = {}, k_norm = {};
-
-    __device__ Turn(const Step& s, const Layer& layer, int position) {
-        constexpr int HALF = HEAD_DIM / 2;
-        const int lane = threadIdx.x % LANES;
-        const long long angles = static_cast<long long>(position) * HALF + VECTOR * lane % HALF;
-#pragma unroll
-        for (int at = 0; at < VECTOR; ++at) {
-            cos[at] = s.cos[angles + at];
-            sin[at] = s.sin[angles + at];
-        }
-        if (layer.q_norm != nullptr) {
-            q_norm = __ldg(reinterpret_cast<const uint4*>(layer.q_norm) + lane);
-            k_norm = __ldg(reinterpret_cast<const uint4*>(layer.k_norm) + lane);
-        }
-    }
-
-    __device__ void apply(uint4 numbers, bool has_norm, uint4 norm, float eps, float (&x)[VECTOR]) const {
-        widen_all(numbers, x);
-        if (has_norm) {
-            float weights[VECTOR], square = 0.0f;
-            widen_all(norm, weights);
-#pragma unroll
-            for (int at = 0; at < VECTOR; ++at) square += x[at] * x[at];
-            const float scale = 1.0f / sqrtf(sum_of_head(square) / HEAD_DIM + eps);
-#pragma unroll
-            for (int at = 0; at < VECTOR; ++at) x[at] = rounded(rounded(x[at] * scale) * weights[at]);
-        }
-#pragma unroll
-        for (int at = 0; at < VECTOR; ++at) {
-            const float other = __shfl_xor_sync(0xffffffffu, x[at], LANES / 2);
-            const float turned = x[at] * cos[at], across = other * sin[at];
-            x[at] = rounded(threadIdx.x % LANES < LANES / 2 ? turned - across : turned + across);
-        }
-    }
-};
-
-// What the queries of a group have seen of some tokens, in the lanes of a head.
-struct Seen {
-    float largest[GROUP], weight[GROUP] = {}, sums[GROUP][VECTOR] = {};
-
-    __device__ Seen() {
-#pragma unroll
-        for (int query = 0; query < GROUP; ++query) largest[query] = LEAST;
-    }
-
-    // Attend to COUNT tokens more, as far as they are there.
-    template <int COUNT>
-    __device__ void attend(const float (&queries)[GROUP][VECTOR], const uint4 (&keys)[COUNT],
-                           const uint4 (&values)[COUNT], const bool (&is_there)[COUNT]) {
-        float scores[COUNT][GROUP];
-#pragma unroll
-        for (int token = 0; token < COUNT; ++token) {
-            float key[VECTOR];
-            widen_all(keys[token], key);
-#pragma unroll
-            for (int query = 0; query < GROUP; ++query) {
-                float score = 0.0f;
-#pragma unroll
-                for (int at = 0; at < VECTOR; ++at) score = fmaf(queries[query][at], key[at], score);
-                score = sum_of_head(score);
-                scores[token][query] = is_there[token] ? score : HIDDEN;
-            }
-        }
-#pragma unroll
-        for (int query = 0; query < GROUP; ++query) {
-            float most = largest[query];
-#pragma unroll
-            for (int token = 0; token < COUNT; ++token) most = fmaxf(most, scores[token][query]);
-            scale_to(query, most);
-#pragma unroll
-            for (int token = 0; token < COUNT; ++token) {
-                scores[token][query] = exp2f(scores[token][query] - most);
-                weight[query] += scores[token][query];
-            }
-        }
-#pragma unroll
-        for (int token = 0; token < COUNT; ++token) {
-            float value[VECTOR];
-            widen_all(values[token], value);
-#pragma unroll
-            for (int query = 0; query < GROUP; ++query) {
-#pragma unroll
-                for (int at = 0; at < VECTOR; ++at) {
-                    sums[query][at] = fmaf(scores[token][query], is_there[token] ? value[at] : 0.0f, sums[query][at]);
-                }
-            }
-        }
-    }
-
-    // Of all streams of the warp: each of its lanes holds the same in the end.
-    __device__ void merge_streams() {
-#pragma unroll
-        for (int distance = LANES; distance < 32; distance *= 2) {
-#pragma unroll
-            for (int query = 0; query < GROUP; ++query) {
-                const float other = __shfl_xor_sync(0xffffffffu, largest[query], distance);
-                scale_to(query, fmaxf(largest[query], other));
-                weight[query] += __shfl_xor_sync(0xffffffffu, weight[query], distance);
-#pragma unroll
-                for (int at = 0; at < VECTOR; ++at) {
-                    sums[query][at] += __shfl_xor_sync(0xffffffffu, sums[query][at], distance);
-                }
-            }
-        }
-    }
-
-   private:
-    __device__ void scale_to(int query, float most) {
-        const float factor = exp2f(largest[query] - most);
-        largest[query] = most;
-        weight[query] *= factor;
-#pragma unroll
-        for (int at = 0; at < VECTOR; ++at) sums[query][at] *= factor;
-    }
-};
 
 // Where a record has the largest score of a number's query, and its weight behind it.
 __device__ int score_place(int number) { return GROUP_NUMBERS + 2 * (number / HEAD_DIM); }
@@ -266,7 +120,7 @@ struct Share {
     }
 
     // The part's queries over its tokens, into shared memory: a record for each warp. `tokens`: the first.
-    __device__ void attend(const Step& s, const Layer& layer, const Turn& turn, Tokens& tokens,
+    __device__ void attend(const Step& s, const Layer& layer, const Rotation& rotation, Tokens& tokens,
                            float* records) const {
         const int warp = threadIdx.x / 32, lane = threadIdx.x % LANES, stream = threadIdx.x / LANES;
         const bool has_norm = layer.q_norm != nullptr;
@@ -284,17 +138,17 @@ struct Share {
         float queries[GROUP][VECTOR];
 #pragma unroll
         for (int query = 0; query < GROUP; ++query) {
-            turn.apply(numbers[query], has_norm, turn.q_norm, s.eps, queries[query]);
+            rotation.apply(numbers[query], has_norm, rotation.q_norm, s.eps, queries[query]);
 #pragma unroll
             for (int at = 0; at < VECTOR; ++at) queries[query][at] *= s.scale * LOG2_E;
         }
-        Seen seen;
+        OnlineSoftmax softmax;
         if (part.has_token) {
             float key[VECTOR];
-            turn.apply(keys[0], has_norm, turn.k_norm, s.eps, key);
+            rotation.apply(keys[0], has_norm, rotation.k_norm, s.eps, key);
             keys[0] = narrow_all(key);
             const bool is_there[1] = {stream == 0};
-            seen.attend<1>(queries, keys, values, is_there);
+            softmax.attend<1>(queries, keys, values, is_there);
             const long long slot = s.cache_slots[part.row];
             if (is_there[0] && slot >= 0) {
                 const long long head = ((slot >> s.block_bits) * s.kv_heads + part.head) << s.block_bits;
@@ -307,7 +161,7 @@ struct Share {
             bool is_there[TOKENS];
 #pragma unroll
             for (int nth = 0; nth < TOKENS; ++nth) is_there[nth] = token(begin, nth) < past_end;
-            seen.attend<TOKENS>(queries, tokens.keys, tokens.values, is_there);
+            softmax.attend<TOKENS>(queries, tokens.keys, tokens.values, is_there);
             const int next = begin + STREAMS * TOKENS;
             if (next < past_end) {
                 int rows_behind[TOKENS];
@@ -315,20 +169,20 @@ struct Share {
                 tokens.ask(layer, rows_behind);
             }
         }
-        seen.merge_streams();
+        softmax.merge_streams();
         if (threadIdx.x % 32 >= LANES) return;
         float* record = records + warp * PART_NUMBERS;
 #pragma unroll
         for (int query = 0; query < GROUP; ++query) {
 #pragma unroll
             for (int at = 0; at < VECTOR; at += 4) {
-                const float(&sums)[VECTOR] = seen.sums[query];
+                const float(&sums)[VECTOR] = softmax.sums[query];
                 *reinterpret_cast<float4*>(record + query * HEAD_DIM + VECTOR * lane + at) = {
                     sums[at], sums[at + 1], sums[at + 2], sums[at + 3]};
             }
             if (lane == 0) {
-                record[GROUP_NUMBERS + 2 * query] = seen.largest[query];
-                record[GROUP_NUMBERS + 2 * query + 1] = seen.weight[query];
+                record[GROUP_NUMBERS + 2 * query] = softmax.largest[query];
+                record[GROUP_NUMBERS + 2 * query + 1] = softmax.weight[query];
             }
         }
     }
@@ -423,12 +277,12 @@ __device__ void attend(const Step& s, const Layer& layer, const Share& share, Ba
     const int items = s.rows * s.kv_heads * s.splits;
     const auto attend_to = [&](const Share& share, bool waits) {
         const bool has_part = share.part.begin < share.part.end;
-        const Turn turn(s, layer, s.context_lens[share.part.row] - 1);
+        const Rotation rotation(s, layer, s.context_lens[share.part.row] - 1);
         Tokens tokens;
         if (share.part.begin < share.past_end) tokens.ask(layer, share.rows);
         if (waits) barrier.wait();
         if (!has_part) return;
-        share.attend(s, layer, turn, tokens, records);
+        share.attend(s, layer, rotation, tokens, records);
         finish(s, share.part, records, tag);
     };
     if (static_cast<int>(blockIdx.x) >= items) return barrier.wait();
